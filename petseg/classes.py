@@ -1,0 +1,167 @@
+"""Which codes a mask may hold, what they are called, and how they become class indices."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from petseg.errors import PetsegError
+
+IGNORE_INDEX = 255
+"""Class index of pixels that neither the loss nor a metric counts (ignored codes, padding rows)."""
+
+_TOML_EXAMPLE = "codes = [0, 1]\nnames = ['background', 'road']\nignored = [255]"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassTable:
+    """The classes of a data set: code on disk, name, colour.
+
+    The class *index* of a code is its position in `codes`: that is what the network predicts.
+    """
+
+    codes: tuple[int, ...]
+    """Codes in the mask files, 0 to 255, one a class."""
+    names: tuple[str, ...]
+    """One name a class, in the order of `codes`."""
+    colours: tuple[tuple[int, int, int], ...]
+    """One RGB colour a class (0 to 255), for pictures."""
+    ignored: tuple[int, ...] = ()
+    """Codes that masks may hold but that are not scored (VOC's void, 255)."""
+    foregrounds: tuple[tuple[int, ...], ...] = ()
+    """Groups of codes scored together as one foreground; Oxford's pets have two conventions, {1} and {1, 3}."""
+
+    def __post_init__(self) -> None:
+        every = (*self.codes, *self.ignored)
+        if len(self.codes) < 2:
+            raise PetsegError(f"a class table needs at least 2 codes, not {list(self.codes)}: add the background's.")
+        if any(not isinstance(c, int) or isinstance(c, bool) or not 0 <= c <= 255 for c in every):
+            raise PetsegError(f"class codes are whole numbers from 0 to 255, not {list(every)}: correct the class map.")
+        if len(set(every)) != len(every):
+            raise PetsegError(f"a class code stands twice among {list(every)}: name each code once.")
+        if len(self.names) != len(self.codes) or len(self.colours) != len(self.codes):
+            raise PetsegError(
+                f"{len(self.codes)} class codes have {len(self.names)} names and {len(self.colours)} colours: "
+                "give one of each a code."
+            )
+        if len(set(self.names)) != len(self.names) or not all(self.names):
+            raise PetsegError(f"class names must differ and not be empty, not {list(self.names)}: rename one.")
+        if any(len(rgb) != 3 or any(not 0 <= v <= 255 for v in rgb) for rgb in self.colours):
+            raise PetsegError(f"class colours are three numbers from 0 to 255, not {list(self.colours)}.")
+        if any(c not in self.codes for group in self.foregrounds for c in group):
+            raise PetsegError(f"foregrounds {list(self.foregrounds)} name codes that are not in {list(self.codes)}.")
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def lookup(self) -> np.ndarray:
+        """Table from code to class index: u8[256], IGNORE_INDEX where the code is no class."""
+        table = np.full(256, IGNORE_INDEX, dtype=np.uint8)
+        table[list(self.codes)] = np.arange(len(self.codes), dtype=np.uint8)
+        return table
+
+    def masks(self, codes: torch.Tensor, indices: torch.Tensor | None = None) -> torch.Tensor:
+        """Class indices of a batch of codes, on the same device and without a host sync.
+
+        Args:
+            codes: u8[N, H, W], codes as on disk.
+            indices: i64[N], sample indices; rows with index -1 are padding and come back wholly ignored.
+
+        Returns:
+            i64[N, H, W] with values in [0, len(self)) or IGNORE_INDEX.
+        """
+        table = _device_table(self, codes.device)
+        masks = table[codes.long()]
+        if indices is not None:
+            masks = masks.masked_fill((indices < 0).view(-1, 1, 1), IGNORE_INDEX)
+        return masks
+
+    def to_codes(self, masks: np.ndarray) -> np.ndarray:
+        """Codes as on disk of class indices: integers in [0, len(self)) of any shape to u8 of the same shape."""
+        return np.asarray(self.codes, dtype=np.uint8)[masks]
+
+    def palette(self) -> np.ndarray:
+        """Colours by class index: u8[len(self), 3]."""
+        return np.asarray(self.colours, dtype=np.uint8)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, for JSON and TOML."""
+        return {
+            "codes": list(self.codes),
+            "names": list(self.names),
+            "colours": [list(rgb) for rgb in self.colours],
+            "ignored": list(self.ignored),
+            "foregrounds": [list(group) for group in self.foregrounds],
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> ClassTable:
+        """The inverse of `to_dict`; `names`, `colours`, `ignored` and `foregrounds` may be missing.
+
+        Raises:
+            PetsegError: an unknown key, or a value that is not a table of classes.
+        """
+        unknown = set(data) - {"codes", "names", "colours", "ignored", "foregrounds"}
+        if unknown:
+            raise PetsegError(f"class map: unknown key '{min(unknown)}'; known are codes, names, colours, ignored.")
+        try:
+            codes = tuple(data["codes"])
+            names = tuple(data.get("names", [f"class {code}" for code in codes]))
+            colours = tuple(tuple(int(v) for v in rgb) for rgb in data.get("colours", default_colours(len(codes))))
+            ignored = tuple(data.get("ignored", ()))
+            foregrounds = tuple(tuple(group) for group in data.get("foregrounds", ()))
+        except (KeyError, TypeError, ValueError) as error:
+            raise PetsegError(f"class map: write it like this: {_TOML_EXAMPLE!r}") from error
+        return cls(codes=codes, names=names, colours=colours, ignored=ignored, foregrounds=foregrounds)  # type: ignore[arg-type]
+
+    @classmethod
+    def from_toml(cls, path: Path) -> ClassTable:
+        """Read a class map: `codes` and, if wanted, `names`, `colours`, `ignored`, `foregrounds`.
+
+        Raises:
+            PetsegError: no such file, not TOML, or not a class map.
+        """
+        try:
+            data = tomllib.loads(path.read_text("utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise PetsegError(f"class map {path} cannot be read: give the path of a TOML file.") from error
+        except tomllib.TOMLDecodeError as error:
+            raise PetsegError(f"class map {path} is not TOML ({error}).") from error
+        try:
+            return cls.from_dict(data)
+        except PetsegError as error:
+            raise PetsegError(f"{path}: {error}") from error
+
+
+def default_colours(n: int) -> list[tuple[int, int, int]]:
+    """`n` distinct RGB colours (tab20's order, then repeated darker)."""
+    base = [
+        (31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (148, 103, 189),
+        (140, 86, 75), (227, 119, 194), (127, 127, 127), (188, 189, 34), (23, 190, 207),
+    ]  # fmt: skip
+    return [tuple(int(v * 0.75 ** (i // len(base))) for v in base[i % len(base)]) for i in range(n)]  # type: ignore[misc]
+
+
+# One table a device: building it in the step would copy from the host, which is a sync on CUDA.
+_TABLES: dict[tuple[ClassTable, torch.device], torch.Tensor] = {}
+
+
+def _device_table(classes: ClassTable, device: torch.device) -> torch.Tensor:
+    key = (classes, device)
+    if key not in _TABLES:
+        _TABLES[key] = torch.from_numpy(classes.lookup()).to(device=device, dtype=torch.int64)
+    return _TABLES[key]
+
+
+OXFORD = ClassTable(
+    codes=(1, 2, 3),
+    names=("pet", "background", "border"),
+    colours=((232, 119, 34), (38, 70, 83), (250, 240, 202)),
+    foregrounds=((1,), (1, 3)),
+)
+"""Oxford-IIIT Pet's trimaps: 1 pet, 2 background, 3 border."""

@@ -1,0 +1,119 @@
+"""Who comes next: epoch order, each rank's share of it, and where to go on. Pure functions of integers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+Indices = np.ndarray
+"""i64[...] sample indices within a split; -1 is a padding row."""
+
+
+def mix64(values: np.ndarray) -> np.ndarray:
+    """The finaliser of SplitMix64: a bijection of u64 whose output bits each depend on every input bit.
+
+    Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014. NumPy promises no stable
+    random streams from one version to the next, and an epoch's order must never change under a run.
+    """
+    x = np.asarray(values, dtype=np.uint64).copy()
+    with np.errstate(over="ignore"):
+        x ^= x >> np.uint64(30)
+        x *= np.uint64(0xBF58476D1CE4E5B9)
+        x ^= x >> np.uint64(27)
+        x *= np.uint64(0x94D049BB133111EB)
+        x ^= x >> np.uint64(31)
+    return x
+
+
+def keyed_hash(values: np.ndarray, *key: int) -> np.ndarray:
+    """u64 hashes of integers under a key of integers (a seed, an epoch, a purpose). Distinct values never collide."""
+    state = np.uint64(0x9E3779B97F4A7C15)
+    for part in key:
+        state = mix64(np.asarray([part & 0xFFFFFFFFFFFFFFFF], np.uint64) ^ state)[0]
+        state = np.uint64((int(state) + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF)
+    # Both steps are bijections of the value for a fixed key, so ties cannot occur and the sort is total.
+    return mix64(mix64(np.asarray(values).astype(np.uint64) ^ state) ^ np.uint64(0xD1B54A32D192ED03))
+
+
+def epoch_order(sizes: Sequence[int], seed: int, epoch: int, window: int | None = None) -> Indices:
+    """The order in which one epoch visits a split, the same for every loader, rank, world size and version.
+
+    Args:
+        sizes: samples of each shard, in the manifest's order; sample indices count through them.
+        seed: the run's seed, any integer.
+        epoch: the epoch, from 0.
+        window: how many shards may be in play at once; None (or at least as many as there are) shuffles the whole set.
+            With a window the shards themselves are shuffled, then dealt into groups of `window`, and samples are
+            shuffled within their group.
+
+    Returns:
+        i64[sum(sizes)], each sample index exactly once.
+
+    Raises:
+        ValueError: a negative size, or a window below 1.
+
+    Example:
+        >>> sorted(epoch_order([2, 3], seed=0, epoch=0).tolist())
+        [0, 1, 2, 3, 4]
+    """
+    counts = np.asarray(sizes, dtype=np.int64).reshape(-1)
+    if (counts < 0).any():
+        raise ValueError(f"shard sizes must not be negative: {counts.min()}")
+    if window is not None and window < 1:
+        raise ValueError(f"window must be at least 1 shard, not {window}")
+    total = int(counts.sum())
+    hashes = keyed_hash(np.arange(total, dtype=np.int64), seed, epoch, 1)
+    if window is None or window >= len(counts):
+        return np.argsort(hashes, kind="stable").astype(np.int64, copy=False)
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    shard_order = np.argsort(keyed_hash(np.arange(len(counts)), seed, epoch, 2), kind="stable")
+    groups = []
+    for first in range(0, len(counts), window):
+        members = [np.arange(starts[s], starts[s + 1]) for s in shard_order[first : first + window]]
+        group = np.concatenate(members)
+        groups.append(group[np.argsort(hashes[group], kind="stable")])
+    return np.concatenate(groups).astype(np.int64, copy=False) if groups else np.zeros(0, np.int64)
+
+
+def rank_slice(
+    order: Indices, batch: int, rank: int = 0, world: int = 1, consumed: int = 0, *, drop_last: bool = True
+) -> Indices:
+    """One rank's batches of what is left of an epoch.
+
+    A global batch is `world` consecutive blocks of `batch` samples, block r for rank r; so the sequence that the whole
+    world sees is `order` itself, whatever the world. Every rank gets the same number of batches, all of them full.
+
+    Args:
+        order: i64[n], an epoch's order (or, for evaluation, simply 0 to n - 1).
+        batch: samples of one rank's batch.
+        rank: this rank, from 0.
+        world: number of ranks.
+        consumed: samples that the whole world has already received in this epoch.
+        drop_last: True (training) drops the tail that fills no global batch; False (evaluation) pads it with -1, so
+            that each sample occurs exactly once over all ranks.
+
+    Returns:
+        i64[steps, batch].
+
+    Raises:
+        ValueError: a batch, rank, world or consumed that makes no sense.
+
+    Example:
+        >>> rank_slice(np.arange(7), batch=2, rank=1, world=2, drop_last=False).tolist()
+        [[2, 3], [6, -1]]
+        >>> rank_slice(np.arange(7), batch=2, rank=1, world=2).tolist()
+        [[2, 3]]
+        >>> rank_slice(np.arange(8), batch=1, rank=0, world=2, consumed=4).tolist()
+        [[4], [6]]
+    """
+    if batch < 1 or world < 1 or not 0 <= rank < world:
+        raise ValueError(f"batch {batch}, rank {rank} and world {world} make no sense together")
+    if not 0 <= consumed <= len(order):
+        raise ValueError(f"consumed {consumed} is outside this epoch of {len(order)} samples")
+    rest = np.asarray(order[consumed:], dtype=np.int64)
+    whole = batch * world
+    steps = len(rest) // whole if drop_last else -(-len(rest) // whole)
+    if not drop_last:
+        rest = np.concatenate([rest, np.full(steps * whole - len(rest), -1, np.int64)])
+    return rest[: steps * whole].reshape(steps, world, batch)[:, rank]

@@ -1,0 +1,72 @@
+"""Where pairs of image and mask come from. Every source lists pairs and reads their bytes; none decodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from petseg.classes import ClassTable
+from petseg.shards.manifest import Rejected
+
+TRAINVAL = "trainval"
+"""An official list's training part, of which a seeded tenth becomes `val`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pair:
+    """One image and its mask, not yet read."""
+
+    key: str
+    """Name of the sample, `[A-Za-z0-9_-]+`, unique within its source."""
+    image: str
+    """Where the image is, in words that a person can follow (a path, or `TAR:MEMBER`); the source knows how to read it."""
+    mask: str
+    """Where the mask is, likewise."""
+    size: int
+    """Bytes of image and mask together as they stand (0 where they are drawn)."""
+    split: str | None = None
+    """`trainval`, `train`, `val` or `test` where the source has an official split, else None."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Listing:
+    """What a source holds."""
+
+    pairs: tuple[Pair, ...]
+    """Sorted by key."""
+    rejected: tuple[Rejected, ...] = ()
+    """Files that have no partner or no fit name, and why."""
+    unlisted: tuple[str, ...] = ()
+    """Keys of whole pairs that are on no official list (only `--split official` leaves them out)."""
+    ignored: int = field(default=0)
+    """Files passed over by name: `.mat`, `._*`, dotfiles."""
+
+
+class Source(Protocol):
+    """A place that pairs come from. Picklable: worker processes read from their own copy."""
+
+    @property
+    def name(self) -> str:
+        """As a person named it, for messages."""
+        ...
+
+    @property
+    def classes(self) -> ClassTable:
+        """The codes that its masks hold."""
+        ...
+
+    def listing(self) -> Listing:
+        """Find the pairs without decoding any.
+
+        Raises:
+            PetsegError: no such place, or nothing in it.
+        """
+        ...
+
+    def read(self, pair: Pair) -> tuple[bytes, bytes]:
+        """Encoded bytes of image and mask, as they stand in the source.
+
+        Raises:
+            OSError: the files went away or cannot be read.
+        """
+        ...
