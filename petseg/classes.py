@@ -83,7 +83,8 @@ class ClassTable:
 
     def to_codes(self, masks: np.ndarray) -> np.ndarray:
         """Codes as on disk of class indices: integers in [0, len(self)) of any shape to u8 of the same shape."""
-        return np.asarray(self.codes, dtype=np.uint8)[masks]
+        codes: np.ndarray = np.asarray(self.codes, dtype=np.uint8)[masks]
+        return codes
 
     def palette(self) -> np.ndarray:
         """Colours by class index: u8[len(self), 3]."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from petseg.classes import ClassTable
 from petseg.errors import PetsegError
+from petseg.sources import Rejected
 
 FORMAT = 1
 """Version of the manifest that this petseg writes, and the newest that it reads."""
@@ -43,14 +44,6 @@ class Split:
     def sizes(self) -> list[int]:
         """Samples of each shard, in order."""
         return [shard.samples for shard in self.shards]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rejected:
-    """A sample that was left out, and why."""
-
-    key: str
-    reason: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

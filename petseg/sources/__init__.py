@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from petseg.classes import ClassTable
-from petseg.shards.manifest import Rejected
 
 TRAINVAL = "trainval"
 """An official list's training part, of which a seeded tenth becomes `val`."""
@@ -19,13 +18,23 @@ class Pair:
     key: str
     """Name of the sample, `[A-Za-z0-9_-]+`, unique within its source."""
     image: str
-    """Where the image is, in words that a person can follow (a path, or `TAR:MEMBER`); the source knows how to read it."""
+    """Where the image is, in words that a person can follow (a path, or `TAR:MEMBER`); its source can read it."""
     mask: str
     """Where the mask is, likewise."""
     size: int
     """Bytes of image and mask together as they stand (0 where they are drawn)."""
     split: str | None = None
     """`trainval`, `train`, `val` or `test` where the source has an official split, else None."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rejected:
+    """A sample that was left out, and why."""
+
+    key: str
+    """Its key, or its file name where it has no fit key."""
+    reason: str
+    """One clause, such as `image is truncated`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
