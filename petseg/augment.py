@@ -1,0 +1,122 @@
+"""From uint8 batches to the network's input, and augmentation of whole batches on their device.
+
+Augmentation parameters are a hash of (seed, epoch, sample index). So they are the same under any loader, batch size,
+number of ranks or resume, and no random state has to be saved for them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+_MASK32 = 0xFFFFFFFF
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Policy:
+    """How far pictures are moved and recoloured. Every amount is drawn uniformly from -x to x."""
+
+    flip: bool = True
+    """Mirror left and right, half of the time."""
+    degrees: float = 15.0
+    """Rotation."""
+    zoom: float = 0.25
+    """Enlargement in powers: by a factor from 1 / (1 + zoom) to 1 + zoom, evenly in its logarithm."""
+    shift: float = 0.1
+    """Translation, as a share of each side."""
+    brightness: float = 0.25
+    contrast: float = 0.25
+    saturation: float = 0.25
+
+
+def to_float(images: torch.Tensor, *, channels_last: bool = True) -> torch.Tensor:
+    """u8[N, H, W, 3] to f32[N, 3, H, W] in 0-1; channels_last is the layout that the bytes have already."""
+    x = images.permute(0, 3, 1, 2).float() / 255
+    return x if channels_last else x.contiguous()
+
+
+def normalise(x: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """(x - mean) / std for x f32[N, 3, H, W] and mean, std f32[3], both on x's device."""
+    return (x - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
+
+
+def uniforms(indices: torch.Tensor, epoch: torch.Tensor, seed: int, streams: int) -> torch.Tensor:
+    """Numbers in [0, 1) from a counter hash.
+
+    The mixing function is `[16 21f0aaad 15 735a2d97 15]` of C. Wellons' hash prospector (bias 0.11); all products stay
+    below 2**63, so int64 on any device gives the same bits.
+
+    Args:
+        indices: i64[N], sample indices.
+        epoch: i64 scalar tensor on the same device (a tensor, so that a new epoch compiles nothing again).
+        seed: the run's seed.
+        streams: numbers wanted for each sample.
+
+    Returns:
+        f32[N, streams].
+    """
+    key = _mix32((epoch + 0x51ED27) & _MASK32) ^ (seed & _MASK32)
+    key = _mix32(key) ^ ((seed >> 32) & _MASK32)
+    sample = _mix32((indices & _MASK32) ^ _mix32(key)).unsqueeze(1)
+    stream = torch.arange(1, streams + 1, device=indices.device).unsqueeze(0)
+    return (_mix32((sample + stream * 0x9E3779B9) & _MASK32) >> 8).float() * 2**-24
+
+
+def augment(
+    x: torch.Tensor, masks: torch.Tensor, indices: torch.Tensor, epoch: torch.Tensor, *, seed: int, policy: Policy
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Move and recolour each picture, its mask moved alike.
+
+    Args:
+        x: f32[N, 3, H, W] in 0-1.
+        masks: i64[N, H, W], class indices (IGNORE_INDEX stays what it is: masks are moved by nearest neighbour).
+        indices: i64[N], sample indices.
+        epoch: i64 scalar tensor.
+        seed: the run's seed.
+        policy: how far.
+
+    Returns:
+        Both, of the same shapes and dtypes; x stays in 0-1. What comes into view from outside is mirrored.
+    """
+    u = uniforms(indices, epoch, seed, 8) * 2 - 1
+    height, width = x.shape[-2:]
+    grid = F.affine_grid(_affine(u, height / width, policy), [x.shape[0], 1, height, width], align_corners=False)
+    x = F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    moved = F.grid_sample(
+        masks.unsqueeze(1).float(), grid, mode="nearest", padding_mode="reflection", align_corners=False
+    )
+    return _recolour(x, u, policy), moved.squeeze(1).long()
+
+
+def _affine(u: torch.Tensor, aspect: float, policy: Policy) -> torch.Tensor:
+    """f32[N, 2, 3]: where each output point comes from, in grid_sample's coordinates of -1 to 1."""
+    angle = u[:, 1] * (policy.degrees * torch.pi / 180)
+    scale = torch.exp2(u[:, 2] * math.log2(1 + policy.zoom))
+    sign = torch.where(u[:, 0] < 0, -1.0, 1.0) if policy.flip else torch.ones_like(angle)
+    cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
+    # Coordinates run from -1 to 1 on both sides whatever their lengths: without `aspect` a rotation would shear.
+    row_x = torch.stack([sign * cos, -sign * sin * aspect, u[:, 3] * 2 * policy.shift], dim=1)
+    row_y = torch.stack([sin / aspect, cos, u[:, 4] * 2 * policy.shift], dim=1)
+    return torch.stack([row_x, row_y], dim=1)
+
+
+def _recolour(x: torch.Tensor, u: torch.Tensor, policy: Policy) -> torch.Tensor:
+    brightness, contrast, saturation = (
+        1 + u[:, k].view(-1, 1, 1, 1) * amount
+        for k, amount in ((5, policy.brightness), (6, policy.contrast), (7, policy.saturation))
+    )
+    x = x * brightness
+    centre = x.mean(dim=(1, 2, 3), keepdim=True)
+    x = (x - centre) * contrast + centre
+    # Luma of ITU-R BT.601.
+    grey = (0.299 * x[:, 0] + 0.587 * x[:, 1] + 0.114 * x[:, 2]).unsqueeze(1)
+    return ((x - grey) * saturation + grey).clamp(0, 1)
+
+
+def _mix32(x: torch.Tensor) -> torch.Tensor:
+    x = ((x ^ (x >> 16)) * 0x21F0AAAD) & _MASK32
+    x = ((x ^ (x >> 15)) * 0x735A2D97) & _MASK32
+    return x ^ (x >> 15)

@@ -1,0 +1,203 @@
+"""U-Nets: `UNet`, made for channels_last and mixed precision, and `SeedUNet`, the teaching notebook's network."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from petseg.errors import PetsegError
+
+Norm = Literal["batch", "group"]
+Upsample = Literal["transpose", "bilinear"]
+Arch = Literal["unet", "seed"]
+
+MAX_CHANNELS = 512
+"""No level is wider than this, as in nnU-Net (Isensee et al., Nature Methods 18, 2021)."""
+
+
+class UNet(nn.Module):
+    """U-Net after Ronneberger, Fischer and Brox (MICCAI 2015), with padding, normalisation and any input size.
+
+    Level i has min(width * 2**i, 512) channels and two 3x3 convolutions; the default is 7.8 million parameters.
+
+    Args:
+        classes: output channels.
+        width: channels of the first level.
+        depth: number of levels, the bottom included; the input is halved `depth - 1` times.
+        dropout: probability with which whole channels are dropped in the two deepest levels, 0 to 1.
+        norm: BatchNorm, or GroupNorm (8 channels a group or fewer groups), which does not depend on the batch.
+        upsample: 2x2 transposed convolution, or bilinear enlargement with a 1x1 convolution.
+    """
+
+    def __init__(
+        self,
+        *,
+        classes: int = 3,
+        width: int = 32,
+        depth: int = 5,
+        dropout: float = 0.0,
+        norm: Norm = "batch",
+        upsample: Upsample = "transpose",
+    ) -> None:
+        super().__init__()
+        channels = [min(width * 2**level, MAX_CHANNELS) for level in range(depth)]
+        self.stride = 2 ** (depth - 1)
+        self.down = nn.ModuleList(
+            _double_conv(below, here, norm, dropout if level >= depth - 2 else 0.0)
+            for level, (below, here) in enumerate(zip([3, *channels], channels, strict=False))
+        )
+        self.up = nn.ModuleList(
+            _upsampling(deep, shallow, upsample)
+            for deep, shallow in zip(channels[:0:-1], channels[-2::-1], strict=True)
+        )
+        self.merge = nn.ModuleList(_double_conv(2 * here, here, norm, 0.0) for here in channels[-2::-1])
+        self.head = nn.Conv2d(channels[0], classes, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                # He et al., ICCV 2015: keeps the variance through ReLU layers.
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.normal_(self.head.weight, std=0.01)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits f[N, classes, H, W] of images f[N, 3, H, W]; H and W need not be multiples of the stride."""
+        x, (height, width) = _pad_to_multiple(x, self.stride)
+        skips: list[torch.Tensor] = []
+        for level, block in enumerate(self.down):
+            x = block(F.max_pool2d(x, 2) if level else x)
+            skips.append(x)
+        skips.pop()
+        for up, merge in zip(self.up, self.merge, strict=True):
+            x = merge(torch.cat([skips.pop(), up(x)], dim=1))
+        logits: torch.Tensor = self.head(x)
+        return logits[..., :height, :width]
+
+    @staticmethod
+    def probabilities(outputs: torch.Tensor) -> torch.Tensor:
+        """Class probabilities f32[N, C, H, W], summing to 1, of the network's outputs."""
+        return outputs.float().softmax(dim=1)
+
+
+class SeedUNet(nn.Module):
+    """The notebook's network: 64-128-256, 2,172,163 parameters for 3 classes, 3.62 GMAC forward at 100x100.
+
+    Two convolutions a level on the way down, one on the way up; each is followed by ReLU and then BatchNorm with
+    momentum 0.01; 4x4 transposed convolutions of stride 2; a sigmoid head, whose output the notebook gave to
+    cross-entropy as if it were logits.
+    """
+
+    stride = 4
+
+    def __init__(self, *, classes: int = 3) -> None:
+        super().__init__()
+        self.down1 = nn.Sequential(_seed_conv(3, 64), _seed_conv(64, 64))
+        self.down2 = nn.Sequential(_seed_conv(64, 128), _seed_conv(128, 128))
+        self.bottom = nn.Sequential(_seed_conv(128, 256), _seed_conv(256, 256))
+        self.up2 = nn.ConvTranspose2d(256, 128, 4, stride=2, padding=1)
+        self.merge2 = _seed_conv(256, 128)
+        self.up1 = nn.ConvTranspose2d(128, 64, 4, stride=2, padding=1)
+        self.merge1 = _seed_conv(128, 64)
+        self.head = nn.Conv2d(64, classes, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Sigmoid outputs f[N, classes, H, W] in 0-1 of images f[N, 3, H, W]."""
+        x, (height, width) = _pad_to_multiple(x, self.stride)
+        skip1 = self.down1(x)
+        skip2 = self.down2(F.max_pool2d(skip1, 2))
+        x = self.bottom(F.max_pool2d(skip2, 2))
+        x = self.merge2(torch.cat([skip2, self.up2(x)], dim=1))
+        x = self.merge1(torch.cat([skip1, self.up1(x)], dim=1))
+        outputs: torch.Tensor = self.head(x).sigmoid()
+        return outputs[..., :height, :width]
+
+    @staticmethod
+    def probabilities(outputs: torch.Tensor) -> torch.Tensor:
+        """The outputs themselves in f32: one sigmoid a class, which need not sum to 1."""
+        return outputs.float()
+
+
+Network = UNet | SeedUNet
+
+
+def build_model(
+    arch: Arch,
+    *,
+    classes: int,
+    width: int = 32,
+    depth: int = 5,
+    dropout: float = 0.0,
+    norm: Norm = "batch",
+    upsample: Upsample = "transpose",
+) -> Network:
+    """The network of a preset; `seed` has no options.
+
+    Raises:
+        PetsegError: an unknown preset.
+    """
+    if arch == "seed":
+        return SeedUNet(classes=classes)
+    if arch == "unet":
+        return UNet(classes=classes, width=width, depth=depth, dropout=dropout, norm=norm, upsample=upsample)
+    raise PetsegError(f"--arch: unknown preset '{arch}'; choose unet or seed.")
+
+
+def check_size(network: Network, height: int, width: int) -> None:
+    """Refuse an input that would shrink to nothing on the way down.
+
+    Raises:
+        PetsegError: a side is smaller than the network's stride.
+    """
+    if min(height, width) < network.stride:
+        raise PetsegError(
+            f"--size {height}x{width}: this network halves its input down to 1/{network.stride} and needs at least "
+            f"{network.stride} px a side; give a larger --size or a smaller --depth."
+        )
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of trainable values."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def _pad_to_multiple(x: torch.Tensor, stride: int) -> tuple[torch.Tensor, tuple[int, int]]:
+    height, width = x.shape[-2:]
+    bottom, right = -height % stride, -width % stride
+    # Zeros, as the convolutions pad: the mean colour once the input is normalised.
+    return (F.pad(x, (0, right, 0, bottom)) if bottom or right else x), (height, width)
+
+
+def _normalisation(kind: Norm, channels: int) -> nn.Module:
+    if kind == "batch":
+        return nn.BatchNorm2d(channels)
+    groups = next(g for g in range(max(channels // 8, 1), 0, -1) if channels % g == 0)
+    return nn.GroupNorm(groups, channels)
+
+
+def _double_conv(below: int, here: int, norm: Norm, dropout: float) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for channels in (below, here):
+        layers += [
+            nn.Conv2d(channels, here, 3, padding=1, bias=False),
+            _normalisation(norm, here),
+            nn.ReLU(inplace=True),
+        ]
+    if dropout:
+        layers.append(nn.Dropout2d(dropout))
+    return nn.Sequential(*layers)
+
+
+def _upsampling(deep: int, shallow: int, kind: Upsample) -> nn.Module:
+    if kind == "transpose":
+        return nn.ConvTranspose2d(deep, shallow, 2, stride=2)
+    # The 1x1 convolution first: it commutes with the enlargement and costs a quarter there.
+    return nn.Sequential(nn.Conv2d(deep, shallow, 1), nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False))
+
+
+def _seed_conv(below: int, here: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(below, here, 3, padding=1), nn.ReLU(inplace=True), nn.BatchNorm2d(here, momentum=0.01)
+    )
