@@ -8,43 +8,48 @@ import torch.nn.functional as F
 from petseg.classes import IGNORE_INDEX
 
 
-def cross_entropy(outputs: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy over the pixels that count; 0 where none does.
+def cross_entropy_sum(outputs: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy summed over the pixels that count, and how many those are.
 
     Args:
         outputs: f[N, C, H, W], logits.
         masks: i64[N, H, W], class indices, IGNORE_INDEX where a pixel does not count.
 
     Returns:
-        f32 scalar, no host sync.
+        (f32 scalar, i64 scalar), no host sync.
     """
     total = F.cross_entropy(outputs.float(), masks, ignore_index=IGNORE_INDEX, reduction="sum")
-    return total / (masks != IGNORE_INDEX).sum().clamp(min=1)
+    return total, (masks != IGNORE_INDEX).sum()
 
 
-def dice_loss(outputs: torch.Tensor, masks: torch.Tensor, smooth: float = 1.0) -> torch.Tensor:
-    """1 - the soft Dice coefficient, averaged over classes, each summed over the whole batch.
-
-    Milletari, Navab and Ahmadi, "V-Net" (3DV 2016), with p + g in the denominator; summing over the batch keeps a
-    picture without a class from dominating.
-
-    Args:
-        outputs: f[N, C, H, W], logits.
-        masks: i64[N, H, W], class indices, IGNORE_INDEX where a pixel does not count.
-        smooth: pixels added to both sides of the fraction, so that an absent class gives a loss of 0.
+def dice_sums(outputs: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Numerator and denominator of the soft Dice coefficient of each class; arguments as for `cross_entropy_sum`.
 
     Returns:
-        f32 scalar in 0-1, no host sync.
+        (f32[C] sum of probability inside the class, f32[C] sum of probability plus true pixels), no host sync.
     """
     classes = torch.arange(outputs.shape[1], device=outputs.device).view(1, -1, 1, 1)
     truth = (masks.unsqueeze(1) == classes).float()
     probabilities = outputs.float().softmax(dim=1) * (masks != IGNORE_INDEX).unsqueeze(1)
-    overlap = (probabilities * truth).sum(dim=(0, 2, 3))
-    size = (probabilities + truth).sum(dim=(0, 2, 3))
-    return 1 - ((2 * overlap + smooth) / (size + smooth)).mean()
+    return (probabilities * truth).sum(dim=(0, 2, 3)), (probabilities + truth).sum(dim=(0, 2, 3))
+
+
+def combine(
+    ce_sum: torch.Tensor, pixels: torch.Tensor, overlap: torch.Tensor, size: torch.Tensor, *, dice: float
+) -> torch.Tensor:
+    """Mean cross-entropy plus `dice` times (1 - mean soft Dice), of the sums above over a batch or a whole set.
+
+    Dice as in Milletari, Navab and Ahmadi, "V-Net" (3DV 2016), with p + g in the denominator. It is summed over the
+    batch, so that a picture without a class does not dominate, and smoothed by one pixel, so that an absent class
+    gives a loss of 0.
+    """
+    loss = ce_sum / pixels.clamp(min=1)
+    return loss + dice * (1 - ((2 * overlap + 1) / (size + 1)).mean()) if dice else loss
 
 
 def segmentation_loss(outputs: torch.Tensor, masks: torch.Tensor, *, dice: float = 1.0) -> torch.Tensor:
-    """Cross-entropy plus `dice` times the Dice loss; shapes as for `cross_entropy`."""
-    loss = cross_entropy(outputs, masks)
-    return loss + dice * dice_loss(outputs, masks) if dice else loss
+    """Cross-entropy plus `dice` times the Dice loss of a batch; f32 scalar, 0 if no pixel counts."""
+    ce_sum, pixels = cross_entropy_sum(outputs, masks)
+    if not dice:
+        return combine(ce_sum, pixels, ce_sum, ce_sum, dice=0.0)
+    return combine(ce_sum, pixels, *dice_sums(outputs, masks), dice=dice)

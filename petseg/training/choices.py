@@ -1,0 +1,133 @@
+"""The `auto` options, resolved once for a run and recorded in it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from petseg.config import TrainConfig
+from petseg.model import Network
+
+CPU_COMPILE_SECONDS = 900.0
+"""Compiling takes about a minute on a CPU and saves about 15% of a step: it pays from here on, with a margin."""
+
+GPU_COMPILE_STEPS = 1000
+"""Compiling takes about a minute on a GPU and saves tens of milliseconds a step."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choices:
+    """What `auto` came to."""
+
+    loader: Literal["dali", "webdataset"]
+    amp: Literal["bf16", "fp16", "off"]
+    compile: bool
+    notes: tuple[str, ...] = ()
+    """Sentences for the person who started the run."""
+
+
+def amp_dtype(amp: str) -> torch.dtype | None:
+    """The autocast dtype of a resolved `--amp`, None for `off`."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}[amp]
+
+
+def resolve_amp(choice: Literal["auto", "bf16", "fp16", "off"], device: torch.device) -> Literal["bf16", "fp16", "off"]:
+    """`auto` means bf16 where the hardware multiplies in it, fp16 on older GPUs, off on older CPUs."""
+    if choice != "auto":
+        return choice
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
+    return "bf16" if cpu_has_bf16() else "off"
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bf16 in hardware (AVX512-BF16, AMX or Arm's BF16); emulation is slower than fp32."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text("ascii", errors="replace").split()
+    except OSError:
+        return False
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)
+
+
+def resolve_loader(
+    choice: Literal["auto", "dali", "webdataset"], device: torch.device
+) -> Literal["dali", "webdataset"]:
+    """`auto` means DALI where it decodes on a GPU, else the webdataset loader, which is the faster one on CPUs."""
+    if choice != "auto":
+        return choice
+    return "dali" if device.type == "cuda" and importlib.util.find_spec("nvidia.dali") else "webdataset"
+
+
+def missing_compiler(device: torch.device) -> str | None:
+    """Why torch.compile cannot work here, or None if it can."""
+    if not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++", "gcc")):
+        return "no C++ compiler was found"
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    return None
+
+
+def resolve_compile(
+    choice: str, device: torch.device, network: Network, config: TrainConfig, samples: int
+) -> tuple[bool, str | None]:
+    """Whether to compile, and a sentence if that is not what was asked for.
+
+    Args:
+        choice: `auto`, `on` or `off`.
+        device: where the steps run.
+        network: on any device; its forward FLOPs are counted on `meta`.
+        config: input size and batch size.
+        samples: training samples of the whole run on this rank.
+    """
+    if choice == "off":
+        return False, None
+    if choice == "auto" and not _pays(device, network, config, samples):
+        return False, None
+    if reason := missing_compiler(device):
+        return False, f"{reason}, so torch.compile is off; training goes on without it."
+    return True, None
+
+
+def resolve(config: TrainConfig, device: torch.device, network: Network, samples: int) -> Choices:
+    """Resolve every `auto` of a configuration; arguments as for `resolve_compile`."""
+    compile_, note = resolve_compile(config.compile, device, network, config, samples)
+    return Choices(
+        loader=resolve_loader(config.loader, device),
+        amp=resolve_amp(config.amp, device),
+        compile=compile_,
+        notes=(note,) if note else (),
+    )
+
+
+def training_flops(network: Network, height: int, width: int) -> float:
+    """Floating-point operations of one training sample: three times the forward pass, whose products are counted."""
+    import copy
+
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        copy.deepcopy(network).to("meta").eval()(torch.empty(1, 3, height, width))
+    return 3.0 * counter.get_total_flops()
+
+
+def _pays(device: torch.device, network: Network, config: TrainConfig, samples: int) -> bool:
+    if device.type == "cuda":
+        return samples // config.batch_size >= GPU_COMPILE_STEPS
+    seconds = samples * training_flops(network, *config.height_width) / (0.5 * _matmul_flops_per_s())
+    return seconds >= CPU_COMPILE_SECONDS
+
+
+def _matmul_flops_per_s(side: int = 768) -> float:
+    a = torch.rand(side, side)
+    a @ a
+    start = time.perf_counter()
+    for _ in range(4):
+        a @ a
+    seconds = time.perf_counter() - start
+    return float(4 * 2 * side * side * side / seconds)

@@ -1,0 +1,102 @@
+"""Ranks, as torchrun starts them. One process is a world of one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from petseg.errors import PetsegError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class World:
+    """This process's place among the ranks."""
+
+    rank: int
+    local_rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes files and talks."""
+        return self.rank == 0
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum of `tensor` over all ranks, on every rank (in place where there are several)."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is up on any rank, on every rank."""
+        if self.size == 1:
+            return flag
+        return bool(self.sum(torch.tensor(int(flag), device=self.device)).item())
+
+    def barrier(self) -> None:
+        """Wait for every rank."""
+        if self.size > 1:
+            dist.barrier()
+
+    def broadcast(self, text: str) -> str:
+        """Rank 0's text, on every rank."""
+        if self.size == 1:
+            return text
+        box = [text]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+
+def resolve_device(text: str, local_rank: int = 0) -> torch.device:
+    """The device that `--device` means.
+
+    Args:
+        text: `auto`, `cpu`, `cuda` or `cuda:N`.
+        local_rank: index among this machine's processes, which picks the GPU where none is named.
+
+    Raises:
+        PetsegError: an unknown device, or one that this machine lacks.
+    """
+    if text == "auto":
+        text = "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, number = text.partition(":")
+    if kind not in {"cpu", "cuda"} or (number and not number.isdecimal()) or (kind == "cpu" and number):
+        raise PetsegError(f"--device: unknown device '{text}'; choose auto, cpu, cuda or cuda:N.")
+    if kind == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise PetsegError(
+            f"--device {text}: this machine has no usable CUDA GPU; use --device cpu or see petseg doctor."
+        )
+    index = int(number) if number else local_rank % torch.cuda.device_count()
+    if index >= torch.cuda.device_count():
+        raise PetsegError(f"--device {text}: this machine has {torch.cuda.device_count()} GPUs, counted from 0.")
+    return torch.device("cuda", index)
+
+
+@contextmanager
+def started(device: str) -> Iterator[World]:
+    """Join the process group that torchrun's environment names, if any, and leave it at the end.
+
+    Raises:
+        PetsegError: see `resolve_device`.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    resolved = resolve_device(device, local_rank)
+    if resolved.type == "cuda":
+        torch.cuda.set_device(resolved)
+    rank = int(os.environ.get("RANK", "0"))
+    if size > 1:
+        dist.init_process_group("nccl" if resolved.type == "cuda" else "gloo")
+    try:
+        yield World(rank=rank, local_rank=local_rank, size=size, device=resolved)
+    finally:
+        if size > 1 and dist.is_initialized():
+            dist.destroy_process_group()

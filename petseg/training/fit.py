@@ -1,0 +1,389 @@
+"""A training run from its configuration to its summary."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from petseg.classes import ClassTable
+from petseg.config import TrainConfig
+from petseg.errors import PetsegError
+from petseg.loaders import Loader, build_loader
+from petseg.model import Network, check_size, count_parameters
+from petseg.shards.manifest import Manifest
+from petseg.telemetry import Clock, peak_memory_mb, verdict
+from petseg.training import choices as auto
+from petseg.training.checkpoint import BEST, load_checkpoint, load_trained, load_weights, network_for, save_checkpoint
+from petseg.training.distributed import World
+from petseg.training.evaluate import Evaluation, evaluate
+from petseg.training.run import SUMMARY, RunFolder
+from petseg.training.signals import Stop, caught
+from petseg.training.step import InputTransform, TrainStep
+
+CHECK_EVERY = 50
+"""Steps between two looks at whether the loss is finite; each look waits for the device."""
+
+AGREE_EVERY = 10
+"""Steps between two agreements of several ranks on whether to stop."""
+
+
+class Reporter(Protocol):
+    """Who tells the person what is going on. Only the main rank's is called."""
+
+    def note(self, text: str) -> None:
+        """Say one sentence."""
+        ...
+
+    def epoch_started(self, epoch: int, epochs: int, steps: int) -> None:
+        """Epoch `epoch` of `epochs` (from 1) begins, with `steps` steps left in it."""
+        ...
+
+    def step(self, images_per_s: float, data_wait_pct: float, memory_mb: float) -> None:
+        """A step was taken."""
+        ...
+
+    def epoch_ended(self, record: dict[str, Any]) -> None:
+        """An epoch's line of metrics.jsonl."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FitResult:
+    """What a run came to."""
+
+    run: RunFolder
+    summary: dict[str, Any] | None
+    """The content of summary.json, None where the run was stopped before its end."""
+    test: Evaluation | None
+    exit_code: int = 0
+    """0, or 128 plus the signal that stopped the run."""
+
+
+def fit(config: TrainConfig, run: RunFolder, world: World, reporter: Reporter, *, resume: bool = False) -> FitResult:
+    """Train, validate each epoch, keep the best and the last checkpoint, and score the best one on `test`.
+
+    Args:
+        config: options, `auto` ones still open (on resume: as the run's config.toml has them).
+        run: an empty new folder; on resume the run's own.
+        world: the ranks.
+        reporter: told of everything.
+        resume: go on from the run's last checkpoint.
+
+    Raises:
+        PetsegError: bad input, or a loss that is no longer finite.
+    """
+    began = time.perf_counter()
+    if world.device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True
+        torch.cuda.reset_peak_memory_stats(world.device)
+    job = _Job(config, run, world, reporter, resume)
+    try:
+        with caught() as stop:
+            finished = job.train(stop)
+        if not finished:
+            return FitResult(run=run, summary=None, test=None, exit_code=stop.exit_code)
+        return job.conclude(time.perf_counter() - began)
+    finally:
+        job.close()
+
+
+class _Job:
+    """The parts of one run, put together."""
+
+    def __init__(self, config: TrainConfig, run: RunFolder, world: World, reporter: Reporter, resume: bool) -> None:
+        self.run, self.world, self.reporter = run, world, reporter
+        shards = Path(config.shards)
+        self.manifest = Manifest.load(shards)
+        self.classes: ClassTable = self.manifest.classes
+        checkpoint = load_checkpoint(run.last) if resume else None
+        torch.manual_seed(config.seed)
+        network = network_for(config, self.classes)
+        check_size(network, *config.height_width)
+        split = self.manifest.split("train")
+        per_epoch = split.samples // (config.batch_size * world.size) * config.batch_size * world.size
+        if not per_epoch:
+            raise PetsegError(
+                f"--batch-size {config.batch_size}: the train split has {split.samples} samples, too few for one batch "
+                f"on each of {world.size} ranks; give a smaller one."
+            )
+        chosen = auto.resolve(config, world.device, network, per_epoch // world.size * config.epochs)
+        self.config = config = dataclasses.replace(
+            config,
+            loader=chosen.loader,
+            amp=chosen.amp,
+            compile="on" if chosen.compile else "off",
+            device=str(world.device),
+            run_dir=str(run.path),
+        )
+        for note in chosen.notes:
+            self.note(note)
+        if checkpoint:
+            load_weights(network, checkpoint["model"], run.last)
+        elif config.init_from:
+            source = load_trained(Path(config.init_from), torch.device("cpu"))
+            load_weights(network, source.network.state_dict(), source.path)
+        memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
+        self.network: Network = network.to(world.device, memory_format=memory_format)  # type: ignore[call-overload]
+        self.transform = InputTransform(
+            self.manifest.mean, self.manifest.std, apply=config.normalise, channels_last=config.channels_last
+        ).to(world.device)
+        self.step = TrainStep(
+            self.network,
+            config,
+            self.classes,
+            self.transform,
+            world,
+            amp=config.amp,
+            compile=chosen.compile,
+            total_samples=per_epoch * config.epochs,
+        )
+        self.clock = Clock()
+        self.records: list[dict[str, Any]] = []
+        self.best: dict[str, Any] = {"mean_iou": -1.0, "epoch": 0}
+        self.earlier_seconds = 0.0
+        self.loader = self._loader("train", training=True)
+        self.val = self._loader("val") if self.manifest.splits.get("val") and self._samples("val") else None
+        if self.val is None:
+            self.note("These shards have no val split: the last epoch's weights count as the best.")
+        if checkpoint:
+            self._restore(checkpoint)
+        elif world.is_main:
+            run.create()
+            run.write(run.config.name, config.to_toml().encode())
+        world.barrier()
+
+    def note(self, text: str) -> None:
+        if self.world.is_main:
+            self.reporter.note(text)
+
+    def close(self) -> None:
+        self.loader.close()
+        if self.val is not None:
+            self.val.close()
+
+    def _samples(self, split: str) -> int:
+        return self.manifest.splits[split].samples if split in self.manifest.splits else 0
+
+    def _loader(self, split: str, *, training: bool = False) -> Loader:
+        config, world = self.config, self.world
+        return build_loader(
+            config.loader,
+            shards=Path(config.shards),
+            split=split,
+            batch_size=config.batch_size,
+            size=config.height_width,
+            device=world.device,
+            seed=config.seed,
+            training=training,
+            rank=world.rank,
+            world=world.size,
+            window=config.window or None,
+            num_threads=config.num_threads,
+            prefetch_batches=config.prefetch_batches,
+            cache=config.cache if training or split == "val" else "none",
+        )
+
+    def _restore(self, checkpoint: dict[str, Any]) -> None:
+        self.step.load_state_dict(checkpoint["step"])
+        self.loader.load_state_dict(checkpoint["loader"])
+        self.best = checkpoint["best"]
+        self.clock.seconds.update(checkpoint["clock"])
+        self.earlier_seconds = checkpoint["seconds"]
+        self.records = [r for r in self.run.records() if r["epoch"] <= checkpoint["loader"]["epoch"]]
+
+    def train(self, stop: Stop) -> bool:
+        """Whether the run reached its end (and was not stopped by a signal)."""
+        self._began = time.perf_counter()
+        while (epoch := self.loader.state_dict()["epoch"]) < self.config.epochs and not self._out_of_patience():
+            if not self._train_epoch(epoch, stop):
+                self._save()
+                return False
+        return True
+
+    def _train_epoch(self, epoch: int, stop: Stop) -> bool:
+        world, step, clock = self.world, self.step, self.clock
+        epoch_on_device = torch.tensor(epoch, device=world.device)
+        began, before, samples = time.perf_counter(), dict(clock.seconds), 0
+        if world.is_main:
+            self.reporter.epoch_started(epoch + 1, self.config.epochs, len(self.loader))
+        batches = iter(self.loader)
+        while True:
+            with clock.measure("data"):
+                batch = next(batches, None)
+            if batch is None:
+                break
+            with clock.measure("compute"):
+                step(batch, epoch_on_device)
+                if step.loss_steps % CHECK_EVERY == 0:
+                    self._check_finite(epoch)
+            samples += len(batch.indices) * world.size
+            if world.is_main:
+                elapsed = time.perf_counter() - began
+                self.reporter.step(samples / elapsed, clock.data_wait_pct(), peak_memory_mb(world.device))
+            agreed = world.size == 1 or step.loss_steps % AGREE_EVERY == 0
+            if agreed and world.any(stop.number is not None):
+                self._check_finite(epoch)
+                return False
+        with clock.measure("compute"):
+            loss = self._check_finite(epoch)
+        data, compute = (clock.seconds[k] - before[k] for k in ("data", "compute"))
+        with clock.measure("evaluation"):
+            val = self._validate(epoch)
+        record = {
+            "epoch": epoch + 1,
+            "train_loss": loss,
+            "lr": step.rate,
+            "val": val,
+            "samples": samples,
+            "images_per_s": samples / (data + compute) if samples else 0.0,
+            "data_wait_pct": 100 * data / (data + compute) if samples else 0.0,
+            "memory_mb": peak_memory_mb(world.device),
+            "seconds": time.perf_counter() - began,
+        }
+        self.records.append(record)
+        step.start_epoch()
+        with clock.measure("other"):
+            self._save(is_best=self.best["epoch"] == epoch + 1)
+        if world.is_main:
+            self.reporter.epoch_ended(record)
+        # A signal that came during evaluation: the epoch is whole and saved, so stop before the next one.
+        last = epoch + 1 >= self.config.epochs
+        return last or not world.any(stop.number is not None)
+
+    def _validate(self, epoch: int) -> dict[str, Any] | None:
+        if self.val is None:
+            self.best = {"mean_iou": -1.0, "epoch": epoch + 1}
+            return None
+        self.val.set_epoch(0)
+        metrics = self._evaluate(self.val, self.step.evaluated_network).metrics
+        score = metrics["mean_iou"]
+        if score is not None and score > self.best["mean_iou"]:
+            self.best = {"mean_iou": score, "epoch": epoch + 1}
+        return metrics
+
+    def _evaluate(self, loader: Loader, network: Network) -> Evaluation:
+        return evaluate(
+            network, loader, self.classes, self.transform, self.world, amp=self.config.amp, dice=self.config.dice
+        )
+
+    def _check_finite(self, epoch: int) -> float:
+        loss = self.step.mean_loss()
+        if not math.isfinite(loss):
+            last = self.run.last if self.run.last.exists() else "none yet"
+            raise PetsegError(
+                f"the loss is no longer finite ({loss}) in epoch {epoch + 1} before step {self.step.steps}, at "
+                f"learning rate {self.step.rate:.2g}; last good checkpoint: {last}. Try a lower --lr."
+            )
+        return loss
+
+    def _out_of_patience(self) -> bool:
+        done = len(self.records)
+        waited = done - self.best["epoch"]
+        if self.val is None or not self.config.patience or waited < self.config.patience:
+            return False
+        self.note(f"No better mean IoU for {waited} epochs (--patience {self.config.patience}): stopped.")
+        return True
+
+    def _save(self, *, is_best: bool = False) -> None:
+        if not self.world.is_main:
+            return
+        step = self.step.state_dict()
+        described = {
+            "config": self.config.to_dict(),
+            "classes": self.classes.to_dict(),
+            "mean": list(self.manifest.mean),
+            "std": list(self.manifest.std),
+            "decode_policy": "fancy-upsampling",
+            "data_digest": self.manifest.digest,
+            "model": step.pop("model"),
+            "ema": step.pop("ema"),
+        }
+        if is_best:
+            save_checkpoint(self.run.path / BEST, {**described, "epoch": self.best["epoch"]})
+        self.run.write_records(self.records)
+        seconds = self.earlier_seconds + time.perf_counter() - self._began
+        save_checkpoint(
+            self.run.last,
+            {
+                **described,
+                "step": {**step, "ema": described["ema"]},
+                "loader": self.loader.state_dict(),
+                "best": self.best,
+                "clock": dict(self.clock.seconds),
+                "seconds": seconds,
+            },
+        )
+
+    def conclude(self, seconds: float) -> FitResult:
+        """Score the best checkpoint on `test` (or `val`) and write the summary."""
+        config, world = self.config, self.world
+        world.barrier()
+        split = next((name for name in ("test", "val", "train") if self._samples(name)), "train")
+        trained = load_trained(self.run.path, world.device)
+        memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
+        network: Network = trained.network.to(memory_format=memory_format)
+        loader = self._loader(split)
+        try:
+            with self.clock.measure("evaluation"):
+                test = self._evaluate(loader, network)
+        finally:
+            loader.close()
+        samples = sum(r["samples"] for r in self.records)
+        spent = self.clock.seconds
+        wait = self.clock.data_wait_pct()
+        sentence, advice = verdict(wait, loader=config.loader, cache=config.cache, device=world.device, amp=config.amp)
+        summary = {
+            "split": split,
+            **test.metrics,
+            "images_per_s": samples / max(spent["data"] + spent["compute"], 1e-9),
+            "data_wait_pct": wait,
+            "epochs": len(self.records),
+            "best_epoch": self.best["epoch"],
+            "seconds": self.earlier_seconds + seconds,
+            "loader": config.loader,
+            "device": device_name(world.device),
+            "amp": config.amp,
+            "compile": config.compile,
+            "ranks": world.size,
+            "peak_memory_mb": peak_memory_mb(world.device),
+            "verdict": sentence,
+            "advice": advice,
+            "time": dict(spent),
+            "parameters": count_parameters(self.network),
+            "versions": versions(),
+            "data_digest": self.manifest.digest,
+        }
+        if world.is_main:
+            self.run.write(SUMMARY, (json.dumps(summary, indent=1) + "\n").encode())
+        return FitResult(run=self.run, summary=summary, test=test)
+
+
+def device_name(device: torch.device) -> str:
+    """`cuda:0 (NVIDIA H100 ...)`, or `cpu` with the number of threads."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"cpu ({torch.get_num_threads()} threads)"
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on; `-` for what is not installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__}
+    for name in ("petseg", "webdataset", "nvidia-dali-cuda120", "nvidia-dali-cuda130"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "-"
+    return found

@@ -1,0 +1,76 @@
+"""Optimiser, learning-rate schedule and averaged weights."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import nn
+
+from petseg.config import TrainConfig
+
+
+def build_optimizer(network: nn.Module, config: TrainConfig, device: torch.device) -> torch.optim.Optimizer:
+    """Fused AdamW or Adam. Weight decay spares biases and normalisation, as usual."""
+    decayed = [p for p in network.parameters() if p.requires_grad and p.ndim > 1]
+    spared = [p for p in network.parameters() if p.requires_grad and p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    # A tensor on the device, so that a new rate neither syncs nor invalidates a captured graph.
+    rate: float | torch.Tensor = torch.tensor(config.lr, device=device) if device.type == "cuda" else config.lr
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=rate, fused=True)
+    return torch.optim.Adam([{"params": [*decayed, *spared]}], lr=rate, fused=True)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of every group."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def rate_at(progress: float, config: TrainConfig) -> float:
+    """The learning rate when a share `progress` (0 to 1) of the run's samples has been seen.
+
+    A function of samples, not of steps: another batch size or number of ranks keeps the schedule's shape.
+    `onecycle` rises by a cosine over 30% and falls by one to zero (Smith and Topin, 2018); `cosine` rises linearly
+    over `warmup` and falls by a cosine to zero (Loshchilov and Hutter, 2017).
+    """
+    progress = min(max(progress, 0.0), 1.0)
+    if config.schedule == "constant":
+        return config.lr
+    rise = 0.3 if config.schedule == "onecycle" else config.warmup
+    if progress < rise:
+        x = progress / rise
+        up = (1 - math.cos(math.pi * x)) / 2 if config.schedule == "onecycle" else x
+        return config.lr * (0.04 + 0.96 * up)
+    x = (progress - rise) / (1 - rise)
+    return config.lr * (1 + math.cos(math.pi * x)) / 2
+
+
+class Ema:
+    """Exponential moving average of a network's weights and buffers, kept in a network of its own.
+
+    The decay warms up as min(decay, (1 + t) / (10 + t)), so that early averages are not the initial weights. Works on
+    the unwrapped module: names that compile or DDP prefix would never match.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        pairs = list(zip(self.network.state_dict().values(), network.state_dict().values(), strict=True))
+        self._averaged = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the network's present weights. No host sync."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        torch._foreach_lerp_([a for a, _ in self._averaged], [b for _, b in self._averaged], 1 - decay)
+        for mine, theirs in self._copied:
+            mine.copy_(theirs)

@@ -1,0 +1,40 @@
+"""Ctrl-C and SIGTERM, taken at the next step instead of in the middle of one."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+
+@dataclass(slots=True)
+class Stop:
+    """Which signal has come, if any."""
+
+    number: int | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """The shell's exit code for that signal: 130 for SIGINT, 143 for SIGTERM."""
+        return 128 + (self.number or 0)
+
+
+@contextmanager
+def caught() -> Iterator[Stop]:
+    """Record SIGINT and SIGTERM; a second one of the same kind acts at once, as it would have."""
+    stop = Stop()
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def take(number: int, _frame: FrameType | None) -> None:
+        stop.number = number
+        signal.signal(number, previous[signal.Signals(number)])
+
+    for number in previous:
+        signal.signal(number, take)
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,188 @@
+"""One training step, without a host sync: the loss stays on the device until somebody asks for it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from petseg.augment import Policy, augment, normalise, to_float
+from petseg.classes import ClassTable
+from petseg.config import TrainConfig
+from petseg.loaders import Batch
+from petseg.losses import segmentation_loss
+from petseg.model import Network
+from petseg.training.choices import amp_dtype
+from petseg.training.distributed import World
+from petseg.training.recipe import Ema, build_optimizer, rate_at, set_rate
+
+
+class InputTransform(nn.Module):
+    """From u8[N, H, W, 3] to the network's input; the same in training, evaluation and export."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(
+        self,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+        *,
+        apply: bool = True,
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__()
+        self.apply_statistics = apply
+        self.channels_last = channels_last
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)
+        self.register_buffer("std", torch.tensor(std), persistent=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """f32[N, 3, H, W] of u8[N, H, W, 3]."""
+        return self.scale(to_float(images, channels_last=self.channels_last))
+
+    def scale(self, x: torch.Tensor) -> torch.Tensor:
+        """The same for pictures that are f32[N, 3, H, W] in 0-1 already."""
+        return normalise(x, self.mean, self.std) if self.apply_statistics else x
+
+
+class TrainStep:
+    """Forward, backward and update, with the averaged weights and the running loss.
+
+    Args:
+        network: on the device, in its memory format.
+        config: resolved options.
+        classes: class table of the shards.
+        transform: input transform, on the device.
+        world: ranks; with several the network is wrapped in DistributedDataParallel.
+        amp: resolved `--amp`.
+        compile: resolved `--compile`.
+        total_samples: samples that all ranks will see in the whole run, for the schedule.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        config: TrainConfig,
+        classes: ClassTable,
+        transform: InputTransform,
+        world: World,
+        *,
+        amp: str,
+        compile: bool,
+        total_samples: int,
+    ) -> None:
+        self.network = network
+        self.config = config
+        self.classes = classes
+        self.device = world.device
+        self.ema = Ema(network, config.ema) if config.ema else None
+        self.optimizer = build_optimizer(network, config, world.device)
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=amp == "fp16")
+        self.total_samples = total_samples
+        self.samples = 0
+        self.steps = 0
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=world.device)
+        self.loss_steps = 0
+        self._amp_dtype = amp_dtype(amp)
+        self._policy = Policy() if config.augment else None
+        self._transform = transform
+        self._world = world
+        self._clip = config.grad_clip or math.inf
+        wrapped: nn.Module = network
+        if world.size > 1:
+            wrapped = nn.parallel.DistributedDataParallel(
+                network, device_ids=[world.device.index] if world.device.type == "cuda" else None
+            )
+        self._wrapped = wrapped
+        # CUDA graphs are skipped for BatchNorm under DDP (pytorch 139207), so there only the kernels are compiled.
+        mode = "reduce-overhead" if world.device.type == "cuda" and world.size == 1 else None
+        self._loss = cast(Any, torch.compile(self._eager_loss, mode=mode) if compile else self._eager_loss)
+        self.compiled = compile
+
+    def _eager_loss(
+        self, images: torch.Tensor, masks: torch.Tensor, indices: torch.Tensor, epoch: torch.Tensor
+    ) -> torch.Tensor:
+        x = to_float(images, channels_last=self.config.channels_last)
+        if self._policy:
+            x, masks = augment(x, masks, indices, epoch, seed=self.config.seed, policy=self._policy)
+        with torch.autocast(self.device.type, self._amp_dtype, enabled=self._amp_dtype is not None):
+            outputs = self._wrapped(self._transform.scale(x))
+        return segmentation_loss(outputs, masks, dice=self.config.dice)
+
+    def __call__(self, batch: Batch, epoch: torch.Tensor) -> None:
+        """Learn from one batch.
+
+        Args:
+            batch: this rank's batch, on the device.
+            epoch: i64 scalar tensor on the device.
+        """
+        set_rate(self.optimizer, self.rate)
+        masks = self.classes.masks(batch.codes, batch.indices)
+        loss = self._loss(batch.images, masks, batch.indices, epoch)
+        self.scaler.scale(loss).backward()
+        if self._clip != math.inf:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.network.parameters(), self._clip, foreach=True)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema:
+            self.ema.update()
+        self.loss_sum += loss.detach()
+        self.loss_steps += 1
+        self.steps += 1
+        self.samples += batch.indices.shape[0] * self._world.size
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        return rate_at(self.samples / max(self.total_samples, 1), self.config)
+
+    @property
+    def evaluated_network(self) -> Network:
+        """The network that evaluation uses: the averaged one where there is one."""
+        return cast(Network, self.ema.network) if self.ema else self.network
+
+    def mean_loss(self) -> float:
+        """Mean loss over all ranks since the epoch began. Waits for the device."""
+        value = self._world.sum(self.loss_sum.clone()).item() / self._world.size
+        return value / max(self.loss_steps, 1)
+
+    def start_epoch(self) -> None:
+        """Begin a new mean."""
+        self.loss_sum.zero_()
+        self.loss_steps = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on, beside the loader's position."""
+        return {
+            "model": self.network.state_dict(),
+            "ema": self.ema.network.state_dict() if self.ema else None,
+            "ema_updates": self.ema.updates if self.ema else 0,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "samples": self.samples,
+            "steps": self.steps,
+            "loss_sum": self.loss_sum.cpu(),
+            "loss_steps": self.loss_steps,
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put back what `state_dict` gave (weights excepted: they are checked when they are loaded)."""
+        if self.ema and state["ema"] is not None:
+            self.ema.network.load_state_dict(state["ema"])
+            self.ema.updates = state["ema_updates"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.samples = state["samples"]
+        self.steps = state["steps"]
+        self.loss_sum.copy_(state["loss_sum"])
+        self.loss_steps = state["loss_steps"]
+        torch.set_rng_state(state["rng"])
+        if self.device.type == "cuda" and state["cuda_rng"] is not None:
+            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
