@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from petseg.losses import cross_entropy_sum, dice_sums, segmentation_loss
+
+
+def sample(seed=0, n=2, classes=3, side=9):
+    g = torch.Generator().manual_seed(seed)
+    outputs = torch.randn(n, classes, side, side, generator=g) * 3
+    masks = torch.randint(0, classes, (n, side, side), generator=g)
+    masks[torch.rand(masks.shape, generator=g) < 0.2] = 255
+    return outputs, masks
+
+
+def test_cross_entropy_is_torchs():
+    outputs, masks = sample()
+    expected = F.cross_entropy(outputs, masks, ignore_index=255)
+    torch.testing.assert_close(segmentation_loss(outputs, masks, dice=0.0), expected)
+    total, pixels = cross_entropy_sum(outputs, masks)
+    torch.testing.assert_close(total / pixels, expected)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_dice_is_the_plain_formula(seed):
+    outputs, masks = sample(seed)
+    x, m = outputs.double().numpy(), masks.numpy()
+    p = np.exp(x) / np.exp(x).sum(1, keepdims=True)
+    scores = []
+    for c in range(3):
+        counted = m != 255
+        inside = p[:, c][counted & (m == c)].sum()
+        scores.append((2 * inside + 1) / (p[:, c][counted].sum() + (m == c).sum() + 1))
+    expected = F.cross_entropy(outputs, masks, ignore_index=255).item() + 0.7 * (1 - np.mean(scores))
+    assert segmentation_loss(outputs, masks, dice=0.7).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_ignored_pixels_have_no_gradient_and_no_weight():
+    outputs, masks = sample()
+    outputs.requires_grad_()
+    loss = segmentation_loss(outputs, masks)
+    loss.backward()
+    ignored = (masks == 255).unsqueeze(1).expand_as(outputs)
+    assert (outputs.grad[ignored] == 0).all()
+    assert (outputs.grad[~ignored] != 0).all()
+    other = torch.where(ignored, torch.full_like(outputs, 50.0), outputs)
+    torch.testing.assert_close(segmentation_loss(other, masks), loss)
+
+
+@pytest.mark.parametrize("dice", [0.0, 1.0])
+def test_nothing_counted_is_a_finite_zero(dice):
+    outputs = torch.randn(2, 3, 4, 4, requires_grad=True)
+    loss = segmentation_loss(outputs, torch.full((2, 4, 4), 255), dice=dice)
+    loss.backward()
+    assert loss.item() == 0
+    assert (outputs.grad == 0).all()
+
+
+def test_perfect_answer_is_near_zero_and_an_absent_class_costs_nothing():
+    masks = torch.zeros(1, 64, 64, dtype=torch.int64)
+    masks[:, :32] = 1
+    outputs = F.one_hot(masks, 3).permute(0, 3, 1, 2) * 40.0
+    assert segmentation_loss(outputs, masks).item() < 1e-4
+
+
+def test_fp16_outputs_of_512_px_do_not_overflow():
+    masks = torch.zeros(4, 512, 512, dtype=torch.int64)
+    outputs = torch.full((4, 3, 512, 512), 4.0, dtype=torch.float16)
+    loss = segmentation_loss(outputs, masks)
+    assert loss.dtype == torch.float32
+    # p = 1/3 everywhere: class 0 has Dice 2/3 / (1/3 + 1) = 0.5, the absent ones 0.
+    assert loss.item() == pytest.approx(np.log(3) + 1 - 0.5 / 3, rel=1e-3)
+    overlap, size = dice_sums(outputs, masks)
+    assert overlap[0].item() == pytest.approx(4 * 512 * 512 / 3, rel=1e-4)
+    assert size[1].item() == pytest.approx(4 * 512 * 512 / 3, rel=1e-4)
