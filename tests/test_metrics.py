@@ -10,7 +10,9 @@ from petseg.metrics import confusion_matrices, constant_answer_mean_iou, mean_io
 def sample(seed):
     g = torch.Generator().manual_seed(seed)
     masks = torch.randint(0, 3, (4, 13, 17), generator=g)
-    predictions = torch.where(torch.rand(masks.shape, generator=g) < 0.6, masks, torch.randint(0, 3, masks.shape, generator=g))
+    predictions = torch.where(
+        torch.rand(masks.shape, generator=g) < 0.6, masks, torch.randint(0, 3, masks.shape, generator=g)
+    )
     masks[torch.rand(masks.shape, generator=g) < 0.2] = 255
     return predictions, masks
 

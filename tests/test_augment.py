@@ -1,0 +1,57 @@
+import torch
+
+from petseg.augment import Policy, augment, uniforms
+
+NONE = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0}
+EPOCH = torch.tensor(3)
+
+
+def pictures(n=6, side=48):
+    masks = torch.randint(0, 3, (n, 4, 4), generator=torch.Generator().manual_seed(0))
+    masks = masks.repeat_interleave(side // 4, 1).repeat_interleave(side // 4, 2)
+    return (masks.unsqueeze(1) / 2).repeat(1, 3, 1, 1).float(), masks
+
+
+def test_uniforms_are_even_and_differ():
+    u = uniforms(torch.arange(20000), EPOCH, 5, 4)
+    assert u.min() >= 0
+    assert u.max() < 1
+    assert (u.mean(0) - 0.5).abs().max() < 0.01
+    assert (u.T.corrcoef() - torch.eye(4)).abs().max() < 0.03
+    for other in (uniforms(torch.arange(20000), EPOCH + 1, 5, 4), uniforms(torch.arange(20000), EPOCH, 5 + 2**32, 4)):
+        assert (u == other).float().mean() < 0.001
+
+
+def test_a_sample_moves_alike_in_any_batch():
+    x, masks = pictures()
+    whole = augment(x, masks, torch.arange(6), EPOCH, seed=1, policy=Policy())
+    pick = torch.tensor([4, 1])
+    part = augment(x[pick], masks[pick], pick, EPOCH, seed=1, policy=Policy())
+    torch.testing.assert_close(whole[0][pick], part[0])
+    assert torch.equal(whole[1][pick], part[1])
+
+
+def test_the_mask_moves_with_its_picture():
+    x, masks = pictures()
+    moved, after = augment(x, masks, torch.arange(6), EPOCH, seed=1, policy=Policy(**NONE))
+    assert not torch.equal(after, masks)
+    assert ((moved[:, 0] * 2).round().long() == after).float().mean() > 0.95
+    sure = (moved[:, 0] * 2 - (moved[:, 0] * 2).round()).abs() < 1e-3
+    assert ((moved[:, 0] * 2).round().long() == after)[sure].float().mean() > 0.995
+
+
+def test_labels_survive_and_the_range_holds():
+    x, masks = pictures()
+    masks[masks == 2] = 255
+    moved, after = augment(x, masks, torch.arange(6), EPOCH, seed=1, policy=Policy())
+    assert set(after.unique().tolist()) == {0, 1, 255}
+    assert moved.min() >= 0
+    assert moved.max() <= 1
+
+
+def test_no_amounts_change_nothing():
+    x, masks = pictures()
+    still = Policy(flip=False, degrees=0, zoom=0, shift=0, **NONE)
+    moved, after = augment(x, masks, torch.arange(6), EPOCH, seed=1, policy=still)
+    torch.testing.assert_close(moved, x, atol=1e-4, rtol=0)
+    assert torch.equal(after, masks)
