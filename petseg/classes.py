@@ -42,6 +42,8 @@ class ClassTable:
             raise PetsegError(f"a class table needs at least 2 codes, not {list(self.codes)}: add the background's.")
         if any(not isinstance(c, int) or isinstance(c, bool) or not 0 <= c <= 255 for c in every):
             raise PetsegError(f"class codes are whole numbers from 0 to 255, not {list(every)}: correct the class map.")
+        if len(self.codes) > IGNORE_INDEX:
+            raise PetsegError(f"a class table holds at most {IGNORE_INDEX} codes, not {len(self.codes)}: merge some.")
         if len(set(every)) != len(every):
             raise PetsegError(f"a class code stands twice among {list(every)}: name each code once.")
         if len(self.names) != len(self.codes) or len(self.colours) != len(self.codes):
@@ -49,7 +51,7 @@ class ClassTable:
                 f"{len(self.codes)} class codes have {len(self.names)} names and {len(self.colours)} colours: "
                 "give one of each a code."
             )
-        if len(set(self.names)) != len(self.names) or not all(self.names):
+        if any(not isinstance(n, str) or not n for n in self.names) or len(set(self.names)) != len(self.names):
             raise PetsegError(f"class names must differ and not be empty, not {list(self.names)}: rename one.")
         if any(len(rgb) != 3 or any(not 0 <= v <= 255 for v in rgb) for rgb in self.colours):
             raise PetsegError(f"class colours are three numbers from 0 to 255, not {list(self.colours)}.")
@@ -116,7 +118,7 @@ class ClassTable:
             colours = tuple(tuple(int(v) for v in rgb) for rgb in data.get("colours", default_colours(len(codes))))
             ignored = tuple(data.get("ignored", ()))
             foregrounds = tuple(tuple(group) for group in data.get("foregrounds", ()))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise PetsegError(f"class map: write it like this: {_TOML_EXAMPLE!r}") from error
         return cls(codes=codes, names=names, colours=colours, ignored=ignored, foregrounds=foregrounds)  # type: ignore[arg-type]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -72,7 +73,7 @@ class TrainConfig:
     num_threads: int = option(0, "Decoding threads; 0 for one a core.", minimum=0)
     prefetch_batches: int = option(2, "Batches that are made ahead.", minimum=1, maximum=64)
     window: int = option(0, "Shards in play at once when shuffling; 0 for all of them.", minimum=0)
-    seed: int = option(0, "Seed of order, augmentation and weights.", minimum=0)
+    seed: int = option(0, "Seed of order, augmentation and weights.", minimum=0, maximum=2**63 - 1)
     run_dir: str = option("", "Folder for the run. Default: runs/ and the time.")
     init_from: str = option("", "Run folder or checkpoint to take the first weights from.")
     gallery: int = option(8, "Test pictures in the report.", minimum=0, maximum=64)
@@ -126,7 +127,7 @@ def resolve(flags: Mapping[str, Any], file: Path | None = None) -> TrainConfig:
     given = {name: value for name, value in flags.items() if value is not None}
     from_file = read_toml(file) if file else {}
     recipe = given.get("recipe", from_file.get("recipe", "default"))
-    if recipe not in RECIPES:
+    if not isinstance(recipe, str) or recipe not in RECIPES:
         raise PetsegError(f"--recipe: unknown recipe '{recipe}'; choose {', '.join(RECIPES)}.")
     values = {**RECIPES[recipe], **from_file, **given, "recipe": recipe}
     try:
@@ -169,7 +170,7 @@ def parse_size(text: str) -> tuple[int, int]:
         PetsegError: neither form, or a side outside 1 to 8192.
     """
     parts = str(text).lower().split("x")
-    if len(parts) > 2 or not all(p.isascii() and p.isdecimal() for p in parts):
+    if len(parts) > 2 or not all(p.isascii() and p.isdecimal() and len(p) < 10 for p in parts):
         raise PetsegError(f"--size: '{text}' is no size; give N (such as 128) or HxW (such as 97x133).")
     height, width = int(parts[0]), int(parts[-1])
     if not (1 <= height <= 8192 and 1 <= width <= 8192):
@@ -192,6 +193,8 @@ def _check(spec: dataclasses.Field[Any], kind: Any, value: Any) -> None:
     fits = isinstance(value, int | float) if kind is float else isinstance(value, kind)
     if not fits or (isinstance(value, bool) and kind is not bool):
         raise PetsegError(f"{flag}: '{value}' is not a {_KINDS[kind]}.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise PetsegError(f"{flag}: {value} is not a finite number; give one.")
     low, high = spec.metadata["min"], spec.metadata["max"]
     if (low is not None and not value >= low) or (high is not None and not value <= high):
         limits = f"at least {low}" if high is None else f"{low} to {high}"

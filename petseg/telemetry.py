@@ -61,6 +61,8 @@ def verdict(data_wait_pct: float, *, loader: str, cache: str, device: torch.devi
     if data_wait_pct >= LOADER_BOUND_PCT:
         other = "dali" if loader == "webdataset" and device.type == "cuda" else "webdataset"
         flag = "--cache host" if cache == "none" else f"--loader {other}"
+        if flag == f"--loader {loader}":
+            flag = "--prefetch-batches 8"
         return f"loader-bound: {data_wait_pct:.0f}% of the training time was waiting for data", flag
     if data_wait_pct <= COMPUTE_BOUND_PCT:
         if device.type == "cuda":

@@ -177,7 +177,7 @@ class Manifest:
                 rejected=tuple(Rejected(key=str(r["key"]), reason=str(r["reason"])) for r in data["rejected"]),
                 format=version,
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise PetsegError(f"it is damaged ({type(error).__name__}: {error}): pack or index again.") from error
         for name, split in manifest.splits.items():
             _check_split(name, split)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,10 +46,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise PetsegError(f"no such checkpoint: {path}.") from None
     except OSError as error:
-        raise PetsegError(f"{path} cannot be read ({error.strerror}).") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise PetsegError(f"{path} cannot be read ({error.strerror or error}).") from error
+    except Exception as error:  # damaged bytes lead an unpickler to raise nearly anything
         raise PetsegError(f"{path} is damaged or no checkpoint of petseg's; use another one of the run.") from error
     if not isinstance(data, dict) or "format" not in data or "config" not in data:
+        raise PetsegError(f"{path} is no checkpoint of petseg's.")
+    if not isinstance(data["format"], int):
         raise PetsegError(f"{path} is no checkpoint of petseg's.")
     if data["format"] > FORMAT:
         raise PetsegError(f"{path} has format {data['format']}, newer than this petseg's {FORMAT}: upgrade petseg.")
@@ -104,7 +105,7 @@ def load_trained(run: Path, device: torch.device) -> TrainedModel:
         load_weights(network, data["ema"] or data["model"], path)
         red, green, blue = data["mean"]
         dred, dgreen, dblue = data["std"]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise PetsegError(f"{path} is damaged ({error}); use another checkpoint of the run.") from error
     return TrainedModel(
         network=network.eval().requires_grad_(False).to(device),

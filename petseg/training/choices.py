@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,8 +69,11 @@ def resolve_loader(
 
 def missing_compiler(device: torch.device) -> str | None:
     """Why torch.compile cannot work here, or None if it can."""
-    if not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++", "gcc")):
-        return "no C++ compiler was found"
+    # Inductor takes CXX or the platform's own and looks no further; Triton builds its launcher in C.
+    cxx = (os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++"),)
+    wanted = (os.environ.get("CC", "gcc"), "clang") if device.type == "cuda" else cxx
+    if not any(shutil.which(name) for name in wanted):
+        return "no C compiler was found" if device.type == "cuda" else "no C++ compiler was found"
     if device.type == "cuda" and importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
     return None
