@@ -14,10 +14,16 @@ from petseg.sources import Rejected
 def made(name="train-000000.tar"):
     return Manifest(
         splits={"train": Split(samples=3, shards=(ShardInfo(name=name, samples=3, bytes=10240, sha256="ab" * 32),))},
-        classes=OXFORD, encoding=Encoding(short_side=128, quality=90), max_height=200, max_width=300,
-        pixel_counts={3: 5, 1: 7, 2: 9}, mean=(0.1, 0.2, 0.3), std=(0.3, 0.2, 0.1), source_digest="cd" * 32,
+        classes=OXFORD,
+        encoding=Encoding(short_side=128, quality=90),
+        max_height=200,
+        max_width=300,
+        pixel_counts={3: 5, 1: 7, 2: 9},
+        mean=(0.1, 0.2, 0.3),
+        std=(0.3, 0.2, 0.1),
+        source_digest="cd" * 32,
         rejected=(Rejected(key="x", reason="image is truncated"),),
-    )  # fmt: skip
+    )
 
 
 def paths(node, at=()):
@@ -71,8 +77,13 @@ def test_what_cannot_be_loaded_is_said(tmp_path):
         Manifest.load(tmp_path / "none")
     with pytest.raises(PetsegError, match="petseg index"):
         Manifest.load(tmp_path)
-    for text, says in (("{", "not JSON"), ("[]", "no petseg manifest"), ("{}", "format"),
-                       (json.dumps({"format": FORMAT + 1}), "newer"), (json.dumps({"format": 1}), "damaged")):  # fmt: skip
+    for text, says in (
+        ("{", "not JSON"),
+        ("[]", "no petseg manifest"),
+        ("{}", "format"),
+        (json.dumps({"format": FORMAT + 1}), "newer"),
+        (json.dumps({"format": 1}), "damaged"),
+    ):
         (tmp_path / MANIFEST_NAME).write_text(text)
         with pytest.raises(PetsegError, match=says):
             Manifest.load(tmp_path)

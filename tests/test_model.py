@@ -15,8 +15,14 @@ def test_parameter_counts_and_flops():
 
 
 @pytest.mark.parametrize("size", [(100, 100), (97, 133), (16, 16)])
-@pytest.mark.parametrize("options", [{"arch": "seed"}, {"arch": "unet", "width": 4},
-                                     {"arch": "unet", "width": 6, "norm": "group", "upsample": "bilinear"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"arch": "seed"},
+        {"arch": "unet", "width": 4},
+        {"arch": "unet", "width": 6, "norm": "group", "upsample": "bilinear"},
+    ],
+)
 def test_outputs_have_the_inputs_size_and_layout(options, size):
     network = build_model(classes=4, **options).eval().to(memory_format=torch.channels_last)
     with torch.no_grad():

@@ -117,7 +117,7 @@ def training_flops(network: Network, height: int, width: int) -> float:
 
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         copy.deepcopy(network).to("meta").eval()(torch.empty(1, 3, height, width))
-    return 3.0 * counter.get_total_flops()
+    return 3.0 * float(counter.get_total_flops())
 
 
 def _pays(device: torch.device, network: Network, config: TrainConfig, samples: int) -> bool:
