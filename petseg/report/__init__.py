@@ -1,0 +1,6 @@
+"""What a run came to, as one HTML file that needs nothing else."""
+
+from petseg.report.gallery import Panel
+from petseg.report.report import write_report
+
+__all__ = ["Panel", "write_report"]

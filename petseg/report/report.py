@@ -1,0 +1,314 @@
+"""`report.html` of a run: read what the run folder holds, say it in words, fill the page."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from petseg.classes import ClassTable
+from petseg.errors import PetsegError
+from petseg.report import words
+from petseg.report.curves import charts
+from petseg.report.gallery import Panel, gallery_rows, probability_colours, split_worst, tile_side
+from petseg.report.looks import ClassLook, class_looks
+from petseg.report.words import mapping, number
+from petseg.shards.manifest import write_atomic
+
+REPORT = "report.html"
+TEMPLATE = "report.html.j2"
+
+_PHASES = (
+    ("data", "Waiting for data"),
+    ("compute", "Training steps"),
+    ("evaluation", "Evaluation"),
+    ("other", "Other"),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Share:
+    """One part of the run's time."""
+
+    phase: str
+    label: str
+    time: str
+    percent: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Score:
+    """One row of the table of classes; None is unknown."""
+
+    name: str
+    iou: float | None
+    dice: float | None = None
+    accuracy: float | None = None
+    index: int | None = None
+    """Class index, whose colour is shown; None for a row that is no class."""
+    kind: str = "class"
+    """`class`, `foreground`, `mean` or `baseline`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Headline:
+    """One large figure at the top."""
+
+    label: str
+    value: str
+    note: str = ""
+
+
+def write_report(
+    run_dir: Path,
+    panels: Sequence[Panel],
+    *,
+    worst: Sequence[Panel] | None = None,
+    classes: ClassTable | None = None,
+) -> Path:
+    """Write `report.html`, one file that asks for nothing else, into a run folder; whole or not at all.
+
+    Args:
+        run_dir: a finished run's folder, with `summary.json`, and `metrics.jsonl` and `config.toml` where there are.
+        panels: pictures for the gallery.
+        worst: the pictures of the split with the lowest mean IoU, from the worst on. None takes the lowest third of
+            `panels` (four at most) out of them.
+        classes: the run's class table, for colours and for the names of foregrounds. None goes by the summary's
+            names, which for Oxford's three classes comes to the same.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        PetsegError: the run has no summary, one of its files is damaged, or the report cannot be written.
+        ValueError: a panel has more classes than the class table.
+    """
+    summary = _read_summary(run_dir / "summary.json")
+    records = _read_records(run_dir / "metrics.jsonl")
+    config = _read_config(run_dir / "config.toml")
+    sample, lowest = (list(panels), list(worst)) if worst is not None else split_worst(panels)
+    # Classes without a name get one, but never beyond a class table that is known.
+    count = max((panel.classes for panel in (*sample, *lowest)), default=0)
+    looks = class_looks(classes, list(mapping(summary.get("iou"))), count)
+    side = tile_side(len(sample) + len(lowest))
+    best = number(summary.get("best_epoch"))
+    page = _environment().get_template(TEMPLATE).render(
+        run=run_dir.resolve().name,
+        summary=summary,
+        outcome=_outcome(summary),
+        headlines=_headlines(summary, classes, looks),
+        charts=charts(records, looks, best=best, baseline=number(summary.get("baseline_mean_iou"))),
+        has_validation=any(mapping(record.get("val")) for record in records),
+        best=best if len(records) > 1 else None,
+        epochs=len(records),
+        looks=looks,
+        scores=_scores(summary, classes, looks),
+        shares=_shares(mapping(summary.get("time"))),
+        verdict=_verdict(summary),
+        gallery=gallery_rows(sample, looks, side=side),
+        worst=gallery_rows(lowest, looks, side=side),
+        worst_of_split=worst is not None,
+        ramp=[tuple(rgb) for rgb in probability_colours()[::32].tolist()],
+        config=list(_flat(config)),
+        versions=list(mapping(summary.get("versions")).items()),
+        split=_text(summary.get("split"), "test"),
+        number=number,
+    )  # fmt: skip
+    path = run_dir / REPORT
+    try:
+        # Keys of files whose names are no UTF-8 hold lone surrogates; the page shows them as question marks.
+        write_atomic(path, page.encode("utf-8", "replace"))
+    except OSError as error:
+        raise PetsegError(
+            f"{path} could not be written ({error.strerror}): free some space, or make the folder writable."
+        ) from error
+    return path
+
+
+def _environment() -> Any:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("petseg.report", "."),
+        autoescape=True,  # not select_autoescape: that goes by the suffix, and `.j2` is none of its own
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for name in ("score", "percent", "rate", "whole", "compact", "duration", "memory"):
+        environment.filters[name] = getattr(words, name)
+    return environment
+
+
+def _read_summary(path: Path) -> Mapping[str, Any]:
+    try:
+        data = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise PetsegError(
+            f"{path.parent} has no {path.name}: finish the run first (petseg-train --resume), then report on it."
+        ) from None
+    except OSError as error:
+        raise PetsegError(f"{path} cannot be read ({error.strerror}): give the folder of a finished run.") from error
+    except ValueError as error:
+        raise PetsegError(f"{path} is not JSON ({error}): score the run again with petseg eval.") from error
+    if not isinstance(data, dict):
+        raise PetsegError(f"{path} holds no summary but a {type(data).__name__}: score the run again with petseg eval.")
+    return data
+
+
+def _read_records(path: Path) -> list[Mapping[str, Any]]:
+    if not path.is_file():
+        return []
+    records: list[Mapping[str, Any]] = []
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise PetsegError(f"{path} cannot be read ({error}): give the folder of a finished run.") from error
+    for n, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise PetsegError(f"{path}, line {n}, is not JSON ({error}): remove that line.") from error
+        if not isinstance(record, dict):
+            raise PetsegError(f"{path}, line {n}, is no epoch's record: remove that line.")
+        records.append(record)
+    return records
+
+
+def _read_config(path: Path) -> Mapping[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise PetsegError(f"{path} is not TOML ({error}): put back the one that the run wrote.") from error
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _text(value: Any, default: str = "") -> str:
+    return default if value is None or value == "" else str(value)
+
+
+def _foregrounds(
+    summary: Mapping[str, Any], classes: ClassTable | None, looks: Sequence[ClassLook]
+) -> list[tuple[str, str, float | None]]:
+    """(group of codes, the same in names, IoU) of every foreground."""
+    # Codes of a table that is not given are known only for Oxford's, which count from 1.
+    codes = classes.codes if classes else tuple(range(1, len(looks) + 1))
+    names = {str(code): look.name for code, look in zip(codes, looks, strict=False)}
+    return [
+        (group, " + ".join(names.get(code, code) for code in re.findall(r"\d+", group)) or group, number(iou))
+        for group, iou in mapping(summary.get("foreground_iou")).items()
+    ]
+
+
+def _outcome(summary: Mapping[str, Any]) -> dict[str, str]:
+    """The parts of the sentence at the top; an empty text leaves its part out."""
+    foregrounds = [
+        f"{words.score(iou)} for {group}"
+        for group, iou in mapping(summary.get("foreground_iou")).items()
+        if number(iou) is not None
+    ]
+    return {
+        "mean_iou": words.score(summary.get("mean_iou")),
+        "foreground": " and ".join(foregrounds),
+        "samples": words.whole(summary["samples"]) if number(summary.get("samples")) is not None else "",
+        "loader": _text(summary.get("loader")),
+        "device": _text(summary.get("device")),
+        "speed": words.rate(summary["images_per_s"]) if number(summary.get("images_per_s")) is not None else "",
+    }
+
+
+def _headlines(summary: Mapping[str, Any], classes: ClassTable | None, looks: Sequence[ClassLook]) -> list[Headline]:
+    baseline = number(summary.get("baseline_mean_iou"))
+    foregrounds = _foregrounds(summary, classes, looks)
+    best, epochs = number(summary.get("best_epoch")), number(summary.get("epochs"))
+    extras = [_text(summary.get(key)) for key in ("amp", "loader")]
+    compiled = {"on": "compiled", "off": "not compiled"}.get(_text(summary.get("compile")), "")
+    if isinstance(summary.get("compile"), bool):
+        compiled = "compiled" if summary["compile"] else "not compiled"
+    found = [
+        Headline(label="Mean IoU", value=words.score(summary.get("mean_iou")),
+                 note=f"a constant answer gets {words.score(baseline)}" if baseline is not None else ""),
+        *(
+            Headline(label=f"Foreground IoU {group}", value=words.score(iou), note=names)
+            for group, names, iou in foregrounds[:2]
+        ),
+        Headline(label="Pixel accuracy", value=words.score(summary.get("pixel_accuracy")),
+                 note=f"mean Dice {words.score(summary.get('dice'))}"),
+        Headline(label="Throughput", value=words.rate(summary.get("images_per_s")),
+                 note="images/s in training"),
+        Headline(label="Time", value=words.duration(summary.get("seconds")),
+                 note=", ".join(part for part in (
+                     f"{words.whole(epochs)} epoch{'' if epochs == 1 else 's'}" if epochs is not None else "",
+                     f"best was {words.whole(best)}" if best and epochs != 1 else "",
+                 ) if part)),
+        Headline(label="Peak memory", value=words.memory(summary.get("peak_memory_mb")),
+                 note=_text(summary.get("device"))),
+        Headline(label="Parameters", value=words.compact(summary.get("parameters")),
+                 note=", ".join(part for part in (f"amp {extras[0]}" if extras[0] else "", compiled) if part)),
+    ]  # fmt: skip
+    return [tile for tile in found if tile.value != words.DASH]
+
+
+def _scores(summary: Mapping[str, Any], classes: ClassTable | None, looks: Sequence[ClassLook]) -> list[Score]:
+    iou, dice, accuracy = (mapping(summary.get(key)) for key in ("iou", "dice_per_class", "class_accuracy"))
+    rows = [
+        Score(
+            name=look.name,
+            index=i,
+            iou=number(iou.get(look.name)),
+            dice=number(dice.get(look.name)),
+            accuracy=number(accuracy.get(look.name)),
+        )
+        for i, look in enumerate(looks)
+    ]
+    found = [row.accuracy for row in rows if row.accuracy is not None]
+    rows.append(
+        Score(
+            name="Mean of the classes",
+            kind="mean",
+            iou=number(summary.get("mean_iou")),
+            dice=number(summary.get("dice")),
+            accuracy=sum(found) / len(found) if found else None,
+        )
+    )
+    rows += [
+        Score(name=f"Foreground {group}: {names}", kind="foreground", iou=value)
+        for group, names, value in _foregrounds(summary, classes, looks)
+    ]
+    baseline = number(summary.get("baseline_mean_iou"))
+    if baseline is not None:
+        rows.append(Score(name="Baseline: the commonest class everywhere", kind="baseline", iou=baseline))
+    return rows
+
+
+def _shares(time: Mapping[str, Any]) -> list[Share]:
+    known = [(phase, label, max(0.0, number(time.get(phase)) or 0.0)) for phase, label in _PHASES]
+    total = sum(seconds for _, _, seconds in known)
+    if not total:
+        return []
+    return [
+        Share(phase=phase, label=label, time=words.duration(seconds), percent=round(100 * seconds / total, 3))
+        for phase, label, seconds in known
+    ]
+
+
+def _verdict(summary: Mapping[str, Any]) -> dict[str, str]:
+    """`loader-bound`, the rest of the sentence, the flag, and what is said about the flag in brackets."""
+    head, _, rest = _text(summary.get("verdict")).rstrip(". ").partition(": ")
+    flag, _, remark = _text(summary.get("advice")).partition(" (")
+    return {"head": head, "rest": rest, "flag": flag, "remark": remark.removesuffix(")")}
