@@ -183,7 +183,7 @@ def _draw(
                 color=stand_in(line.colour),
                 linewidth=line.width,
                 marker="o" if len(epochs) <= _MARKED else None,
-                markersize=line.width + 1.6,
+                markersize=line.width + (5 if len(epochs) == 1 else 1.6),
                 markeredgewidth=0,
                 solid_capstyle="round",
                 clip_on=False,
