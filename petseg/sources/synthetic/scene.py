@@ -14,11 +14,11 @@ from petseg.sources.synthetic.scenery import backdrop, background, shadow, thing
 from petseg.sources.synthetic.shapes import fluffed, turned
 from petseg.sources.synthetic.textures import coat, pick, rgb, shifted
 
-BORDER = 0.023
+BORDER = 0.021
 """Thickness of the trimap's border on each side of the outline, as a share of the picture's side."""
 
-_INK = 0.012
-"""Width of the drawn contour round a pet, likewise."""
+_INK = (0.006, 0.012)
+"""Least and greatest width of the drawn contour round a pet, likewise."""
 _LEAST_PET = 0.06
 _ATTEMPTS = 20
 
@@ -100,7 +100,9 @@ def _pet(rng: np.random.Generator, canvas: Canvas, *, cat: bool) -> tuple[float,
     if t.fluff:
         outlines = [fluffed(o, t.fluff * scale, rng) if p.fluffy else o for p, o in zip(parts, outlines, strict=True)]
     ink = textures["coat"].mean(axis=(1, 2), keepdims=True) * 0.25
-    canvas.ink([o for p, o in zip(parts, outlines, strict=True) if p.kind == "pet"], ink, _INK * math.sqrt(h * w))
+    canvas.ink(
+        [o for p, o in zip(parts, outlines, strict=True) if p.kind == "pet"], ink, rng.uniform(*_INK) * math.sqrt(h * w)
+    )
     for part, points in zip(parts, outlines, strict=True):
         paint = paints[part.role]
         if part.line:

@@ -1,0 +1,333 @@
+"""Masks and overlays of any photo, at its own size."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from petseg.classes import ClassTable
+from petseg.errors import PetsegError
+from petseg.shards.manifest import write_atomic
+from petseg.training.checkpoint import TrainedModel
+from petseg.training.step import InputTransform
+
+MAX_PIXELS = 178_956_970
+"""Largest photo in pixels, judged by its header: Pillow's own limit for a decompression bomb (half a GiB as RGB)."""
+
+MAX_SIDE = 65_500
+"""Longest side in pixels that the JPEG library writes, so the longest that an overlay can have."""
+
+_BAND_PIXELS = 4_000_000
+_NAMED_FAILURES = 5
+_FILL = 0.45
+_JPEG_QUALITY = 92
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prediction:
+    """What was written for one photo."""
+
+    image: Path
+    """The photo."""
+    mask: Path
+    """`NAME.png`: 8-bit grey, class codes, the photo's upright size."""
+    overlay: Path
+    """`NAME_overlay.jpg`: the photo under the classes' colours."""
+    shares: dict[str, float]
+    """Share of the photo's pixels that each class takes, by name, 0 to 1."""
+
+
+class Segmenter:
+    """A trained network that takes pictures of any size.
+
+    Args:
+        trained: its network is on `device` already (`load_trained` puts it there).
+        device: where it runs.
+
+    Raises:
+        PetsegError: it was trained on pictures decoded in a way that this petseg does not know.
+    """
+
+    def __init__(self, trained: TrainedModel, device: torch.device) -> None:
+        if trained.decode_policy not in {"", "fancy-upsampling"}:
+            raise PetsegError(
+                f"{trained.path} was trained on pictures decoded by '{trained.decode_policy}', which this petseg does "
+                "not know: upgrade petseg."
+            )
+        config = trained.config
+        self.classes: ClassTable = trained.classes
+        self.height, self.width = config.height_width
+        self._network = trained.network
+        self._device = device
+        self._transform = InputTransform(
+            trained.mean, trained.std, apply=config.normalise, channels_last=config.channels_last
+        ).to(device)
+
+    @torch.no_grad()
+    def probabilities(self, picture: np.ndarray) -> torch.Tensor:
+        """Class probabilities at the network's size, f32[C, height, width] on the CPU, of a picture u8[H, W, 3].
+
+        The picture is squashed by Pillow's antialiased BILINEAR, the resize that every loader is held to.
+        """
+        small = Image.fromarray(picture).resize((self.width, self.height), Image.Resampling.BILINEAR)
+        images = torch.from_numpy(np.array(small)).unsqueeze(0).to(self._device)
+        outputs = self._network(self._transform(images))
+        return self._network.probabilities(outputs)[0].contiguous().cpu()
+
+    def segment(self, picture: np.ndarray) -> np.ndarray:
+        """Class indices at the picture's own size.
+
+        The probabilities are enlarged bilinearly and the likeliest class is taken, a band of rows at a time: beside
+        the result this needs some tens of MB, however big the picture.
+
+        Args:
+            picture: u8[H, W, 3], RGB, upright.
+
+        Returns:
+            u8[H, W], values in [0, C).
+        """
+        height, width = picture.shape[:2]
+        mask = np.empty((height, width), dtype=np.uint8)
+        for rows, band in enlarge(self.probabilities(picture), height, width):
+            mask[rows] = band.argmax(0).to(torch.uint8).numpy()
+        return mask
+
+
+def enlarge(
+    probabilities: torch.Tensor, height: int, width: int, *, band_pixels: int = _BAND_PIXELS
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Bilinear enlargement, some rows at a time; together the bands equal `F.interpolate(..., mode="bilinear")`.
+
+    Args:
+        probabilities: f32[C, h, w], on the CPU.
+        height: rows of the whole result.
+        width: columns of the whole result.
+        band_pixels: most values in one band (but at least one row of it).
+
+    Yields:
+        The rows, and f32[C, len(rows), width].
+    """
+    classes, h, _ = probabilities.shape
+    step = max(1, band_pixels // (classes * width))
+    for first in range(0, height, step):
+        rows = slice(first, min(first + step, height))
+        # Pixel centres, clamped at the rim: the convention of align_corners=False.
+        y = (torch.arange(rows.start, rows.stop, dtype=torch.float64) + 0.5) * h / height - 0.5
+        y = y.clamp(0, h - 1)
+        above = y.floor().long()
+        weight = (y - above).float().view(1, -1, 1)
+        below = (above + 1).clamp(max=h - 1)
+        band = torch.lerp(probabilities[:, above], probabilities[:, below], weight)
+        size = (rows.stop - rows.start, width)
+        yield rows, F.interpolate(band.unsqueeze(0), size=size, mode="bilinear", align_corners=False)[0]
+
+
+def pictures_in(images: Sequence[Path]) -> list[Path]:
+    """The photos that a command line means: files as they are, and for a folder the pictures directly in it.
+
+    A folder's pictures are the files whose suffix Pillow knows, without dotfiles, sorted by name. A picture that is
+    named twice counts once. Files are not opened, and need not exist.
+
+    Raises:
+        PetsegError: nothing was named, or a folder has no picture in it.
+    """
+    found: dict[Path, Path] = {}
+    for path in images:
+        chosen = [path]
+        if path.is_dir():
+            suffixes = Image.registered_extensions()
+            try:
+                entries = sorted(path.iterdir())
+            except OSError as error:
+                raise PetsegError(f"{path} cannot be read ({error.strerror}).") from error
+            chosen = [p for p in entries if p.suffix.lower() in suffixes and not p.name.startswith(".") and p.is_file()]
+            if not chosen:
+                raise PetsegError(f"{path} has no picture directly in it: give photos, or a folder of photos.")
+        for one in chosen:
+            found.setdefault(one.absolute(), one)
+    if not found:
+        raise PetsegError("no picture was named: give photos, or a folder of photos.")
+    return list(found.values())
+
+
+def predict(
+    trained: TrainedModel,
+    images: Sequence[Path],
+    out: Path,
+    *,
+    device: torch.device,
+    progress: Callable[[int], None] | None = None,
+) -> list[Prediction]:
+    """Write a mask and an overlay of every photo into `out`; a photo that cannot be read keeps no other waiting.
+
+    Args:
+        trained: a network on `device`.
+        images: photos in any format that Pillow opens, or folders of them (see `pictures_in`).
+        out: folder, made if need be; `NAME.png` and `NAME_overlay.jpg` in it are replaced, nothing else is touched.
+        device: where the network runs.
+        progress: called with 1 after each photo.
+
+    Returns:
+        One entry a photo, in the order of `pictures_in`.
+
+    Raises:
+        PetsegError: before anything is written, two photos whose results would have one name, or a result that would
+            replace a photo; at once, an `out` that cannot be written; after all others were done, the photos that
+            could not be read, each with its reason.
+    """
+    photos = pictures_in(images)
+    plan = _plan(photos, out)
+    segmenter = Segmenter(trained, device)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PetsegError(f"--out: {out} cannot be made ({error.strerror}); choose another folder.") from error
+    done: list[Prediction] = []
+    failed: list[str] = []
+    for photo, (mask_path, overlay_path) in zip(photos, plan, strict=True):
+        try:
+            picture = read_photo(photo)
+        except PetsegError as error:
+            failed.append(str(error))
+        else:
+            mask = segmenter.segment(picture)
+            _write(mask_path, _encode(trained.classes.to_codes(mask), "PNG"))
+            _write(overlay_path, _encode(overlay(picture, mask, trained.classes), "JPEG"))
+            counts = np.bincount(mask.ravel(), minlength=len(trained.classes)) / mask.size
+            shares = {name: float(n) for name, n in zip(trained.classes.names, counts, strict=True)}
+            done.append(Prediction(image=photo, mask=mask_path, overlay=overlay_path, shares=shares))
+        if progress:
+            progress(1)
+    if failed:
+        more = len(failed) - _NAMED_FAILURES
+        listed = "; ".join(failed[:_NAMED_FAILURES]) + (f"; and {more} more" if more > 0 else "")
+        rest = f"; the other {len(done)} are in {out}." if done else "."
+        raise PetsegError(f"{len(failed)} of {len(photos)} pictures could not be read: {listed}{rest}")
+    return done
+
+
+def read_photo(path: Path) -> np.ndarray:
+    """A photo, upright and in RGB.
+
+    Returns:
+        u8[H, W, 3].
+
+    Raises:
+        PetsegError: one clause, without a full stop: no such file, no picture, damaged, or too large (judged by the
+            header, before anything is decoded).
+    """
+    try:
+        with warnings.catch_warnings():
+            # Our own limit below speaks in one sentence; Pillow warns from half of it.
+            warnings.simplefilter("ignore")
+            with Image.open(path) as opened:
+                width, height = opened.size
+                if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+                    raise PetsegError(f"{path} is too large ({width}x{height})")
+                return to_rgb(opened)
+    except PetsegError:
+        raise
+    except FileNotFoundError:
+        raise PetsegError(f"no such file: {path}") from None
+    except Image.DecompressionBombError:
+        raise PetsegError(f"{path} is too large (over {MAX_PIXELS} pixels)") from None
+    except UnidentifiedImageError:
+        raise PetsegError(f"{path} is no picture that Pillow knows") from None
+    except OSError as error:
+        raise PetsegError(f"{path} cannot be read ({error.strerror or error})") from error
+    except Exception as error:  # damaged bytes lead Pillow's plugins to raise nearly anything
+        raise PetsegError(f"{path} is damaged ({type(error).__name__})") from error
+
+
+def to_rgb(opened: Image.Image) -> np.ndarray:
+    """Pixels of an opened picture, u8[H, W, 3]: upright by its EXIF, 16 bits cut to 8, transparency over white."""
+    image = ImageOps.exif_transpose(opened)
+    if image.mode.startswith("I") or image.mode == "F":
+        grey = np.asarray(image)
+        # Mode I holds 16-bit grey too; what goes beyond 8 bits is cut to them, what does not is taken as it is.
+        if grey.dtype != np.uint16:
+            grey = np.clip(grey, 0, 65535).astype(np.uint16)
+        if image.mode.startswith("I;16") or grey.max(initial=0) > 255:
+            grey = grey >> 8
+        return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
+    if image.has_transparency_data:
+        over = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
+    return np.array(image.convert("RGB"))
+
+
+def overlay(picture: np.ndarray, mask: np.ndarray, classes: ClassTable) -> np.ndarray:
+    """The classes' colours blended over a photo, with a thin light line between the classes.
+
+    Args:
+        picture: u8[H, W, 3], RGB; it is not changed.
+        mask: u8[H, W], class indices.
+        classes: colours by class index.
+
+    Returns:
+        u8[H, W, 3].
+    """
+    height, width = mask.shape
+    result = picture.copy()
+    tint = (_FILL * classes.palette()).astype(np.float32)
+    reach = max(1, round(min(height, width) / 500))
+    step = max(1, _BAND_PIXELS // (3 * width))
+    for first in range(0, height, step):
+        rows = slice(first, min(first + step, height))
+        blended = result[rows] * np.float32(1 - _FILL) + tint[mask[rows]]
+        # Rows beyond the band are looked at too, so that no seam shows where two bands meet.
+        start = max(0, first - reach)
+        line = _edges(mask[start : rows.stop + reach], reach)[first - start :][: blended.shape[0]]
+        blended[line] = 0.25 * blended[line] + 0.75 * 255
+        result[rows] = np.rint(blended).astype(np.uint8)
+    return result
+
+
+def _edges(mask: np.ndarray, reach: int) -> np.ndarray:
+    """bool[H, W]: pixels with another class at most `reach` pixels below or to the right of them."""
+    edges = np.zeros(mask.shape, dtype=bool)
+    for shift in range(1, reach + 1):
+        edges[:, :-shift] |= mask[:, :-shift] != mask[:, shift:]
+        edges[:-shift] |= mask[:-shift] != mask[shift:]
+    return edges
+
+
+def _plan(photos: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
+    if out.exists() and not out.is_dir():
+        raise PetsegError(f"--out: {out} is a file; give a folder.")
+    plan = [(out / f"{photo.stem}.png", out / f"{photo.stem}_overlay.jpg") for photo in photos]
+    inputs = {photo.resolve(): photo for photo in photos}
+    owners: dict[str, Path] = {}
+    for photo, results in zip(photos, plan, strict=True):
+        for result in results:
+            # Some file systems take Cat.png and cat.png for one file.
+            other = owners.setdefault(result.name.casefold(), photo)
+            if other != photo:
+                raise PetsegError(f"{other} and {photo} would both be written to {result}: rename one of them.")
+            replaced = inputs.get(out.resolve() / result.name)
+            if replaced is not None:
+                raise PetsegError(f"--out: {result} would replace the picture {replaced}; choose another folder.")
+    return plan
+
+
+def _encode(pixels: np.ndarray, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind, **({"quality": _JPEG_QUALITY} if kind == "JPEG" else {}))
+    return buffer.getvalue()
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        write_atomic(path, data)
+    except OSError as error:
+        raise PetsegError(
+            f"--out: {path} could not be written ({error.strerror}); free some space or choose another folder."
+        ) from error
