@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 
@@ -66,3 +67,67 @@ class Loader(Protocol):
     def close(self) -> None:
         """Give back threads, processes and memory, at once. A closed loader yields nothing more."""
         ...
+
+
+LOADERS = ("dali", "webdataset", "random")
+"""Names that `build_loader` knows; `random` is the ceiling for benchmarks: noise, with no work behind it."""
+
+
+def build_loader(
+    name: str,
+    *,
+    shards: Path,
+    split: str,
+    batch_size: int,
+    size: tuple[int, int],
+    device: torch.device | None = None,
+    seed: int = 0,
+    training: bool = False,
+    rank: int = 0,
+    world: int = 1,
+    window: int | None = None,
+    num_threads: int = 0,
+    prefetch_batches: int = 2,
+    cache: Literal["none", "host", "device"] = "none",
+) -> Loader:
+    """A loader over one split of a shard folder.
+
+    Args:
+        name: `dali`, `webdataset` or `random`.
+        shards: folder that `petseg-shard` wrote.
+        split: `train`, `val` or `test`.
+        batch_size: samples of one rank's batch.
+        size: (height, width) in pixels that every sample is squashed to.
+        device: where the batches go, and where images are decoded if it is a GPU; None for the CPU.
+        seed: seed of the order.
+        training: True shuffles each epoch and drops the tail that fills no global batch; False visits every sample
+            exactly once in the order of the manifest, padded by rows of index -1.
+        rank: this rank, from 0.
+        world: number of ranks.
+        window: how many shards are in play at once when shuffling; None for all.
+        num_threads: decoding threads; 0 for one a usable core.
+        prefetch_batches: batches that are made ahead.
+        cache: keep decoded samples in `host` memory (one copy a machine) or on the `device`.
+
+    Raises:
+        PetsegError: no such loader, folder or split; DALI is not installed; shards that are not what the manifest
+            says; too few samples for one batch; a cache that does not fit.
+    """
+    from petseg.loaders.build import build
+
+    return build(
+        name,
+        shards=shards,
+        split=split,
+        batch_size=batch_size,
+        size=size,
+        device=device or torch.device("cpu"),
+        seed=seed,
+        training=training,
+        rank=rank,
+        world=world,
+        window=window,
+        num_threads=num_threads,
+        prefetch_batches=prefetch_batches,
+        cache=cache,
+    )

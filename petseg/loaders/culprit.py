@@ -1,0 +1,40 @@
+"""Which sample a loader stumbled over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from petseg.decode.cpu import DecodeError, decode_image, decode_mask
+from petseg.errors import PetsegError
+from petseg.shards.reader import ShardReader
+
+
+def name_culprit(reader: ShardReader, pulls: Iterable[np.ndarray], error: Exception) -> PetsegError:
+    """The error to raise for a batch that could not be decoded, naming the first sample at fault.
+
+    Batch decoders stop at one bad sample without saying which, so the samples under way are decoded one by one.
+
+    Args:
+        reader: where the samples came from.
+        pulls: indices of the batches that were under way.
+        error: what the decoder said.
+    """
+    for indices in pulls:
+        for index in indices.tolist():
+            try:
+                image, mask = reader.read(index)
+                decode_image(image)
+                decode_mask(mask)
+            except DecodeError as fault:
+                return bad_sample(reader, index, fault)
+            except PetsegError as fault:
+                return fault
+    text = str(error).strip()
+    return PetsegError(f"the decoder failed on {reader.folder}, though every sample of the batch decodes here: {text}")
+
+
+def bad_sample(reader: ShardReader, index: int, fault: DecodeError) -> PetsegError:
+    """The sentence for one sample that cannot be decoded."""
+    return PetsegError(f"{reader.where(index)}: {fault}; run `petseg verify {reader.folder}` and pack again.")
