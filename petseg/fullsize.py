@@ -18,6 +18,7 @@ from petseg.metrics import confusion_matrices, constant_answer_mean_iou, metrics
 from petseg.predict import Segmenter
 from petseg.shards.manifest import Manifest
 from petseg.training.checkpoint import TrainedModel
+from petseg.training.score import check_classes
 
 _BAND_ROWS = 512
 
@@ -117,11 +118,7 @@ def evaluate_full_size(
     Raises:
         PetsegError: no such split, shards of other classes than the network's, or a damaged sample.
     """
-    if manifest.classes.codes != trained.classes.codes:
-        raise PetsegError(
-            f"{folder} has the class codes {list(manifest.classes.codes)}, but {trained.path} was trained on "
-            f"{list(trained.classes.codes)}: give shards of the same classes."
-        )
+    check_classes(trained, folder, manifest)
     segmenter = Segmenter(trained, device)
     n = len(manifest.classes)
     lookup = manifest.classes.lookup()

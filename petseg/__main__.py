@@ -1,0 +1,5 @@
+"""`python -m petseg`."""
+
+from petseg.cli import main
+
+main()

@@ -1,0 +1,244 @@
+"""The commands: parse, build a configuration, call one function, show what it found."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from petseg.errors import PetsegError
+from petseg.flags import with_train_flags
+
+umbrella = typer.Typer(
+    name="petseg",
+    help="Pack pictures and masks once, train segmentation networks at the speed of the hardware.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+shard_app = typer.Typer(name="petseg-shard", add_completion=False, pretty_exceptions_enable=False)
+train_app = typer.Typer(name="petseg-train", add_completion=False, pretty_exceptions_enable=False)
+
+ShardsArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Shard folder.", show_default=False)]
+RunArgument = Annotated[
+    Path, typer.Argument(metavar="RUN", help="Run folder, or a checkpoint in it.", show_default=False)
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+
+
+@umbrella.command("shard")
+@shard_app.command()
+def shard(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A folder in the Oxford layout, oxford (fetches it), folder:IMAGES,MASKS, tars:GLOB, synthetic[:N].",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the shards.", show_default=False)],
+    split: Annotated[
+        str | None,
+        typer.Option(
+            metavar="official|random",
+            help="official: the source's own lists, a seeded 10% of trainval as val; random: 70/20/10. "
+            "Default: official where there are lists.",
+            show_default=False,
+        ),
+    ] = None,
+    short_side: Annotated[int, typer.Option(help="Reduce to this short side in pixels; 0 keeps originals.")] = 256,
+    quality: Annotated[int, typer.Option(help="JPEG quality of what is encoded, 1 to 100.")] = 92,
+    samples_per_shard: Annotated[int, typer.Option(help="Samples a shard, at most.")] = 256,
+    seed: Annotated[int, typer.Option(help="Seed of splits and shuffling.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes; 0 for one a core. The bytes are the same for any.")] = 0,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 if anything was rejected.")] = False,
+    classes: Annotated[
+        Path | None, typer.Option(help="Class map (TOML: codes, names, colours, ignored).", show_default=False)
+    ] = None,
+    cache: Annotated[Path, typer.Option(help="Folder for the download of `oxford`.")] = Path("downloads"),
+) -> None:
+    """Pack pictures and masks into WebDataset shards with DALI indices."""
+    from petseg import console
+    from petseg.commands.shards import pack_command
+
+    rejected = pack_command(
+        console.out(),
+        source,
+        out,
+        split=split,
+        short_side=short_side,
+        quality=quality,
+        samples_per_shard=samples_per_shard,
+        seed=seed,
+        workers=workers,
+        classes=classes,
+        cache=cache,
+    )
+    if strict and rejected:
+        raise typer.Exit(1)
+
+
+@umbrella.command("train")
+@train_app.command()
+@with_train_flags
+def train(
+    flags: Mapping[str, Any],
+    *,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with --run-dir, or with the newest run.", rich_help_panel="Run")
+    ] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="TOML file of options; flags override it.", show_default=False, rich_help_panel="Run"),
+    ] = None,
+) -> None:
+    """Train a network. Without --shards, pets are drawn, packed and learned in minutes."""
+    from petseg.commands.runs import train_command
+
+    raise typer.Exit(train_command(flags, config=config, resume=resume))
+
+
+@umbrella.command("eval")
+def evaluate(
+    run: RunArgument,
+    shards: Annotated[
+        Path | None, typer.Option(help="Shard folder; default: the run's own.", show_default=False)
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split to score.")] = "test",
+    as_json: Annotated[bool, typer.Option("--json", help="Make the last line one JSON object.")] = False,
+    full_size: Annotated[
+        bool, typer.Option("--full-size", help="Score at each picture's own size in the shards.")
+    ] = False,
+    device: DeviceOption = "auto",
+) -> None:
+    """Score a run on a split."""
+    from petseg.commands.runs import evaluate_command
+
+    evaluate_command(run, shards=shards, split=split, as_json=as_json, full_size=full_size, device=device)
+
+
+@umbrella.command()
+def predict(
+    run: RunArgument,
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGES...", help="Photos, or folders of photos.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for masks and overlays.", show_default=False)],
+    device: DeviceOption = "auto",
+) -> None:
+    """Write masks (PNG, the class codes) and overlays of any photo, at its own size."""
+    from petseg.commands.runs import predict_command
+
+    predict_command(run, images, out, device=device)
+
+
+@umbrella.command()
+def export(
+    run: RunArgument,
+    fmt: Annotated[str, typer.Option("--format", metavar="onnx|torch-export", help="What to write.")] = "onnx",
+    out: Annotated[Path | None, typer.Option(help="File or folder; default: the run's.", show_default=False)] = None,
+    image: Annotated[Path | None, typer.Option(help="Photo to check the file on.", show_default=False)] = None,
+) -> None:
+    """Export a trained network, checked against it on a real picture."""
+    from petseg.commands.runs import export_command
+
+    export_command(run, fmt, out, image)
+
+
+@umbrella.command()
+def verify(folder: ShardsArgument) -> None:
+    """Check shards: hashes, index against tar, every sample decodes, masks hold only known codes."""
+    from petseg import console
+    from petseg.commands.shards import verify_command
+
+    verify_command(console.out(), folder)
+
+
+@umbrella.command()
+def index(
+    folder: ShardsArgument,
+    classes: Annotated[
+        Path | None, typer.Option(help="Class map (TOML: codes, names, colours, ignored).", show_default=False)
+    ] = None,
+) -> None:
+    """Give tars made by other tools an index and a manifest, without rewriting them."""
+    from petseg import console
+    from petseg.commands.shards import index_command
+
+    index_command(console.out(), folder, classes)
+
+
+@umbrella.command()
+def show(
+    folder: ShardsArgument,
+    out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("contact-sheet.png"),
+    split: Annotated[str, typer.Option(help="Split to show.")] = "train",
+    count: Annotated[int, typer.Option(help="Samples to show.")] = 24,
+) -> None:
+    """Write a contact sheet: samples with their masks."""
+    from petseg import console
+    from petseg.commands.shards import show_command
+
+    show_command(console.out(), folder, out, split, count)
+
+
+@umbrella.command()
+def doctor() -> None:
+    """Say what this machine has and what petseg will use."""
+    from petseg import console
+    from petseg.doctor import examine, render
+
+    screen = console.out()
+    with screen.status("looking around ..."):
+        checks = examine()
+    screen.print(render(checks))
+
+
+def main() -> None:
+    """`petseg`."""
+    sys.exit(run(umbrella, "petseg"))
+
+
+def shard_main() -> None:
+    """`petseg-shard`."""
+    sys.exit(run(shard_app, "petseg-shard"))
+
+
+def train_main() -> None:
+    """`petseg-train`."""
+    sys.exit(run(train_app, "petseg-train"))
+
+
+def run(app: typer.Typer, name: str, args: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code: 0, 1 (rejects under --strict), 2 (bad input), 128 + signal."""
+    from petseg import console
+
+    try:
+        code = typer.main.get_command(app)(args=args, prog_name=name, standalone_mode=False)
+    except PetsegError as error:
+        console.error(str(error))
+        return 2
+    except KeyboardInterrupt:
+        console.error("interrupted.")
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output went away: nothing is left to say.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        # Bad flags are exceptions of the parser, which every version of typer keeps in another place.
+        message = getattr(error, "format_message", None)
+        if message is None:
+            if type(error).__name__ == "Abort":
+                console.error("interrupted.")
+                return 130
+            raise
+        text = str(message()).strip()
+        console.error(f"{text} See {name} --help." if text else f"See {name} --help.")
+        return int(getattr(error, "exit_code", 2))
+    return code if isinstance(code, int) else 0

@@ -1,0 +1,1 @@
+"""What the commands do, between the parser (`petseg.cli`) and the library."""

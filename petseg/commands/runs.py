@@ -1,0 +1,230 @@
+"""Training, scoring, predicting and exporting, with what a person sees of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+
+from petseg import console as screen
+from petseg.config import TrainConfig, read_toml, resolve
+from petseg.errors import PetsegError
+from petseg.shards.manifest import MANIFEST_NAME, Manifest
+from petseg.training.distributed import World, resolve_device, started
+from petseg.training.fit import FitResult, Reporter, fit
+from petseg.training.run import SUMMARY, RunFolder, new_run_folder, newest_run_folder
+
+RUNS = Path("runs")
+"""Where runs go that were given no folder."""
+
+DEMO_SAMPLES = 1000
+"""Pets drawn for a run without shards."""
+
+DEMO_SHORT_SIDE = 96
+
+
+def train_command(flags: Mapping[str, Any], *, config: Path | None, resume: bool) -> int:
+    """`petseg-train`; returns the exit code.
+
+    Raises:
+        PetsegError: bad input.
+    """
+    console = screen.out()
+    run: RunFolder | None = None
+    demo = False
+    if resume:
+        if config is not None:
+            raise PetsegError("--config: a resumed run has its own config.toml; leave --config out.")
+        run = _run_to_resume(flags.get("run_dir"))
+        resolved = resolve({**flags, "run_dir": None}, run.config)
+    else:
+        written = read_toml(config) if config else {}
+        demo = not (flags.get("shards") or written.get("shards"))
+        given = dict(flags)
+        if demo and not (flags.get("recipe") or written.get("recipe")):
+            given["recipe"] = "demo"
+        resolved = resolve(given, config)
+    with started(resolved.device) as world:
+        if not world.is_main:
+            console = Console(quiet=True)
+        if demo:
+            resolved = resolve({**resolved.to_dict(), "shards": str(_demo_shards(console, world, resolved))})
+        if run is None:
+            label = f"{resolved.recipe}-{resolved.arch}"
+            folder = resolved.run_dir or str(new_run_folder(RUNS, label).path)
+            run = RunFolder(Path(world.broadcast(folder)))
+        _say_cache(console, resolved)
+        with screen.ConsoleReporter(console) as reporter:
+            watcher = _with_events(reporter, run, resolved, world)
+            result = fit(resolved, run, world, watcher, resume=resume)
+        if world.is_main:
+            _conclude(console, result, demo=demo, device=world.device)
+        return result.exit_code
+
+
+def evaluate_command(
+    run: Path, *, shards: Path | None, split: str, as_json: bool, full_size: bool, device: str
+) -> None:
+    """`petseg eval`.
+
+    Raises:
+        PetsegError: bad input.
+    """
+    from petseg.fullsize import evaluate_full_size
+    from petseg.training.checkpoint import load_trained
+    from petseg.training.score import score
+
+    console = screen.out()
+    where = resolve_device(device)
+    trained = load_trained(run, where)
+    folder = shards or Path(trained.config.shards)
+    manifest = Manifest.load(folder)
+    with screen.progress(console, f"scoring {split}") as (advance, expect):
+        expect(manifest.split(split).samples)
+        if full_size:
+            metrics = evaluate_full_size(trained, folder, manifest, split, device=where, progress=advance)
+        else:
+            metrics = score(trained, folder, manifest, split, device=where, progress=advance).metrics
+    size = "each picture's own size" if full_size else trained.config.size
+    console.print(screen.metrics_table(metrics, f"{trained.path} on {split} of {folder}, at {size}"))
+    if as_json:
+        result = {"run": str(run), "shards": str(folder), "split": split, "full_size": full_size, **metrics}
+        print(json.dumps(result))  # noqa: T201 - one line for programs, without a console's wrapping or colours
+
+
+def predict_command(run: Path, images: Sequence[Path], out: Path, *, device: str) -> None:
+    """`petseg predict`.
+
+    Raises:
+        PetsegError: bad input; what could be done was done.
+    """
+    from petseg.predict import pictures_in, predict
+    from petseg.training.checkpoint import load_trained
+
+    console = screen.out()
+    where = resolve_device(device)
+    trained = load_trained(run, where)
+    with screen.progress(console, "predicting") as (advance, expect):
+        expect(len(pictures_in(images)))
+        done = predict(trained, images, out, device=where, progress=advance)
+    for one in done[:20]:
+        shares = ", ".join(f"{name} {100 * share:.0f}%" for name, share in one.shares.items())
+        console.print(f"{escape(str(one.image))}: {escape(shares)}")
+    console.print(
+        f"{len(done)} mask(s) (.png, the class codes) and overlay(s) (_overlay.jpg) are in {escape(str(out))}."
+    )
+
+
+def export_command(run: Path, fmt: str, out: Path | None, image: Path | None) -> None:
+    """`petseg export`.
+
+    Raises:
+        PetsegError: bad input, or a file that does not compute what the network does.
+    """
+    from petseg.export import export
+
+    console = screen.out()
+    with console.status("exporting and checking ..."):
+        report = export(run, fmt, out, image=image)  # type: ignore[arg-type]
+    console.print(
+        f"{escape(str(report.path))} ({report.bytes / 1e6:.1f} MB) takes images f32[N, 3, {report.size[0]}, "
+        f"{report.size[1]}] in 0-1 and gives probabilities.".replace("[N", "\\[N")
+    )
+    console.print(
+        f"Checked on {escape(report.picture)}: the largest difference of a probability is "
+        f"{report.max_abs_difference:.1e}, {100 * report.argmax_agreement:.2f}% of the pixels get the same class."
+    )
+
+
+def _run_to_resume(run_dir: str | None) -> RunFolder:
+    run = RunFolder(Path(run_dir)) if run_dir else newest_run_folder(RUNS)
+    if not run.last.is_file() or not run.config.is_file():
+        raise PetsegError(
+            f"--resume: nothing to resume: {run.path} has no {run.last.name} with its {run.config.name}; give the "
+            "--run-dir of a run that saved one."
+        )
+    return run
+
+
+def _demo_shards(console: Console, world: World, config: TrainConfig) -> Path:
+    """Shards of drawn pets, made on the first run and used again."""
+    from petseg.commands.shards import pack_with_progress
+    from petseg.shards.pack import PackOptions
+    from petseg.sources.synthetic import SyntheticSource
+
+    folder = Path("shards") / f"synthetic-{DEMO_SAMPLES}"
+    console.print(
+        f"No --shards were given: the recipe is [bold]{config.recipe}[/], on {DEMO_SAMPLES:,} drawn cats and dogs."
+    )
+    if world.is_main and not (folder / MANIFEST_NAME).exists():
+        options = PackOptions(split="random", short_side=DEMO_SHORT_SIDE)
+        pack_with_progress(console, SyntheticSource(DEMO_SAMPLES), folder, options)
+    elif world.is_main:
+        console.print(f"They are in {escape(str(folder))} already.")
+    world.barrier()
+    return folder
+
+
+def _say_cache(console: Console, config: TrainConfig) -> None:
+    if config.cache == "none":
+        return
+    from petseg.loaders.cache import cache_bytes
+
+    manifest = Manifest.load(Path(config.shards))
+    splits = [name for name in ("train", "val") if name in manifest.splits]
+    needed = sum(cache_bytes(manifest.splits[name].samples, config.height_width) for name in splits)
+    console.print(
+        f"--cache {config.cache} takes {needed / 1e9:.2f} GB for {' and '.join(splits)} at {config.size} px, filled "
+        "during the first epoch."
+    )
+
+
+def _with_events(reporter: screen.ConsoleReporter, run: RunFolder, config: TrainConfig, world: World) -> Reporter:
+    if not (config.tensorboard and world.is_main):
+        return reporter
+    from petseg.events import EventWriter
+
+    return EventWriter(reporter, run.path)
+
+
+def _conclude(console: Console, result: FitResult, *, demo: bool, device: torch.device) -> None:
+    run = result.run.path
+    if result.summary is None or result.test is None:
+        console.print(f"Stopped and saved. Go on with: petseg-train --resume --run-dir {escape(str(run))}")
+        return
+    from petseg.report import write_report
+    from petseg.report.panels import make_panels
+    from petseg.training.checkpoint import load_trained
+
+    summary = result.summary
+    trained = load_trained(run, device)
+    with console.status("writing the report ..."):
+        panels, worst = make_panels(
+            trained,
+            Path(trained.config.shards),
+            summary["split"],
+            result.test.image_iou,
+            count=trained.config.gallery,
+            device=device,
+        )
+        report = write_report(run, panels, worst=worst, classes=trained.classes)
+    console.print(screen.metrics_table(summary, f"{summary['split']} split, {summary['samples']:,} samples"))
+    console.print(
+        f"{summary['images_per_s']:,.0f} images/s on {escape(summary['device'])}, loader {summary['loader']}, "
+        f"{summary['seconds']:.0f} s in all. {escape(summary['verdict'].capitalize())}; to go faster try "
+        f"[bold]{escape(summary['advice'])}[/]."
+    )
+    console.print(f"Report: [bold]{escape(os.path.relpath(report))}[/]  (numbers: {escape(str(run / SUMMARY))})")
+    if demo:
+        console.print(
+            "Next, real pets: [bold]petseg-shard oxford shards/oxford[/] fetches and packs Oxford-IIIT Pet, then "
+            "[bold]petseg-train --shards shards/oxford[/]. Your own pictures: petseg-shard folder:IMAGES,MASKS OUT."
+        )
+    else:
+        console.print(f"Try it on photos: petseg predict {escape(str(run))} PHOTO --out predictions")

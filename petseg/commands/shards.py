@@ -1,0 +1,146 @@
+"""Packing, verifying, indexing and showing shards, with what a person sees of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from petseg.classes import ClassTable
+from petseg.console import packing_table, progress
+from petseg.errors import PetsegError
+from petseg.shards.manifest import Manifest
+from petseg.shards.pack import PackOptions, PackReport, pack
+from petseg.sources import Source
+
+SHOWN_REJECTS = 10
+"""Rejects that are named on screen; all are in the manifest."""
+
+
+def pack_command(
+    console: Console,
+    text: str,
+    out: Path,
+    *,
+    split: str | None,
+    short_side: int,
+    quality: int,
+    samples_per_shard: int,
+    seed: int,
+    workers: int,
+    classes: Path | None,
+    cache: Path,
+) -> int:
+    """Pack what SOURCE names; returns the number of rejects.
+
+    Raises:
+        PetsegError: bad input, or nothing to pack.
+    """
+    from petseg.sources.resolve import resolve_source
+
+    table = ClassTable.from_toml(classes) if classes else None
+    if text == "oxford":
+        console.print(
+            f"Oxford-IIIT Pet goes to {escape(str(cache))} (0.8 GB, checked by MD5; later runs use it again)."
+        )
+    source = resolve_source(text, classes=table, seed=seed, cache=cache)
+    if split is None:
+        split = "official" if any(pair.split for pair in source.listing().pairs) else "random"
+    options = PackOptions(
+        split=split, short_side=short_side, quality=quality, samples_per_shard=samples_per_shard, seed=seed
+    )
+    report = pack_with_progress(console, source, out, options, workers=workers)
+    show_report(console, report, out)
+    return len(report.manifest.rejected)
+
+
+def pack_with_progress(
+    console: Console, source: Source, out: Path, options: PackOptions, *, workers: int = 0
+) -> PackReport:
+    """Pack under a progress bar.
+
+    Args:
+        console: where the bar is shown.
+        source: what to pack.
+        out: shard folder.
+        options: of the pack.
+        workers: processes; 0 for one a usable core.
+    """
+    from petseg.loaders.build import usable_cores
+
+    if workers < 0:
+        raise PetsegError(f"--workers: {workers} is out of range; give 0 for one a core, or a number.")
+    with progress(console, f"packing {source.name}") as (advance, expect):
+        return pack(source, out, options, workers=workers or usable_cores(), progress=advance, planned=expect)
+
+
+def show_report(console: Console, report: PackReport, out: Path) -> None:
+    """The table at the end of a pack, what was left out, and what to do next."""
+    manifest = report.manifest
+    console.print(
+        packing_table(
+            manifest,
+            bytes_in=report.bytes_in,
+            seconds=report.seconds,
+            unlisted=len(report.unlisted),
+            ignored=report.ignored,
+        )
+    )
+    if report.resumed_shards:
+        console.print(f"{report.resumed_shards} shards were finished by an earlier run.")
+    if report.unlisted:
+        console.print(
+            f"On no official list, left out: {escape(', '.join(report.unlisted[:SHOWN_REJECTS]))}"
+            + (" ..." if len(report.unlisted) > SHOWN_REJECTS else "")
+        )
+    for reject in manifest.rejected[:SHOWN_REJECTS]:
+        console.print(f"[yellow]rejected[/] {escape(reject.key)}: {escape(reject.reason)}")
+    if len(manifest.rejected) > SHOWN_REJECTS:
+        console.print(f"... and {len(manifest.rejected) - SHOWN_REJECTS} more, all in {escape(str(out))}/manifest.json")
+    console.print(f"Shards are in {escape(str(out))}. Train on them: petseg-train --shards {escape(str(out))}")
+
+
+def verify_command(console: Console, folder: Path) -> None:
+    """Check a shard folder.
+
+    Raises:
+        PetsegError: something is wrong; every finding was printed before.
+    """
+    from petseg.shards.verify import verify
+
+    manifest = Manifest.load(folder)
+    with progress(console, f"verifying {folder}") as (advance, expect):
+        expect(sum(split.samples for split in manifest.splits.values()))
+        problems = verify(folder, manifest, progress=advance)
+    for problem in problems:
+        console.print(f"[red]problem[/] {escape(problem)}")
+    if problems:
+        raise PetsegError(f"{folder}: {len(problems)} problem(s), the first: {problems[0]}; copy or pack it again.")
+    samples = ", ".join(f"{name} {split.samples:,}" for name, split in manifest.splits.items())
+    console.print(
+        f"[green]ok[/] {escape(str(folder))}: hashes, indices and every sample are as the manifest says ({samples})."
+    )
+
+
+def index_command(console: Console, folder: Path, classes: Path | None) -> None:
+    """Index tars made by other tools.
+
+    Raises:
+        PetsegError: no tars, or tars that have to be repacked.
+    """
+    from petseg.shards.adopt import adopt
+
+    table = ClassTable.from_toml(classes) if classes else None
+    with progress(console, f"indexing {folder}") as (advance, expect):
+        manifest = adopt(folder, table, progress=advance, planned=expect)
+    samples = ", ".join(f"{name} {split.samples:,}" for name, split in manifest.splits.items())
+    console.print(f"{escape(str(folder))} now has an index beside every tar and a manifest.json ({samples} samples).")
+
+
+def show_command(console: Console, folder: Path, out: Path, split: str, count: int) -> None:
+    """Write a contact sheet."""
+    from petseg.shards.show import contact_sheet
+
+    shown = contact_sheet(folder, out, split=split, count=count)
+    console.print(f"{shown} samples of {escape(split)} are on {escape(str(out))}.")

@@ -1,0 +1,172 @@
+"""What a person sees in the terminal: progress, tables and sentences."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from petseg.shards.manifest import Manifest
+
+
+def out() -> Console:
+    """The console for results, on standard output."""
+    return Console(soft_wrap=True, highlight=False)
+
+
+def error(text: str) -> None:
+    """One line on standard error."""
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"[red]error:[/] {escape(text)}")
+
+
+@contextmanager
+def progress(
+    console: Console, description: str, unit: str = "images"
+) -> Iterator[tuple[Callable[[int], None], Callable[[int], None]]]:
+    """A progress bar with a rate; yields (move it on by n, say how many there are)."""
+    began = time.perf_counter()
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        console=console,
+    ) as bar:
+        task = bar.add_task(escape(description), total=None, rate="")
+
+        def advance(n: int) -> None:
+            done = bar.tasks[task].completed + n
+            rate = done / max(time.perf_counter() - began, 1e-9)
+            bar.update(task, advance=n, rate=f"{rate:,.0f} {unit}/s")
+
+        yield advance, lambda total: bar.update(task, total=total)
+
+
+class ConsoleReporter:
+    """A `Reporter` for the terminal: one bar that is filled once an epoch, one line an epoch."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+        self._epochs = 0
+
+    def __enter__(self) -> ConsoleReporter:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def note(self, text: str) -> None:
+        """Say one sentence."""
+        self._console.print(escape(text))
+
+    def epoch_started(self, epoch: int, epochs: int, steps: int) -> None:
+        """Start the bar anew."""
+        self._epochs = epochs
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+        self._task = self._bar.add_task(f"epoch {epoch}/{epochs}", total=steps, speed="")
+
+    def step(self, images_per_s: float, data_wait_pct: float, memory_mb: float) -> None:
+        """Move the bar on."""
+        if self._task is not None:
+            speed = f"{images_per_s:,.0f} images/s, {data_wait_pct:.0f}% waiting, {memory_mb:,.0f} MB"
+            self._bar.update(self._task, advance=1, speed=speed)
+
+    def epoch_ended(self, record: dict[str, Any]) -> None:
+        """One line."""
+        val = record["val"]
+        scores = ""
+        if val:
+            scores = f"  val mean IoU [bold]{show(val['mean_iou'])}[/] ({classes_line(val['iou'])})"
+        self._console.print(
+            f"epoch {record['epoch']:>{len(str(self._epochs))}}/{self._epochs}  loss {record['train_loss']:.3f}"
+            f"{scores}  "
+            f"{record['images_per_s']:,.0f} images/s, {record['data_wait_pct']:.0f}% waiting, "
+            f"{record['memory_mb']:,.0f} MB  {record['seconds']:.1f} s"
+        )
+
+
+def show(value: float | None) -> str:
+    """A score to three places, or `n/a`."""
+    return "n/a" if value is None else f"{value:.3f}"
+
+
+def classes_line(iou: dict[str, float | None]) -> str:
+    """`pet 0.812, background 0.931`."""
+    return escape(", ".join(f"{name} {show(value)}" for name, value in iou.items()))
+
+
+def metrics_table(metrics: dict[str, Any], title: str) -> Table:
+    """Scores of a split, class by class and over all."""
+    table = Table(title=escape(title), title_justify="left")
+    for column in ("class", "IoU", "Dice", "accuracy"):
+        table.add_column(column, justify="left" if column == "class" else "right")
+    for name, value in metrics["iou"].items():
+        dice = metrics.get("dice_per_class", {}).get(name)
+        accuracy = metrics.get("class_accuracy", {}).get(name)
+        table.add_row(escape(name), show(value), show(dice), show(accuracy))
+    table.add_section()
+    table.add_row(
+        "mean; pixel accuracy", show(metrics["mean_iou"]), show(metrics.get("dice")), show(metrics["pixel_accuracy"])
+    )
+    for name, value in metrics.get("foreground_iou", {}).items():
+        table.add_row(f"foreground {escape(str(name))}", show(value), "", "")
+    if (baseline := metrics.get("baseline_mean_iou")) is not None:
+        table.add_row("one class everywhere", show(baseline), "", "")
+    return table
+
+
+def packing_table(manifest: Manifest, *, bytes_in: int, seconds: float, unlisted: int, ignored: int) -> Table:
+    """What a pack holds."""
+    table = Table(title="Packed", title_justify="left", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    samples = sum(split.samples for split in manifest.splits.values())
+    shards = sum(len(split.shards) for split in manifest.splits.values())
+    written = sum(shard.bytes for split in manifest.splits.values() for shard in split.shards)
+    for name, split in manifest.splits.items():
+        table.add_row(escape(name), f"{split.samples:,} samples in {len(split.shards):,} shards")
+    table.add_section()
+    table.add_row("all", f"{samples:,} samples in {shards:,} shards")
+    table.add_row("bytes in", f"{bytes_in / 1e6:,.1f} MB" if bytes_in else "drawn")
+    table.add_row("bytes out", f"{written / 1e6:,.1f} MB")
+    pixels = sum(manifest.pixel_counts.values()) or 1
+    for code, name in zip(manifest.classes.codes, manifest.classes.names, strict=True):
+        table.add_row(f"{escape(name)} (code {code})", f"{100 * manifest.pixel_counts.get(code, 0) / pixels:.1f}%")
+    for code in manifest.classes.ignored:
+        table.add_row(f"ignored (code {code})", f"{100 * manifest.pixel_counts.get(code, 0) / pixels:.1f}%")
+    if manifest.progressive:
+        table.add_row("progressive JPEGs", f"{manifest.progressive:,}")
+    table.add_row("rejected", f"{len(manifest.rejected):,}")
+    if unlisted:
+        table.add_row("on no list, left out", f"{unlisted:,}")
+    if ignored:
+        table.add_row("files ignored by name", f"{ignored:,}")
+    table.add_row("time", f"{seconds:.1f} s ({samples / max(seconds, 1e-9):,.0f} images/s)")
+    return table

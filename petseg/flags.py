@@ -1,0 +1,64 @@
+"""Flags of `petseg-train`, made from the one table of options in `config.TrainConfig`."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import typer
+
+from petseg.config import TrainConfig
+
+PANELS = {
+    "Data": ("shards", "loader", "size", "batch_size", "cache", "num_threads", "prefetch_batches", "window"),
+    "Network": ("arch", "width", "depth", "dropout", "norm", "upsample"),
+    "Recipe": (
+        "recipe", "epochs", "optimizer", "lr", "weight_decay", "schedule", "warmup", "grad_clip", "dice", "ema",
+        "augment", "normalise", "patience", "init_from", "seed",
+    ),
+    "Machine": ("device", "amp", "compile", "channels_last"),
+    "Run": ("run_dir", "gallery", "tensorboard"),
+}  # fmt: skip
+
+
+def with_train_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command(flags, ...)` one flag for every option; those not given are None in `flags`.
+
+    Literal options are taken as text, so that an unknown value is answered by `TrainConfig`'s own sentence.
+    """
+    panel_of = {name: panel for panel, names in PANELS.items() for name in names}
+    hints = get_type_hints(TrainConfig)
+    specs = dataclasses.fields(TrainConfig)
+    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "flags"]
+    made = [_parameter(spec, hints[spec.name], panel_of[spec.name]) for spec in specs]
+
+    @functools.wraps(command)
+    def wrapper(**given: Any) -> None:
+        flags: Mapping[str, Any] = {spec.name: given.pop(spec.name) for spec in specs}
+        command(flags, **given)
+
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*made, *own)]
+    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
+    return wrapper
+
+
+def _parameter(spec: dataclasses.Field[Any], kind: Any, panel: str) -> inspect.Parameter:
+    flag = "--" + spec.name.replace("_", "-")
+    is_choice = get_origin(kind) is Literal
+    plain = str if is_choice else kind
+    help_text = spec.metadata["help"]
+    default = spec.default
+    info = typer.Option(
+        f"{flag}/--no-{flag[2:]}" if kind is bool else flag,
+        help=help_text,
+        metavar="|".join(get_args(kind)) if is_choice else None,
+        show_default=("yes" if default else "no") if kind is bool else str(default) if default != "" else False,
+        rich_help_panel=panel,
+    )
+    return inspect.Parameter(
+        spec.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[plain | None, info]
+    )

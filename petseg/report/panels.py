@@ -1,0 +1,81 @@
+"""The pictures of a run's report: a sample of the scored split, and its worst cases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from petseg.decode.cpu import DecodeError, decode_image, decode_mask
+from petseg.decode.resize import resize_image, resize_nearest
+from petseg.errors import PetsegError
+from petseg.order import keyed_hash
+from petseg.report.gallery import Panel
+from petseg.shards.manifest import Manifest
+from petseg.shards.reader import ShardReader
+from petseg.training.checkpoint import TrainedModel
+from petseg.training.step import InputTransform
+
+WORST = 4
+"""Worst cases in a report."""
+
+
+def choose(image_iou: dict[int, float], count: int) -> tuple[list[int], list[int]]:
+    """Which samples to show: `count` drawn by a hash, the same in every run, and the lowest scores, worst first."""
+    indices = np.asarray(sorted(image_iou), dtype=np.int64)
+    drawn = indices[np.argsort(keyed_hash(indices, 7), kind="stable")][:count]
+    worst = sorted(image_iou, key=lambda index: (image_iou[index], index))[: min(WORST, count)]
+    return sorted(int(i) for i in drawn), worst
+
+
+def make_panels(
+    trained: TrainedModel,
+    shards: Path,
+    split: str,
+    image_iou: dict[int, float],
+    *,
+    count: int,
+    device: torch.device,
+) -> tuple[list[Panel], list[Panel]]:
+    """Panels of a sample of a split and of its worst cases.
+
+    Args:
+        trained: a network on `device`.
+        shards: shard folder.
+        split: the split that was scored.
+        image_iou: mean IoU of each picture, by sample index.
+        count: pictures in the sample; 0 for no panels at all.
+        device: where the network runs.
+
+    Raises:
+        PetsegError: shards that cannot be read.
+    """
+    drawn, worst = choose(image_iou, count)
+    reader = ShardReader(shards, Manifest.load(shards), split)
+    try:
+        panels = {
+            index: _panel(trained, reader, index, image_iou[index], device) for index in dict.fromkeys([*drawn, *worst])
+        }
+    finally:
+        reader.close()
+    return [panels[index] for index in drawn], [panels[index] for index in worst]
+
+
+@torch.no_grad()
+def _panel(trained: TrainedModel, reader: ShardReader, index: int, iou: float, device: torch.device) -> Panel:
+    config = trained.config
+    height, width = config.height_width
+    encoded_image, encoded_mask = reader.read(index)
+    try:
+        image = resize_image(decode_image(encoded_image), height, width)
+        codes = resize_nearest(decode_mask(encoded_mask), height, width)
+    except DecodeError as error:
+        raise PetsegError(f"{reader.where(index)}: {error}; run petseg verify {reader.folder}.") from error
+    transform = InputTransform(
+        trained.mean, trained.std, apply=config.normalise, channels_last=config.channels_last
+    ).to(device)
+    batch = torch.from_numpy(np.ascontiguousarray(image)).unsqueeze(0).to(device)
+    probabilities = trained.network.probabilities(trained.network(transform(batch)))[0].float().cpu().numpy()
+    truth = trained.classes.lookup()[codes].astype(np.int64)
+    return Panel(key=reader.key(index), image=image, truth=truth, probabilities=probabilities, iou=iou)
