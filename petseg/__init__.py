@@ -1,4 +1,32 @@
-"""petseg: pack segmentation data once, load it fast, train on it.
+"""petseg: pack pictures and masks once, load them fast and in one order, train segmentation networks on them."""
 
-Placeholder until the public names exist.
-"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from petseg.loaders import Batch, build_loader
+    from petseg.model import UNet
+    from petseg.shards.manifest import Manifest
+
+__all__ = ["Batch", "Manifest", "UNet", "build_loader"]
+
+_HOMES = {
+    "Batch": "petseg.loaders",
+    "Manifest": "petseg.shards.manifest",
+    "UNet": "petseg.model",
+    "build_loader": "petseg.loaders",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Looked up when first used: `petseg --help` and packing's workers need no torch, which takes seconds to import.
+    if name in _HOMES:
+        import importlib
+
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,6 +1,17 @@
-"""Options and skips that all tests share."""
+"""Options, skips and data that all tests share."""
 
+import io
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
 import pytest
+from PIL import Image
+
+from petseg.shards.pack import PackOptions, pack
+from petseg.sources.oxford import OxfordSource
+from petseg.sources.synthetic import SyntheticSource
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -19,3 +30,68 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("slow"):
                 item.add_marker(pytest.mark.skip(reason="slow; ask for it with --slow"))
+
+
+def write_oxford(root: Path, n: int = 24, *, seed: int = 5) -> Path:
+    """Drawn pets as Oxford publishes its own: odd sizes, lists, and the files that nobody wants."""
+    source = SyntheticSource(n, seed)
+    rng = np.random.default_rng(seed)
+    images, trimaps = root / "images", root / "annotations" / "trimaps"
+    images.mkdir(parents=True)
+    trimaps.mkdir(parents=True)
+    lines = []
+    for number, pair in enumerate(source.listing().pairs, start=1):
+        image, mask = (Image.open(io.BytesIO(data)) for data in source.read(pair))
+        size = tuple(int(side) for side in rng.integers(143, 421, 2))
+        key = f"Drawn_{number}"
+        image.convert("RGB").resize(size, Image.Resampling.BICUBIC).save(images / f"{key}.jpg", quality=90)
+        mask.resize(size, Image.Resampling.NEAREST).save(trimaps / f"{key}.png")
+        lines.append(f"{key} 1 1 1")
+    annotations = root / "annotations"
+    (annotations / "trainval.txt").write_text("\n".join(lines[: 2 * n // 3]) + "\n")
+    (annotations / "test.txt").write_text("\n".join(lines[2 * n // 3 :]) + "\n")
+    (images / "Drawn_1.mat").write_bytes(b"MATLAB")
+    (trimaps / "._Drawn_1.png").write_bytes(b"\0\5\26\7")
+    return root
+
+
+@pytest.fixture(scope="session")
+def oxford(tmp_path_factory) -> Path:
+    """A folder in Oxford's layout: 24 pairs between 143 and 420 px. Not to be changed: see `oxford_copy`."""
+    return write_oxford(tmp_path_factory.mktemp("oxford"))
+
+
+@pytest.fixture
+def oxford_copy(oxford, tmp_path) -> Path:
+    """A copy of `oxford` of the test's own."""
+    return shutil.copytree(oxford, tmp_path / "oxford")
+
+
+@pytest.fixture(scope="session")
+def originals(oxford, tmp_path_factory) -> Path:
+    """Shards of `oxford` with the original bytes: train 14, val 2, test 8, in shards of at most 5."""
+    out = tmp_path_factory.mktemp("shards") / "originals"
+    options = PackOptions(split="official", short_side=0, samples_per_shard=5)
+    pack(OxfordSource(oxford), out, options, workers=1)
+    return out
+
+
+@pytest.fixture(scope="session")
+def packed(tmp_path_factory) -> Path:
+    """Shards of 60 drawn pets at a short side of 64: train 42, val 12, test 6, in shards of at most 12."""
+    out = tmp_path_factory.mktemp("shards") / "packed"
+    options = PackOptions(split="random", short_side=64, samples_per_shard=12)
+    pack(SyntheticSource(60, 3), out, options, workers=1)
+    return out
+
+
+@pytest.fixture
+def packed_copy(packed, tmp_path) -> Path:
+    """A copy of `packed` of the test's own."""
+    return shutil.copytree(packed, tmp_path / "packed")
+
+
+@pytest.fixture(scope="session")
+def environment() -> dict[str, str]:
+    """For processes that tests start: no colours, no width of a terminal."""
+    return {**os.environ, "NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "200"}

@@ -106,16 +106,16 @@ def test_bands_make_up_the_whole_enlargement_and_stay_small(shape, size, band, s
 
 
 FORMATS = {
-    "rgb.jpg": lambda a: Image.fromarray(a),
+    "rgb.jpg": Image.fromarray,
     "grey.jpg": lambda a: Image.fromarray(a).convert("L"),
     "cmyk.jpg": lambda a: Image.fromarray(a).convert("CMYK"),
     "alpha.png": lambda a: Image.fromarray(np.dstack([a, a[..., :1]])),
     "palette.gif": lambda a: Image.fromarray(a).quantize(16),
     "bilevel.png": lambda a: Image.fromarray(a).convert("1"),
     "deep.png": lambda a: Image.fromarray(a[..., 0].astype(np.uint16) * 257),
-    "photo.webp": lambda a: Image.fromarray(a),
+    "photo.webp": Image.fromarray,
     "float.tiff": lambda a: Image.fromarray(a[..., 0].astype(np.float32)),
-    "photo.bmp": lambda a: Image.fromarray(a),
+    "photo.bmp": Image.fromarray,
 }
 
 
@@ -235,12 +235,12 @@ def test_earlier_results_are_replaced_and_links_are_not_followed(trained, tmp_pa
 
 def test_an_out_that_cannot_be_written_ends_it_at_once(trained, tmp_path):
     photo = save(tmp_path / "cat.jpg", picture())
-    with pytest.raises(PetsegError, match="--out: .* is a file"):
+    with pytest.raises(PetsegError, match=r"--out: .* is a file"):
         predict(trained, [photo], photo, device=CPU)
-    with pytest.raises(PetsegError, match="--out: .* cannot be made"):
+    with pytest.raises(PetsegError, match=r"--out: .* cannot be made"):
         predict(trained, [photo], photo / "out", device=CPU)
     (tmp_path / "out" / "cat.png" / "in the way").mkdir(parents=True)
-    with pytest.raises(PetsegError, match="--out: .*cat.png could not be written"):
+    with pytest.raises(PetsegError, match=r"--out: .*cat.png could not be written"):
         predict(trained, [photo], tmp_path / "out", device=CPU)
 
 

@@ -10,14 +10,17 @@ import numpy as np
 import torch
 from torch.utils.dlpack import from_dlpack
 
+from petseg.decode.cpu import DecodeError, decode_image
 from petseg.errors import PetsegError
 from petseg.loaders.base import Pixels, Pull
-from petseg.loaders.culprit import name_culprit
+from petseg.loaders.culprit import bad_sample, name_culprit
 from petseg.shards.manifest import Manifest
 from petseg.shards.reader import ShardReader
 
 if TYPE_CHECKING:
     from nvidia.dali import Pipeline
+
+JPEG_END = b"\xff\xd9"
 
 
 class DaliEngine:
@@ -75,8 +78,10 @@ class DaliEngine:
             images, codes = (from_dlpack(out.as_tensor()) for out in self._pipeline.run(stream))
         except RuntimeError as error:
             pulls = [indices for indices in self._pulls if indices is not None]
+            self._pipeline = None  # it works ahead no more
+            fault = name_culprit(self._reader, pulls, error)
             self.close()
-            raise name_culprit(self._reader, pulls, error) from error
+            raise fault from error
         indices = self._pulls.popleft()
         return None if indices is None else Pixels(images, codes.squeeze(-1))
 
@@ -88,11 +93,21 @@ class DaliEngine:
     def _feed(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
         indices = self._pull()
         self._pulls.append(indices)
-        samples = [self._reader.read(int(i)) for i in (self._idle if indices is None else indices)]
+        samples = [self._read(int(i)) for i in (self._idle if indices is None else indices)]
         return (
             [np.frombuffer(image, np.uint8) for image, _ in samples],
             [np.frombuffer(mask, np.uint8) for _, mask in samples],
         )
+
+    def _read(self, index: int) -> tuple[memoryview, memoryview]:
+        image, mask = self._reader.read(index)
+        if image[-2:] != JPEG_END:
+            # Either something stands behind the picture, or its end is missing: then DALI would fill it up with grey.
+            try:
+                decode_image(image)
+            except DecodeError as fault:
+                raise bad_sample(self._reader, index, fault) from fault
+        return image, mask
 
 
 def _pipeline(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,17 +141,19 @@ class Manifest:
         version = data.get("format")
         if not isinstance(version, int) or isinstance(version, bool):
             raise PetsegError("it has no whole-number 'format', so it is no petseg manifest: run petseg index.")
+        if version < 1:
+            raise PetsegError(f"it has format {version}, which never was: pack or index again.")
         if version > FORMAT:
             raise PetsegError(f"it has format {version}, newer than this petseg's {FORMAT}: upgrade petseg.")
         try:
             splits = {
                 str(name): Split(
-                    samples=int(split["samples"]),
+                    samples=_whole(split["samples"]),
                     shards=tuple(
                         ShardInfo(
                             name=str(s["name"]),
-                            samples=int(s["samples"]),
-                            bytes=int(s["bytes"]),
+                            samples=_whole(s["samples"]),
+                            bytes=_whole(s["bytes"]),
                             sha256=str(s["sha256"]),
                         )
                         for s in split["shards"]
@@ -162,17 +165,17 @@ class Manifest:
                 splits=splits,
                 classes=ClassTable.from_dict(data["classes"]),
                 encoding=Encoding(
-                    short_side=int(data["encoding"]["short_side"]),
-                    quality=int(data["encoding"]["quality"]),
+                    short_side=_whole(data["encoding"]["short_side"]),
+                    quality=_whole(data["encoding"]["quality"]),
                     image=str(data["encoding"]["image"]),
                     mask=str(data["encoding"]["mask"]),
                 ),
-                max_height=int(data["max_height"]),
-                max_width=int(data["max_width"]),
-                pixel_counts={int(code): int(n) for code, n in data["pixel_counts"].items()},
+                max_height=_whole(data["max_height"]),
+                max_width=_whole(data["max_width"]),
+                pixel_counts={int(code): _whole(n) for code, n in data["pixel_counts"].items()},
                 mean=_triple(data["mean"]),
                 std=_triple(data["std"]),
-                progressive=int(data["progressive"]),
+                progressive=_whole(data["progressive"]),
                 source_digest=str(data["source_digest"]),
                 rejected=tuple(Rejected(key=str(r["key"]), reason=str(r["reason"])) for r in data["rejected"]),
                 format=version,
@@ -248,6 +251,15 @@ def _check_split(name: str, split: Split) -> None:
             )
 
 
+def _whole(value: Any) -> int:
+    """A count as it stands: `int()` would cut 2.7 to 2 and take True for 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{value!r} is no count")
+    return value
+
+
 def _triple(values: Any) -> tuple[float, float, float]:
     red, green, blue = (float(v) for v in values)
+    if not all(math.isfinite(v) for v in (red, green, blue)):
+        raise ValueError(f"{values!r} are no finite numbers")
     return red, green, blue

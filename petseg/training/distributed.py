@@ -65,8 +65,8 @@ def resolve_device(text: str, local_rank: int = 0) -> torch.device:
     """
     if text == "auto":
         text = "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, number = text.partition(":")
-    if kind not in {"cpu", "cuda"} or (number and not number.isdecimal()) or (kind == "cpu" and number):
+    kind, colon, number = text.partition(":")
+    if kind not in {"cpu", "cuda"} or (colon and (kind == "cpu" or not (number.isascii() and number.isdecimal()))):
         raise PetsegError(f"--device: unknown device '{text}'; choose auto, cpu, cuda or cuda:N.")
     if kind == "cpu":
         return torch.device("cpu")

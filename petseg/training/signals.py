@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,8 +24,15 @@ class Stop:
 
 @contextmanager
 def caught() -> Iterator[Stop]:
-    """Record SIGINT and SIGTERM; a second one of the same kind acts at once, as it would have."""
+    """Record SIGINT and SIGTERM; a second one of the same kind acts at once, as it would have.
+
+    Outside the main thread nothing is recorded: there Python allows no handler.
+    """
     stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        # Python takes signals in the main thread alone: whoever trains in another one hears of none.
+        yield stop
+        return
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def take(number: int, _frame: FrameType | None) -> None:

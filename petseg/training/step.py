@@ -178,6 +178,9 @@ class TrainStep:
             self.ema.network.load_state_dict(state["ema"])
             self.ema.updates = state["ema_updates"]
         self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], torch.Tensor):  # the checkpoint was read onto the CPU
+                group["lr"] = group["lr"].to(self.device)
         self.scaler.load_state_dict(state["scaler"])
         self.samples = state["samples"]
         self.steps = state["steps"]
