@@ -218,8 +218,11 @@ def run(app: typer.Typer, name: str, args: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code: 0, 1 (rejects under --strict), 2 (bad input), 128 + signal."""
     from petseg import console
 
+    command = typer.main.get_command(app)
     try:
-        code = typer.main.get_command(app)(args=args, prog_name=name, standalone_mode=False)
+        # Not `command.main`, which answers Ctrl-C without a word.
+        with command.make_context(name, list(sys.argv[1:] if args is None else args)) as context:
+            command.invoke(context)
     except PetsegError as error:
         console.error(str(error))
         return 2
@@ -231,14 +234,17 @@ def run(app: typer.Typer, name: str, args: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
-        # Bad flags are exceptions of the parser, which every version of typer keeps in another place.
-        message = getattr(error, "format_message", None)
+        # Exits and bad flags are exceptions of the parser, which every version of typer keeps in another place.
+        kind, message = type(error).__name__, getattr(error, "format_message", None)
+        if kind == "Exit":
+            return int(getattr(error, "exit_code", 0))
+        if kind == "Abort":
+            console.error("interrupted.")
+            return 130
         if message is None:
-            if type(error).__name__ == "Abort":
-                console.error("interrupted.")
-                return 130
             raise
-        text = str(message()).strip()
-        console.error(f"{text} See {name} --help." if text else f"See {name} --help.")
+        if text := str(message()).strip().rstrip("."):
+            path = getattr(getattr(error, "ctx", None), "command_path", name)
+            console.error(f"{text}. See {path} --help.")
         return int(getattr(error, "exit_code", 2))
-    return code if isinstance(code, int) else 0
+    return 0

@@ -50,7 +50,11 @@ def pack_command(
     options = PackOptions(
         split=split, short_side=short_side, quality=quality, samples_per_shard=samples_per_shard, seed=seed
     )
-    report = pack_with_progress(console, source, out, options, workers=workers)
+    try:
+        report = pack_with_progress(console, source, out, options, workers=workers)
+    except KeyboardInterrupt:
+        console.print("Stopped: the shards that were finished stay, and the same command goes on from them.")
+        raise
     show_report(console, report, out)
     return len(report.manifest.rejected)
 
@@ -91,7 +95,7 @@ def show_report(console: Console, report: PackReport, out: Path) -> None:
         console.print(f"{report.resumed_shards} shards were finished by an earlier run.")
     if report.unlisted:
         console.print(
-            f"On no official list, left out: {escape(', '.join(report.unlisted[:SHOWN_REJECTS]))}"
+            f"On neither list, so left out: {escape(', '.join(report.unlisted[:SHOWN_REJECTS]))}"
             + (" ..." if len(report.unlisted) > SHOWN_REJECTS else "")
         )
     for reject in manifest.rejected[:SHOWN_REJECTS]:

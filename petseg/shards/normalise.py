@@ -154,6 +154,7 @@ def _decode_image(data: bytes, max_pixels: int) -> tuple[np.ndarray, int, bool]:
                 plain = opened.format == "JPEG" and opened.mode == "RGB" and opened.info.get("adobe_transform", 1) == 1
                 rare = frame_marker(data) not in {_BASELINE, _EXTENDED, _PROGRESSIVE}
                 return pixels, orientation, sound and plain and not rare and orientation == 1
+            _check_sums(data, opened)
             return to_rgb(opened, upright=False), orientation, False
     except RejectError:
         raise
@@ -190,6 +191,7 @@ def _decode_mask(data: bytes, max_pixels: int) -> np.ndarray:
                 raise RejectError("mask is a JPEG, which does not keep codes")
             if opened.mode not in {"1", "L", "P"} and not opened.mode.startswith("I"):
                 raise RejectError(f"mask is {opened.mode}, not one code a pixel")
+            _check_sums(data, opened)
             values = np.asarray(opened)
             if opened.format == "PNG" and opened.mode == "L":
                 # Pillow spreads 2 and 4 bits over 0 to 255; the codes are what was stored.
@@ -206,6 +208,13 @@ def _decode_mask(data: bytes, max_pixels: int) -> np.ndarray:
     if values.size and (values.min() < 0 or values.max() > 255):
         raise RejectError("mask holds codes over 255")
     return np.ascontiguousarray(values, dtype=np.uint8)
+
+
+def _check_sums(data: bytes, opened: Image.Image) -> None:
+    """Raise if a PNG's checksums do not hold: Pillow decodes past flipped bits in its pixels without a word."""
+    if opened.format == "PNG":
+        with Image.open(io.BytesIO(data)) as again:  # `verify` leaves a picture that cannot be decoded
+            again.verify()
 
 
 def _orientation(opened: Image.Image) -> int:

@@ -69,7 +69,7 @@ class PackReport:
     kept: int
     """Samples whose original JPEG was kept."""
     unlisted: tuple[str, ...]
-    """Keys that `official` left out because they are on no list."""
+    """Keys that were left out because they are on no list."""
     ignored: int
     """Files that the source passed over by name."""
     rejected: tuple[Rejected, ...]

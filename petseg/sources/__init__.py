@@ -46,7 +46,7 @@ class Listing:
     rejected: tuple[Rejected, ...] = ()
     """Files that have no partner or no fit name, and why."""
     unlisted: tuple[str, ...] = ()
-    """Keys of whole pairs that are on no official list (only `--split official` leaves them out)."""
+    """Keys of whole pairs that are on no list, where there are lists: no split takes them."""
     ignored: int = field(default=0)
     """Files passed over by name: `.mat`, `._*`, dotfiles."""
 
