@@ -20,7 +20,7 @@ from petseg.errors import PetsegError
 from petseg.loaders import Loader, build_loader
 from petseg.model import Network, check_size, count_parameters
 from petseg.shards.manifest import Manifest
-from petseg.telemetry import Clock, peak_memory_mb, verdict
+from petseg.telemetry import Clock, Phase, peak_memory_mb, verdict
 from petseg.training import choices as auto
 from petseg.training.checkpoint import BEST, load_checkpoint, load_trained, load_weights, network_for, save_checkpoint
 from petseg.training.distributed import World
@@ -152,6 +152,8 @@ class _Job:
         self.records: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {"mean_iou": -1.0, "epoch": 0}
         self.earlier_seconds = 0.0
+        # Of an epoch that was stopped half-way: the clock at its beginning, and the samples that were seen.
+        self.part: tuple[dict[Phase, float], int] | None = None
         self.loader = self._loader("train", training=True)
         self.val = self._loader("val") if self.manifest.splits.get("val") and self._samples("val") else None
         if self.val is None:
@@ -200,6 +202,7 @@ class _Job:
         self.best = checkpoint["best"]
         self.clock.seconds.update(checkpoint["clock"])
         self.earlier_seconds = checkpoint["seconds"]
+        self.part = checkpoint["part"]
         self.records = [r for r in self.run.records() if r["epoch"] <= checkpoint["loader"]["epoch"]]
 
     def train(self, stop: Stop) -> bool:
@@ -214,7 +217,9 @@ class _Job:
     def _train_epoch(self, epoch: int, stop: Stop) -> bool:
         world, step, clock = self.world, self.step, self.clock
         epoch_on_device = torch.tensor(epoch, device=world.device)
-        began, before, samples = time.perf_counter(), dict(clock.seconds), 0
+        began = time.perf_counter()
+        before, samples = self.part or (dict(clock.seconds), 0)
+        earlier, part_samples = sum(clock.seconds.values()) - sum(before.values()), samples
         if world.is_main:
             self.reporter.epoch_started(epoch + 1, self.config.epochs, len(self.loader))
         batches = iter(self.loader)
@@ -230,11 +235,15 @@ class _Job:
             samples += len(batch.indices) * world.size
             if world.is_main:
                 elapsed = time.perf_counter() - began
-                self.reporter.step(samples / elapsed, clock.data_wait_pct(), peak_memory_mb(world.device))
+                self.reporter.step((samples - part_samples) / elapsed, clock.data_wait_pct(), peak_memory_mb(world.device))
+            if self.loader.state_dict()["epoch"] != epoch:
+                continue  # that was the last batch: the epoch is finished properly, whatever signal has come
             agreed = world.size == 1 or step.loss_steps % AGREE_EVERY == 0
             if agreed and world.any(stop.number is not None):
                 self._check_finite(epoch)
+                self.part = (before, samples)
                 return False
+        self.part = None
         with clock.measure("compute"):
             loss = self._check_finite(epoch)
         data, compute = (clock.seconds[k] - before[k] for k in ("data", "compute"))
@@ -249,7 +258,7 @@ class _Job:
             "images_per_s": samples / (data + compute) if samples else 0.0,
             "data_wait_pct": 100 * data / (data + compute) if samples else 0.0,
             "memory_mb": peak_memory_mb(world.device),
-            "seconds": time.perf_counter() - began,
+            "seconds": earlier + time.perf_counter() - began,
         }
         self.records.append(record)
         step.start_epoch()
@@ -322,6 +331,7 @@ class _Job:
                 "best": self.best,
                 "clock": dict(self.clock.seconds),
                 "seconds": seconds,
+                "part": self.part,
             },
         )
 

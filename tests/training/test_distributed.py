@@ -1,0 +1,69 @@
+"""Two ranks on this machine, by torchrun and gloo, through the same command as everybody's."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from petseg.errors import PetsegError
+from petseg.training.distributed import World, resolve_device
+
+OPTIONS = {
+    "--size": "32", "--width": "4", "--depth": "3", "--device": "cpu", "--amp": "off", "--epochs": "2",
+    "--norm": "group", "--dropout": "0", "--dice": "0", "--ema": "0", "--lr": "1e-3", "--schedule": "constant",
+}  # fmt: skip
+
+
+def start(environment, ranks: int, *more: str) -> None:
+    options = [word for pair in OPTIONS.items() for word in pair]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
+    command = [sys.executable, *launcher, "-m", "petseg", "train", *options, *more]
+    done = subprocess.run(
+        command, env={**environment, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+
+
+@pytest.mark.parametrize("loader", ["dali", "webdataset"])
+def test_two_ranks_learn_what_one_does_with_twice_the_batch(packed, tmp_path, environment, loader):
+    common = ("--shards", str(packed), "--loader", loader, "--cache", "host")
+    start(environment, 2, *common, "--batch-size", "4", "--run-dir", str(tmp_path / "two"))
+    start(environment, 1, *common, "--batch-size", "8", "--run-dir", str(tmp_path / "one"))
+    two, one = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("two", "one"))
+    assert (two["ranks"], one["ranks"]) == (2, 1)
+    assert two["samples"] == one["samples"] == 6, "evaluation did not see each sample once"
+    losses = [
+        [json.loads(line)["train_loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("two", "one")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert two["mean_iou"] == pytest.approx(one["mean_iou"], abs=0.02)
+    a, b = (
+        torch.load(tmp_path / name / "last.pt", weights_only=True)["model"] for name in ("two", "one")
+    )
+    assert max(float((a[k] - b[k]).abs().max()) for k in a) < 5e-3
+    assert (tmp_path / "two" / "report.html").is_file()
+
+
+def test_a_world_of_one_needs_no_process_group():
+    world = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
+    tensor = torch.ones(3)
+    assert world.sum(tensor) is tensor and world.any(True) and not world.any(False)
+    assert world.broadcast("text") == "text" and world.is_main
+    world.barrier()
+
+
+@pytest.mark.parametrize("text", ["tpu", "cuda:", "cuda:x", "cpu:0", "cpu:", "", "cuda:-1", "cuda:1.0"])
+def test_unknown_devices(text):
+    with pytest.raises(PetsegError, match="--device: unknown device"):
+        resolve_device(text)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+@pytest.mark.parametrize("text", ["cuda", "cuda:0"])
+def test_a_gpu_that_is_not_there(text):
+    with pytest.raises(PetsegError, match="no usable CUDA GPU; use --device cpu"):
+        resolve_device(text)
+    assert resolve_device("auto") == torch.device("cpu")

@@ -1,0 +1,271 @@
+"""A run from its configuration to its summary: what it leaves, how it stops, and that it goes on."""
+
+import json
+import os
+import shutil
+import signal
+import tomllib
+
+import pytest
+import torch
+
+from petseg import Manifest
+from petseg.config import TrainConfig
+from petseg.errors import PetsegError
+from petseg.training.checkpoint import load_checkpoint, load_trained
+from petseg.training.run import RunFolder, new_run_folder, newest_run_folder
+
+LOADERS = ("dali", "webdataset")
+
+
+def weights(run, name="last.pt"):
+    data = load_checkpoint(run.path / name)
+    return {**{f"model.{k}": v for k, v in data["model"].items()}, **{f"ema.{k}": v for k, v in data["ema"].items()}}
+
+
+def assert_equal(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+def untimed(run):
+    timed = {"images_per_s", "data_wait_pct", "memory_mb", "seconds"}
+    return [{k: v for k, v in record.items() if k not in timed} for record in run.records()]
+
+
+def test_a_run_leaves_everything_that_it_promises(train, packed):
+    result, listener = train(epochs=3)
+    run = result.run
+    assert result.exit_code == 0
+    assert sorted(p.name for p in run.path.iterdir()) == [
+        "best.pt", "config.toml", "last.pt", "metrics.jsonl", "summary.json"
+    ]  # fmt: skip
+    summary = json.loads((run.path / "summary.json").read_text())
+    assert summary == result.summary
+    assert summary["epochs"] == 3 and summary["split"] == "test" and summary["samples"] == 6
+    assert summary["loader"] == "webdataset" and summary["device"].startswith("cpu")
+    for name in ("images_per_s", "mean_iou", "pixel_accuracy", "dice", "seconds", "peak_memory_mb"):
+        assert summary[name] > 0, name
+    assert 0 <= summary["data_wait_pct"] <= 100
+    assert set(summary["iou"]) == {"pet", "background", "border"}
+    assert summary["verdict"].split(":")[0] in {"loader-bound", "compute-bound", "balanced"} and summary["advice"]
+    assert set(summary["foreground_iou"]) == {"{1}", "{1,3}"}
+    assert [r["epoch"] for r in run.records()] == [1, 2, 3] == [r["epoch"] for r in listener.records]
+    assert listener.steps == 3 * (42 // 8)
+    written = tomllib.loads((run.path / "config.toml").read_text())
+    assert TrainConfig(**written).shards == str(packed) and written["device"] == "cpu"
+    best = load_checkpoint(run.path / "best.pt")
+    assert best["epoch"] == max(run.records(), key=lambda r: r["val"]["mean_iou"])["epoch"] == summary["best_epoch"]
+    assert best["data_digest"] == Manifest.load(packed).digest and best["decode_policy"] == "fancy-upsampling"
+
+
+def test_it_learns(train):
+    result, _ = train(epochs=25, lr=1e-2, ema=0.9, augment=False, dropout=0.0, batch_size=6)
+    records = result.run.records()
+    assert records[-1]["train_loss"] < 0.6 * records[0]["train_loss"]
+    assert result.summary["mean_iou"] > result.summary["baseline_mean_iou"] + 0.15
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("stop_at", [2, 5, 7])
+def test_a_stopped_and_resumed_run_ends_with_the_same_bits(train, loader, stop_at):
+    """In the middle of an epoch, at its last step, and in the middle of the second one."""
+    whole, _ = train("whole", epochs=3, loader=loader, dropout=0.2)
+
+    def interrupt(step):
+        if step == stop_at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    stopped, _ = train("stopped", epochs=3, loader=loader, dropout=0.2, on_step=interrupt)
+    assert stopped.exit_code == 130 and stopped.summary is None
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    resumed, listener = train("stopped", resume=True)
+    assert listener.steps == 15 - stop_at
+    assert_equal(weights(whole.run), weights(resumed.run))
+    assert_equal(weights(whole.run, "best.pt"), weights(resumed.run, "best.pt"))
+    assert untimed(whole.run) == untimed(resumed.run)
+    assert whole.summary["mean_iou"] == resumed.summary["mean_iou"]
+
+
+def test_a_run_goes_on_under_the_other_loader(train):
+    whole, _ = train("whole", epochs=2)
+    train("run", epochs=2, on_step=lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 3 else None)
+    resumed, _ = train("run", resume=True, loader="dali")
+    assert resumed.summary["epochs"] == 2 and resumed.summary["loader"] == "dali"
+    a, b = weights(whole.run), weights(resumed.run)
+    # The pictures differ by rounding alone, so the weights stay near.
+    assert max(float((a[k] - b[k]).abs().max()) for k in a if a[k].is_floating_point()) < 0.1
+
+
+def test_a_finished_run_can_be_given_more_epochs(train):
+    train(epochs=1)
+    result, listener = train(resume=True, epochs=3)
+    assert result.summary["epochs"] == 3 and listener.steps == 2 * 5
+    again, listener = train(resume=True)
+    assert listener.steps == 0 and again.summary["epochs"] == 3
+
+
+def test_both_loaders_reach_the_same_score(train):
+    scores = [train(name, epochs=8, loader=name, lr=1e-2, ema=0.9)[0].summary["mean_iou"] for name in LOADERS]
+    assert abs(scores[0] - scores[1]) < 0.05
+
+
+@pytest.mark.parametrize("cache", ["host", "device"])
+def test_a_cache_changes_nothing_but_the_time(train, cache):
+    plain, _ = train("plain", epochs=3)
+    cached, _ = train("cached", epochs=3, cache=cache)
+    assert_equal(weights(plain.run), weights(cached.run))
+
+
+@pytest.mark.parametrize("size", ["100", "97x133", "33x20"])
+@pytest.mark.parametrize("arch", ["unet", "seed"])
+def test_odd_sizes_train(train, size, arch):
+    if arch == "seed" and size != "33x20":
+        size = "25x31"  # odd too, and the notebook's network is slow
+    result, _ = train(size=size, arch=arch, epochs=1, depth=5, batch_size=21)
+    assert result.summary["epochs"] == 1
+
+
+def test_the_seed_recipe_is_the_notebooks(train, packed):
+    from petseg.config import resolve
+
+    config = resolve({"recipe": "seed"})
+    assert (config.arch, config.size, config.epochs, config.batch_size) == ("seed", "100", 5, 32)
+    assert (config.optimizer, config.lr, config.schedule, config.weight_decay) == ("adam", 1e-3, "constant", 0)
+    assert (config.augment, config.normalise, config.dice, config.ema, config.grad_clip) == (False, False, 0, 0, 0)
+    result, _ = train(recipe="seed", size="24", epochs=1, arch="seed")
+    assert load_checkpoint(result.run.path / "best.pt")["ema"] is None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"norm": "group"}, {"upsample": "bilinear"}, {"channels_last": False}, {"schedule": "cosine"},
+        {"schedule": "constant", "optimizer": "adam"}, {"dropout": 0.5}, {"dice": 0.0}, {"amp": "bf16"},
+        {"window": 1}, {"augment": False, "normalise": False, "ema": 0.0, "grad_clip": 0.0},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_every_option_trains(train, options):
+    result, _ = train(epochs=1, **options)
+    assert result.summary["mean_iou"] is not None
+
+
+def test_patience_stops_it(train):
+    result, listener = train(epochs=30, lr=1e-9, patience=2, ema=0.0, schedule="constant", dropout=0.0)
+    assert result.summary["epochs"] < 30
+    assert any("--patience 2" in note for note in listener.notes)
+
+
+def test_init_from_takes_the_other_runs_weights(train):
+    first, _ = train("first", epochs=2)
+    second, _ = train("second", epochs=1, lr=1e-12, init_from=str(first.run.path), schedule="constant", ema=0.0)
+    a, b = load_trained(first.run.path, torch.device("cpu")), load_trained(second.run.path, torch.device("cpu"))
+    for (name, x), y in zip(a.network.named_parameters(), b.network.parameters(), strict=True):
+        assert torch.allclose(x, y, atol=1e-6), name
+
+
+def test_weights_of_another_architecture_are_refused(train):
+    first, _ = train("first", epochs=1)
+    with pytest.raises(PetsegError, match=r"best\.pt is of another architecture than --arch, --width"):
+        train("second", width=5, init_from=str(first.run.path))
+    with pytest.raises(PetsegError, match=r"last\.pt is of another architecture"):
+        train("first", resume=True, depth=4)
+
+
+def test_a_loss_that_is_no_number_ends_it(train):
+    with pytest.raises(PetsegError, match=r"no longer finite .* in epoch 1 .*none yet.* Try a lower --lr"):
+        train(lr=1e30, grad_clip=0.0, schedule="constant", ema=0.0)
+
+
+def test_a_missing_compiler_is_said_and_no_hindrance(train, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    result, listener = train(compile="on", epochs=1)
+    assert listener.notes == ["no C++ compiler was found, so torch.compile is off; training goes on without it."]
+    assert result.summary["compile"] == "off"
+
+
+def test_auto_does_not_compile_a_short_run(train):
+    result, listener = train(compile="auto", epochs=1)
+    assert result.summary["compile"] == "off" and not listener.notes
+
+
+@pytest.mark.slow
+def test_a_compiled_run_learns_the_same(train):
+    plain, _ = train("plain", epochs=2)
+    compiled, _ = train("compiled", epochs=2, compile="on")
+    assert compiled.summary["compile"] == "on"
+    assert abs(compiled.run.records()[-1]["train_loss"] - plain.run.records()[-1]["train_loss"]) < 0.02
+
+
+def test_shards_without_val_or_test_are_trained_on_all_the_same(train, packed_copy):
+    manifest = Manifest.load(packed_copy)
+    from dataclasses import replace
+
+    replace(manifest, splits={"train": manifest.split("train")}).save(packed_copy)
+    result, listener = train(shards=str(packed_copy), epochs=2)
+    assert result.summary["split"] == "train" and result.summary["best_epoch"] == 2
+    assert any("no val split" in note for note in listener.notes)
+
+
+def test_a_run_folder_that_holds_something_is_left_alone(train, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("words")
+    with pytest.raises(PetsegError, match=r"--run-dir .* already holds something"):
+        train()
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["thesis.tex"]
+
+
+def test_a_damaged_checkpoint_is_named(train):
+    result, _ = train(epochs=1)
+    (result.run.path / "last.pt").write_bytes(b"nothing")
+    with pytest.raises(PetsegError, match=r"last\.pt is damaged or no checkpoint"):
+        train(resume=True)
+
+
+def test_other_shards_are_not_resumed_on(train, originals):
+    train(epochs=1)
+    with pytest.raises(PetsegError, match="not the shards that the run was trained on"):
+        train(resume=True, epochs=2, shards=str(originals))
+
+
+def test_run_folders_have_names_of_their_own(tmp_path):
+    from datetime import datetime
+
+    now = datetime(2024, 2, 3, 4, 5, 6)
+    first = new_run_folder(tmp_path, "default-unet", now)
+    assert first.path.name == "20240203-040506-default-unet"
+    first.create()
+    second = new_run_folder(tmp_path, "default-unet", now)
+    second.create()
+    assert second.path.name == "20240203-040506-default-unet-2"
+    with pytest.raises(PetsegError, match="nothing to resume"):
+        newest_run_folder(tmp_path)
+    for age, run in enumerate((first, second)):
+        run.last.write_bytes(b"")
+        os.utime(run.last, (100 - age, 100 - age))
+    assert newest_run_folder(tmp_path) == RunFolder(first.path)
+
+
+def test_nothing_half_written_is_left_by_a_full_disk(train, tmp_path, monkeypatch):
+    import errno
+
+    from petseg.shards import manifest
+
+    real = os.fsync
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def after_two(step):
+        if step == 7:
+            monkeypatch.setattr(manifest.os, "fsync", full)
+
+    with pytest.raises(PetsegError, match=r"(metrics\.jsonl|last\.pt) could not be written \(No space left on device\)"):
+        train(epochs=3, on_step=after_two)
+    monkeypatch.setattr(manifest.os, "fsync", real)
+    assert not [p for p in (tmp_path / "run").iterdir() if "partial" in p.name]
+    result, _ = train(resume=True)
+    assert result.summary["epochs"] == 3
+    shutil.rmtree(tmp_path / "run")
