@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -20,7 +20,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from petseg.shards.manifest import Manifest
+if TYPE_CHECKING:
+    from petseg.shards.manifest import Manifest
 
 
 def out() -> Console:

@@ -21,9 +21,9 @@ from PIL import Image
 from torch import nn
 
 from petseg.errors import PetsegError
-from petseg.fullsize import samples_of
 from petseg.predict import read_photo
 from petseg.shards.manifest import Manifest
+from petseg.shards.reader import ShardReader
 from petseg.training.checkpoint import TrainedModel, load_trained
 from petseg.training.step import InputTransform
 
@@ -233,8 +233,11 @@ def _sample(trained: TrainedModel) -> tuple[str, np.ndarray]:
     try:
         manifest = Manifest.load(folder)
         split = next(name for name in ("test", "val", "train") if manifest.splits.get(name))
-        sample = next(iter(samples_of(folder, manifest, split)))
-        return f"{sample.key} of {folder}", sample.picture()
+        reader = ShardReader(folder, manifest, split)
+        try:
+            return f"{reader.key(0)} of {folder}", reader.decoded(0)[0]
+        finally:
+            reader.close()
     except (PetsegError, StopIteration):
         # Shards may be gone by the time a run is exported; any picture will do.
         from petseg.sources.synthetic import SyntheticSource

@@ -11,16 +11,15 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from petseg.classes import ClassTable
+from petseg.decode.pictures import MAX_PIXELS, to_rgb
+from petseg.decode.resize import resize_image
 from petseg.errors import PetsegError
 from petseg.shards.manifest import write_atomic
 from petseg.training.checkpoint import TrainedModel
 from petseg.training.step import InputTransform
-
-MAX_PIXELS = 178_956_970
-"""Largest photo in pixels, judged by its header: Pillow's own limit for a decompression bomb (half a GiB as RGB)."""
 
 MAX_SIDE = 65_500
 """Longest side in pixels that the JPEG library writes, so the longest that an overlay can have."""
@@ -75,10 +74,10 @@ class Segmenter:
     def probabilities(self, picture: np.ndarray) -> torch.Tensor:
         """Class probabilities at the network's size, f32[C, height, width] on the CPU, of a picture u8[H, W, 3].
 
-        The picture is squashed by Pillow's antialiased BILINEAR, the resize that every loader is held to.
+        The picture is squashed by the resize that every loader is held to.
         """
-        small = Image.fromarray(picture).resize((self.width, self.height), Image.Resampling.BILINEAR)
-        images = torch.from_numpy(np.array(small)).unsqueeze(0).to(self._device)
+        small = np.ascontiguousarray(resize_image(picture, self.height, self.width))
+        images = torch.from_numpy(small).unsqueeze(0).to(self._device)
         outputs = self._network(self._transform(images))
         return self._network.probabilities(outputs)[0].contiguous().cpu()
 
@@ -245,23 +244,6 @@ def read_photo(path: Path) -> np.ndarray:
         raise PetsegError(f"{path} cannot be read ({error.strerror or error})") from error
     except Exception as error:  # damaged bytes lead Pillow's plugins to raise nearly anything
         raise PetsegError(f"{path} is damaged ({type(error).__name__})") from error
-
-
-def to_rgb(opened: Image.Image) -> np.ndarray:
-    """Pixels of an opened picture, u8[H, W, 3]: upright by its EXIF, 16 bits cut to 8, transparency over white."""
-    image = ImageOps.exif_transpose(opened)
-    if image.mode.startswith("I") or image.mode == "F":
-        grey = np.asarray(image)
-        # Mode I holds 16-bit grey too; what goes beyond 8 bits is cut to them, what does not is taken as it is.
-        if grey.dtype != np.uint16:
-            grey = np.clip(grey, 0, 65535).astype(np.uint16)
-        if image.mode.startswith("I;16") or grey.max(initial=0) > 255:
-            grey = grey >> 8
-        return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
-    if image.has_transparency_data:
-        over = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
-    return np.array(image.convert("RGB"))
 
 
 def overlay(picture: np.ndarray, mask: np.ndarray, classes: ClassTable) -> np.ndarray:

@@ -180,9 +180,7 @@ def test_resumes_after_every_batch_in_the_other_loader(load, packed, name, cache
     after = np.reshape(order_of(packed, 1)[:40], (10, 4)).tolist()
     other = LOADERS[1 - LOADERS.index(name)]
     source, target = load(name, packed, cache=cache), load(other, packed)
-    states = [source.state_dict()]
-    for _ in source:
-        states.append(source.state_dict())
+    states = [source.state_dict(), *(source.state_dict() for _ in source)]
     assert [state["consumed"] for state in states] == [*range(0, 40, 4), 0]
     for taken, state in enumerate(states):
         target.load_state_dict(state)
@@ -284,7 +282,11 @@ def test_refuses_a_foreign_state(load, packed, name, change, words):
 
 def tasks() -> int:
     """Threads of this process, those of C++ libraries too."""
-    return len(os.listdir("/proc/self/task"))
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def children() -> set[str]:
@@ -310,7 +312,7 @@ def test_close_is_prompt_and_leaves_nothing_behind(packed, name, cache):
     once(1)  # libraries start pools of their own once
     gc.collect()
     threads, processes = tasks(), children()
-    files = len(os.listdir("/proc/self/fd"))
+    files = descriptors()
     assert max(once(taken) for taken in (0, 3, 99)) < 3.0
     gc.collect()
     deadline = time.monotonic() + 5
@@ -318,7 +320,7 @@ def test_close_is_prompt_and_leaves_nothing_behind(packed, name, cache):
         time.sleep(0.05)
     assert tasks() <= threads
     assert children() == processes
-    assert len(os.listdir("/proc/self/fd")) <= files
+    assert descriptors() <= files
     assert not [t.name for t in threading.enumerate() if t.name.startswith("petseg")]
 
 

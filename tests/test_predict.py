@@ -13,6 +13,7 @@ from PIL import Image
 import petseg.predict as module
 from petseg.classes import OXFORD, ClassTable
 from petseg.config import TrainConfig
+from petseg.decode.resize import resize_image
 from petseg.errors import PetsegError
 from petseg.predict import Segmenter, enlarge, overlay, pictures_in, predict, read_photo
 from petseg.training.checkpoint import load_trained, network_for, save_checkpoint
@@ -75,7 +76,7 @@ def test_writes_codes_and_an_overlay_at_the_photos_own_size(trained, tmp_path):
 def test_segment_is_squash_network_enlarge_argmax(tmp_path, options):
     trained = load_trained(saved_run(tmp_path, **options), CPU)
     pixels = picture(121, 77)
-    small = np.array(Image.fromarray(pixels).resize((48, 32), Image.Resampling.BILINEAR))
+    small = resize_image(pixels, 32, 48)
     x = torch.from_numpy(small).permute(2, 0, 1)[None].float() / 255
     if options.get("normalise", True):
         x = (x - torch.tensor(trained.mean).view(1, 3, 1, 1)) / torch.tensor(trained.std).view(1, 3, 1, 1)

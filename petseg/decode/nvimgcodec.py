@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, ParamSpec
 
+import numpy as np
 import torch
 from torch.utils.dlpack import from_dlpack
 
@@ -45,9 +46,11 @@ class BatchDecoder:
         on_gpu = device.type == "cuda"
         index = (device.index or 0) if on_gpu else nvimgcodec.NVIMGCODEC_DEVICE_CPU_ONLY
         self._stream = torch.cuda.Stream(device) if on_gpu else None  # type: ignore[no-untyped-call]
+        # Without the backend named, the CPU-only device still asks a driver how many GPUs there are, and fails.
+        backends = {} if on_gpu else {"backends": [nvimgcodec.Backend(nvimgcodec.CPU_ONLY)]}
         # Fancy upsampling is libjpeg's: what a network is trained on is what `predict` shows it.
         self._decoder: Any = nvimgcodec.Decoder(
-            device_id=index, max_num_cpu_threads=num_threads, options=":fancy_upsampling=1"
+            device_id=index, max_num_cpu_threads=num_threads, options=":fancy_upsampling=1", **backends
         )
         self._params: Any = nvimgcodec.DecodeParams(apply_exif_orientation=False, color_spec=nvimgcodec.ColorSpec.SRGB)
         self._stream_of: Any = nvimgcodec.CodeStream
@@ -72,7 +75,9 @@ class BatchDecoder:
             if picture is None:
                 failed.append(row)
             else:
-                images[row] = resize_image_on_device(from_dlpack(picture), *size)
+                # DLPack asks the CUDA runtime even of host memory, which a machine without a driver cannot answer.
+                pixels = torch.from_numpy(np.asarray(picture)) if self._stream is None else from_dlpack(picture)
+                images[row] = resize_image_on_device(pixels, *size)
         return images, failed
 
     def submit(self, work: Callable[P, torch.Tensor], /, *args: P.args, **kwargs: P.kwargs) -> Future[OnStream]:

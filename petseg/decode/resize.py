@@ -54,6 +54,8 @@ def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """
     if image.shape[:2] == (height, width):
         return image
+    if not image.flags.writeable:  # torch warns of it, though nothing is written
+        image = image.copy()
     # A permuted view is channels_last, which is what selects the fast kernel.
     picture = torch.from_numpy(image).permute(2, 0, 1).unsqueeze(0)
     small = F.interpolate(picture, size=(height, width), mode="bilinear", antialias=True, align_corners=False)

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from petseg.decode.cpu import DecodeError, decode_image, decode_mask
 from petseg.errors import PetsegError
 from petseg.shards.reader import ShardReader
 
@@ -24,17 +23,8 @@ def name_culprit(reader: ShardReader, pulls: Iterable[np.ndarray], error: Except
     for indices in pulls:
         for index in indices.tolist():
             try:
-                image, mask = reader.read(index)
-                decode_image(image)
-                decode_mask(mask)
-            except DecodeError as fault:
-                return bad_sample(reader, index, fault)
+                reader.decoded(index)
             except PetsegError as fault:
                 return fault
     text = str(error).strip()
     return PetsegError(f"the decoder failed on {reader.folder}, though every sample of the batch decodes here: {text}")
-
-
-def bad_sample(reader: ShardReader, index: int, fault: DecodeError) -> PetsegError:
-    """The sentence for one sample that cannot be decoded."""
-    return PetsegError(f"{reader.where(index)}: {fault}; run `petseg verify {reader.folder}` and pack again.")

@@ -13,7 +13,7 @@ from torch.utils.dlpack import from_dlpack
 from petseg.decode.cpu import DecodeError, decode_image
 from petseg.errors import PetsegError
 from petseg.loaders.base import Pixels, Pull
-from petseg.loaders.culprit import bad_sample, name_culprit
+from petseg.loaders.culprit import name_culprit
 from petseg.shards.manifest import Manifest
 from petseg.shards.reader import ShardReader
 
@@ -106,7 +106,7 @@ class DaliEngine:
             try:
                 decode_image(image)
             except DecodeError as fault:
-                raise bad_sample(self._reader, index, fault) from fault
+                raise self._reader.bad_sample(index, fault) from fault
         return image, mask
 
 

@@ -15,7 +15,6 @@ import torch
 from petseg.decode.cpu import DecodeError, decode_image, decode_mask
 from petseg.decode.resize import resize_image, resize_nearest
 from petseg.loaders.base import Pixels, Pull
-from petseg.loaders.culprit import bad_sample
 from petseg.shards.reader import ShardReader
 
 if TYPE_CHECKING:
@@ -138,7 +137,7 @@ class WdsEngine:
                 task.result()
             images, failed = decoder.decode(encoded, self._size)
             if failed:
-                raise bad_sample(self._reader, int(indices[failed[0]]), DecodeError("image is damaged"))
+                raise self._reader.bad_sample(int(indices[failed[0]]), DecodeError("image is damaged"))
             return images
 
         tasks = [self._pool.submit(read, rows) for rows in self._chunks(len(indices))]
@@ -151,7 +150,7 @@ class WdsEngine:
         try:
             picture = decode_image(image)
         except DecodeError as fault:
-            raise bad_sample(self._reader, index, fault) from fault
+            raise self._reader.bad_sample(index, fault) from fault
         image_out[:] = resize_image(picture, height, width)
         codes_out[:] = resize_nearest(self._mask(index, mask), height, width)
 
@@ -159,7 +158,7 @@ class WdsEngine:
         try:
             return decode_mask(mask)
         except DecodeError as fault:
-            raise bad_sample(self._reader, index, fault) from fault
+            raise self._reader.bad_sample(index, fault) from fault
 
     def _chunks(self, n: int) -> list[range]:
         step = max(1, math.ceil(n / (self._threads * CHUNKS_PER_THREAD)))

@@ -7,9 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from petseg.decode.cpu import DecodeError, decode_image, decode_mask
 from petseg.decode.resize import resize_image, resize_nearest
-from petseg.errors import PetsegError
 from petseg.order import keyed_hash
 from petseg.report.gallery import Panel
 from petseg.shards.manifest import Manifest
@@ -66,12 +64,8 @@ def make_panels(
 def _panel(trained: TrainedModel, reader: ShardReader, index: int, iou: float, device: torch.device) -> Panel:
     config = trained.config
     height, width = config.height_width
-    encoded_image, encoded_mask = reader.read(index)
-    try:
-        image = resize_image(decode_image(encoded_image), height, width)
-        codes = resize_nearest(decode_mask(encoded_mask), height, width)
-    except DecodeError as error:
-        raise PetsegError(f"{reader.where(index)}: {error}; run petseg verify {reader.folder}.") from error
+    picture, mask = reader.decoded(index)
+    image, codes = resize_image(picture, height, width), resize_nearest(mask, height, width)
     transform = InputTransform(
         trained.mean, trained.std, apply=config.normalise, channels_last=config.channels_last
     ).to(device)

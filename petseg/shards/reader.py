@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from petseg.decode.cpu import DecodeError, decode_image, decode_mask
 from petseg.errors import PetsegError
 from petseg.shards.index import index_name, read_index
 from petseg.shards.manifest import Manifest
@@ -95,6 +96,26 @@ class ShardReader:
         view = memoryview(data)
         image, mask = image_at - start, mask_at - start
         return view[image : image + image_size], view[mask : mask + mask_size]
+
+    def decoded(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """A sample in full: (image u8[H, W, 3], codes u8[H, W]).
+
+        Raises:
+            PetsegError: as `read`, or the sample is damaged.
+        """
+        image, mask = self.read(index)
+        try:
+            picture, codes = decode_image(image), decode_mask(mask)
+            if picture.shape[:2] != codes.shape:
+                height, width = picture.shape[:2]
+                raise DecodeError(f"mask is {codes.shape[1]}x{codes.shape[0]}, its image {width}x{height}")
+        except DecodeError as fault:
+            raise self.bad_sample(index, fault) from fault
+        return picture, codes
+
+    def bad_sample(self, index: int, fault: DecodeError) -> PetsegError:
+        """The sentence for a sample that cannot be decoded."""
+        return PetsegError(f"{self.where(index)}: {fault}; run `petseg verify {self.folder}` and pack again.")
 
     def close(self) -> None:
         """Close the files. Reads that are under way in other threads must have ended."""

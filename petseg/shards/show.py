@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from petseg.decode.cpu import DecodeError, decode_image, decode_mask
 from petseg.decode.resize import resize_image, resize_nearest
 from petseg.errors import PetsegError
 from petseg.order import keyed_hash
@@ -59,11 +58,7 @@ def contact_sheet(folder: Path, out: Path, *, split: str = "train", count: int =
 
 
 def _tile(reader: ShardReader, index: int, manifest: Manifest) -> tuple[str, Image.Image]:
-    image, mask = reader.read(index)
-    try:
-        picture, codes = decode_image(image), decode_mask(mask)
-    except DecodeError as error:
-        raise PetsegError(f"{reader.where(index)}: {error}; run petseg verify {reader.folder}.") from error
+    picture, codes = reader.decoded(index)
     scale = TILE / max(picture.shape[:2])
     size = max(1, round(picture.shape[0] * scale)), max(1, round(picture.shape[1] * scale))
     colours = np.zeros((256, 3), dtype=np.uint8)

@@ -235,7 +235,9 @@ class _Job:
             samples += len(batch.indices) * world.size
             if world.is_main:
                 elapsed = time.perf_counter() - began
-                self.reporter.step((samples - part_samples) / elapsed, clock.data_wait_pct(), peak_memory_mb(world.device))
+                self.reporter.step(
+                    (samples - part_samples) / elapsed, clock.data_wait_pct(), peak_memory_mb(world.device)
+                )
             if self.loader.state_dict()["epoch"] != epoch:
                 continue  # that was the last batch: the epoch is finished properly, whatever signal has come
             agreed = world.size == 1 or step.loss_steps % AGREE_EVERY == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any, cast
 
@@ -101,6 +102,9 @@ class TrainStep:
         mode = "reduce-overhead" if world.device.type == "cuda" and world.size == 1 else None
         self._loss = cast(Any, torch.compile(self._eager_loss, mode=mode) if compile else self._eager_loss)
         self.compiled = compile
+        if compile and world.device.type == "cpu":
+            # It says on a machine without a GPU that there is none.
+            logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 
     def _eager_loss(
         self, images: torch.Tensor, masks: torch.Tensor, indices: torch.Tensor, epoch: torch.Tensor

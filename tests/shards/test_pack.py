@@ -40,7 +40,9 @@ def content(folder: Path) -> dict[str, str]:
 
 def keys(shards: Path, split: str) -> list[str]:
     manifest = Manifest.load(shards)
-    return [e.key for info in manifest.split(split).shards for e in read_index((shards / info.name).with_suffix(".idx"))]
+    return [
+        e.key for info in manifest.split(split).shards for e in read_index((shards / info.name).with_suffix(".idx"))
+    ]
 
 
 # --- the plan
@@ -62,7 +64,9 @@ def test_a_plan_holds_every_listed_pair_once(n, per_shard, seed, official):
     placed = [key for members in plan.shards.values() for key in members]
     assert sorted(placed) == sorted(pair.key for pair in pairs.pairs)
     assert all(1 <= len(members) <= per_shard for members in plan.shards.values())
-    sizes = {split: [len(m) for name, m in plan.shards.items() if split_of(name) == split] for split in ("train", "test")}
+    sizes = {
+        split: [len(m) for name, m in plan.shards.items() if split_of(name) == split] for split in ("train", "test")
+    }
     assert all(max(s) - min(s) <= 1 for s in sizes.values() if s), "shards of a split differ by more than one sample"
     if official:
         test = {pair.key for pair in pairs.pairs if pair.split == "test"}

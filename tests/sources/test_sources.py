@@ -181,11 +181,12 @@ def test_tars_with_other_names_and_palette_masks_are_repacked(tmp_path):
     codes = np.random.default_rng(0).integers(0, 2, (40, 50), dtype=np.uint8)
     jpeg = picture(tmp_path / "a.jpg").read_bytes()
     for split in ("train", "val"):
-        foreign_tar(
-            tmp_path / f"{split}-0.tar",
-            *(m for n in range(3) for m in ((f"d/{split}{n}.image.jpg", jpeg), (f"d/{split}{n}.seg.png", palette(codes)),
-                                            (f"d/{split}{n}.json", b"{}"))),
-        )  # fmt: skip
+        members = [
+            (f"d/{split}{n}.{extension}", data)
+            for n in range(3)
+            for extension, data in (("image.jpg", jpeg), ("seg.png", palette(codes)), ("json", b"{}"))
+        ]
+        foreign_tar(tmp_path / f"{split}-0.tar", *members)
     source = TarsSource(f"{tmp_path}/*.tar", BINARY)
     listing = source.listing()
     assert [p.split for p in listing.pairs] == ["train"] * 3 + ["val"] * 3 and not listing.rejected

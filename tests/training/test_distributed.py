@@ -26,7 +26,7 @@ def start(environment, ranks: int, *more: str) -> None:
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
 
 
-@pytest.mark.parametrize("loader", ["dali", "webdataset"])
+@pytest.mark.parametrize("loader", [pytest.param("dali", marks=pytest.mark.slow), "webdataset"])
 def test_two_ranks_learn_what_one_does_with_twice_the_batch(packed, tmp_path, environment, loader):
     common = ("--shards", str(packed), "--loader", loader, "--cache", "host")
     start(environment, 2, *common, "--batch-size", "4", "--run-dir", str(tmp_path / "two"))
@@ -40,9 +40,7 @@ def test_two_ranks_learn_what_one_does_with_twice_the_batch(packed, tmp_path, en
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
     assert two["mean_iou"] == pytest.approx(one["mean_iou"], abs=0.02)
-    a, b = (
-        torch.load(tmp_path / name / "last.pt", weights_only=True)["model"] for name in ("two", "one")
-    )
+    a, b = (torch.load(tmp_path / name / "last.pt", weights_only=True)["model"] for name in ("two", "one"))
     assert max(float((a[k] - b[k]).abs().max()) for k in a) < 5e-3
     assert (tmp_path / "two" / "report.html").is_file()
 

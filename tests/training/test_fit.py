@@ -262,7 +262,9 @@ def test_nothing_half_written_is_left_by_a_full_disk(train, tmp_path, monkeypatc
         if step == 7:
             monkeypatch.setattr(manifest.os, "fsync", full)
 
-    with pytest.raises(PetsegError, match=r"(metrics\.jsonl|last\.pt) could not be written \(No space left on device\)"):
+    with pytest.raises(
+        PetsegError, match=r"(metrics\.jsonl|last\.pt) could not be written \(No space left on device\)"
+    ):
         train(epochs=3, on_step=after_two)
     monkeypatch.setattr(manifest.os, "fsync", real)
     assert not [p for p in (tmp_path / "run").iterdir() if "partial" in p.name]

@@ -1,0 +1,179 @@
+"""Schedules, optimisers and averaged weights; the `auto` options; checkpoints."""
+
+import math
+import os
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from petseg.classes import OXFORD
+from petseg.config import TrainConfig
+from petseg.errors import PetsegError
+from petseg.model import UNet
+from petseg.training import choices
+from petseg.training.checkpoint import checkpoint_path, load_checkpoint, load_trained, save_checkpoint
+from petseg.training.recipe import Ema, build_optimizer, rate_at, set_rate
+
+CPU = torch.device("cpu")
+
+# --- the learning rate
+
+
+@given(st.floats(0, 1), st.sampled_from(["cosine", "onecycle", "constant"]))
+def test_rates_stay_between_nothing_and_the_highest(progress, schedule):
+    assert 0 <= rate_at(progress, TrainConfig(schedule=schedule, lr=0.3)) <= 0.3 * (1 + 1e-12)
+
+
+@pytest.mark.parametrize(("schedule", "peak"), [("onecycle", 0.3), ("cosine", 0.1)])
+def test_rates_rise_to_the_peak_and_fall_to_nothing(schedule, peak):
+    config = TrainConfig(schedule=schedule, lr=1.0, warmup=0.1)
+    rates = [rate_at(i / 1000, config) for i in range(1001)]
+    top = max(range(1001), key=rates.__getitem__)
+    assert top / 1000 == pytest.approx(peak, abs=1e-3) and rates[top] == pytest.approx(1.0)
+    assert rates[0] == pytest.approx(0.04) and rates[-1] == pytest.approx(0, abs=1e-6)
+    assert rates[: top + 1] == sorted(rates[: top + 1]) and rates[top:] == sorted(rates[top:], reverse=True)
+
+
+def test_the_cosine_is_a_cosine():
+    config = TrainConfig(schedule="cosine", lr=2.0, warmup=0.2)
+    assert rate_at(0.6, config) == pytest.approx(2.0 * (1 + math.cos(math.pi * 0.5)) / 2)
+
+
+def test_a_rate_reaches_every_group():
+    optimizer = build_optimizer(UNet(width=4, depth=2), TrainConfig(), CPU)
+    set_rate(optimizer, 0.125)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.125, 0.125]
+
+
+def test_decay_spares_biases_and_normalisation():
+    network = UNet(width=4, depth=2)
+    decayed, spared = build_optimizer(network, TrainConfig(weight_decay=0.3), CPU).param_groups
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.3, 0.0)
+    assert all(p.ndim > 1 for p in decayed["params"]) and all(p.ndim == 1 for p in spared["params"])
+    assert len(decayed["params"]) + len(spared["params"]) == len(list(network.parameters()))
+    assert isinstance(build_optimizer(network, TrainConfig(optimizer="adam"), CPU), torch.optim.Adam)
+
+
+# --- averaged weights
+
+
+def test_the_average_is_exponential_and_warms_up():
+    network = nn.BatchNorm1d(1)
+    ema = Ema(network, 0.5)
+    expected = 1.0
+    for t in range(1, 12):
+        with torch.no_grad():
+            network.weight.fill_(float(t))
+            network.num_batches_tracked.fill_(t)
+        ema.update()
+        decay = min(0.5, (1 + t) / (10 + t))
+        expected = decay * expected + (1 - decay) * t
+        assert ema.network.weight.item() == pytest.approx(expected, rel=1e-5)
+        assert ema.network.num_batches_tracked.item() == t
+    assert not ema.network.training and not ema.network.weight.requires_grad
+
+
+# --- auto
+
+
+def test_amp_is_what_the_hardware_multiplies(monkeypatch):
+    for there, expected in ((True, "bf16"), (False, "off")):
+        monkeypatch.setattr(choices, "cpu_has_bf16", lambda there=there: there)
+        assert choices.resolve_amp("auto", CPU) == expected
+    for asked in ("bf16", "fp16", "off"):
+        assert choices.resolve_amp(asked, CPU) == asked
+    assert [choices.amp_dtype(a) for a in ("bf16", "fp16", "off")] == [torch.bfloat16, torch.float16, None]
+
+
+def test_the_loader_is_the_faster_one():
+    assert choices.resolve_loader("auto", CPU) == "webdataset"
+    assert choices.resolve_loader("dali", CPU) == "dali"
+    assert choices.resolve_loader("auto", torch.device("cuda", 0)) == "dali"
+
+
+def test_compile_pays_in_a_long_run_alone(monkeypatch):
+    config = TrainConfig(size="128", width=32)
+    network = UNet(width=32)
+    assert choices.resolve_compile("auto", CPU, network, config, 100) == (False, None)
+    monkeypatch.setenv("CXX", "sh")  # any program will do: it is looked for, not run
+    assert choices.resolve_compile("auto", CPU, network, config, 10**7) == (True, None)
+    assert choices.resolve_compile("off", CPU, network, config, 10**7) == (False, None)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    chosen, note = choices.resolve_compile("auto", CPU, network, config, 10**7)
+    assert not chosen and "no C++ compiler" in note
+    cuda = torch.device("cuda", 0)
+    assert choices.resolve_compile("auto", cuda, network, config, 32 * 100) == (False, None)
+
+
+def test_flops_grow_with_the_picture():
+    network = UNet(width=8, depth=3)
+    small, large = choices.training_flops(network, 32, 32), choices.training_flops(network, 64, 64)
+    assert large == pytest.approx(4 * small, rel=0.01)
+    x = 3 * 2 * (32 * 32) * (3 * 8 * 9)  # the first convolution alone, forward and backward
+    assert small > x
+
+
+# --- checkpoints
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch pwned",)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"nothing", {"some": "thing"}, {"format": "one", "config": {}}, {"format": 99, "config": {}}, {"x": Evil()}],
+    ids=["empty", "text", "foreign", "odd format", "newer", "code"],
+)
+def test_what_is_no_checkpoint_is_refused_and_never_run(tmp_path, monkeypatch, content):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "best.pt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    with pytest.raises(PetsegError, match=r"best\.pt (is|has)"):
+        load_checkpoint(path)
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_a_checkpoint_round_trips(tmp_path):
+    save_checkpoint(tmp_path / "a.pt", {"config": {}, "tensor": torch.arange(4), "plain": [1, "two", None]})
+    data = load_checkpoint(tmp_path / "a.pt")
+    assert torch.equal(data["tensor"], torch.arange(4)) and data["plain"] == [1, "two", None]
+    assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
+    with pytest.raises(PetsegError, match="could not be written"):
+        save_checkpoint(tmp_path / "nowhere" / "a.pt", {})
+
+
+def test_the_best_is_preferred_to_the_last(tmp_path):
+    with pytest.raises(PetsegError, match="no such run"):
+        checkpoint_path(tmp_path / "nowhere")
+    with pytest.raises(PetsegError, match=r"holds no best\.pt and no last\.pt"):
+        checkpoint_path(tmp_path)
+    for name in ("last.pt", "best.pt"):
+        (tmp_path / name).write_bytes(b"")
+        assert checkpoint_path(tmp_path).name == name
+    assert checkpoint_path(tmp_path / "last.pt").name == "last.pt"
+
+
+def test_a_damaged_description_is_named(tmp_path):
+    network = UNet(width=4, depth=2)
+    config = TrainConfig(width=4, depth=2).to_dict()
+    good = {
+        "config": config, "classes": OXFORD.to_dict(), "mean": [0.0] * 3, "std": [1.0] * 3,
+        "model": network.state_dict(), "ema": None,
+    }  # fmt: skip
+    save_checkpoint(tmp_path / "best.pt", good)
+    assert not load_trained(tmp_path, CPU).network.training
+    for missing in ("classes", "mean", "model"):
+        save_checkpoint(tmp_path / "best.pt", {k: v for k, v in good.items() if k != missing})
+        with pytest.raises(PetsegError, match=r"best\.pt is damaged"):
+            load_trained(tmp_path, CPU)
+    save_checkpoint(tmp_path / "best.pt", {**good, "config": {**config, "width": 8}})
+    with pytest.raises(PetsegError, match="another architecture"):
+        load_trained(tmp_path, CPU)
