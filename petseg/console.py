@@ -123,6 +123,11 @@ def classes_line(iou: dict[str, float | None]) -> str:
     return escape(", ".join(f"{name} {show(value)}" for name, value in iou.items()))
 
 
+def counted(n: int, what: str) -> str:
+    """`1 shard`, `2 shards`."""
+    return f"{n:,} {what}" + ("" if n == 1 else "s")
+
+
 def metrics_table(metrics: dict[str, Any], title: str) -> Table:
     """Scores of a split, class by class and over all."""
     table = Table(title=escape(title), title_justify="left")
@@ -143,7 +148,9 @@ def metrics_table(metrics: dict[str, Any], title: str) -> Table:
     return table
 
 
-def packing_table(manifest: Manifest, *, bytes_in: int, seconds: float, unlisted: int, ignored: int) -> Table:
+def packing_table(
+    manifest: Manifest, *, bytes_in: int, seconds: float, converted: int, unlisted: int, ignored: int
+) -> Table:
     """What a pack holds."""
     table = Table(title="Packed", title_justify="left", show_header=False)
     table.add_column()
@@ -152,9 +159,9 @@ def packing_table(manifest: Manifest, *, bytes_in: int, seconds: float, unlisted
     shards = sum(len(split.shards) for split in manifest.splits.values())
     written = sum(shard.bytes for split in manifest.splits.values() for shard in split.shards)
     for name, split in manifest.splits.items():
-        table.add_row(escape(name), f"{split.samples:,} samples in {len(split.shards):,} shards")
+        table.add_row(escape(name), f"{counted(split.samples, 'sample')} in {counted(len(split.shards), 'shard')}")
     table.add_section()
-    table.add_row("all", f"{samples:,} samples in {shards:,} shards")
+    table.add_row("all", f"{counted(samples, 'sample')} in {counted(shards, 'shard')}")
     table.add_row("bytes in", f"{bytes_in / 1e6:,.1f} MB" if bytes_in else "drawn")
     table.add_row("bytes out", f"{written / 1e6:,.1f} MB")
     pixels = sum(manifest.pixel_counts.values()) or 1
@@ -162,6 +169,8 @@ def packing_table(manifest: Manifest, *, bytes_in: int, seconds: float, unlisted
         table.add_row(f"{escape(name)} (code {code})", f"{100 * manifest.pixel_counts.get(code, 0) / pixels:.1f}%")
     for code in manifest.classes.ignored:
         table.add_row(f"ignored (code {code})", f"{100 * manifest.pixel_counts.get(code, 0) / pixels:.1f}%")
+    if converted:
+        table.add_row("converted to upright RGB JPEG", f"{converted:,}")
     if manifest.progressive:
         table.add_row("progressive JPEGs", f"{manifest.progressive:,}")
     table.add_row("rejected", f"{len(manifest.rejected):,}")

@@ -70,7 +70,7 @@ def refuses(result, *words: str) -> None:
 def test_shard_packs_and_says_what(oxford, petseg):
     code, out, err = petseg("shard", oxford, "shards", "--split", "official", "--short-side", 48, "--workers", 1)
     assert (code, err) == (0, "")
-    for words in ("train", "14 samples in 1 shards", "val", "test", "pet (code 1)", "rejected", "bytes out", "ignored"):
+    for words in ("train", "14 samples in 1 shard", "val", "test", "pet (code 1)", "rejected", "bytes out", "ignored"):
         assert words in out
     assert "petseg-train --shards shards" in out
     assert Manifest.load(Path("shards")).split("test").samples == 8

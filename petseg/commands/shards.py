@@ -75,7 +75,7 @@ def pack_with_progress(
 
     if workers < 0:
         raise PetsegError(f"--workers: {workers} is out of range; give 0 for one a core, or a number.")
-    with progress(console, f"packing {source.name}") as (advance, expect):
+    with progress(console, "packing") as (advance, expect):
         return pack(source, out, options, workers=workers or usable_cores(), progress=advance, planned=expect)
 
 
@@ -87,6 +87,7 @@ def show_report(console: Console, report: PackReport, out: Path) -> None:
             manifest,
             bytes_in=report.bytes_in,
             seconds=report.seconds,
+            converted=report.converted,
             unlisted=len(report.unlisted),
             ignored=report.ignored,
         )
@@ -114,7 +115,7 @@ def verify_command(console: Console, folder: Path) -> None:
     from petseg.shards.verify import verify
 
     manifest = Manifest.load(folder)
-    with progress(console, f"verifying {folder}") as (advance, expect):
+    with progress(console, "verifying") as (advance, expect):
         expect(sum(split.samples for split in manifest.splits.values()))
         problems = verify(folder, manifest, progress=advance)
     for problem in problems:
@@ -136,7 +137,7 @@ def index_command(console: Console, folder: Path, classes: Path | None) -> None:
     from petseg.shards.adopt import adopt
 
     table = ClassTable.from_toml(classes) if classes else None
-    with progress(console, f"indexing {folder}") as (advance, expect):
+    with progress(console, "indexing") as (advance, expect):
         manifest = adopt(folder, table, progress=advance, planned=expect)
     samples = ", ".join(f"{name} {split.samples:,}" for name, split in manifest.splits.items())
     console.print(f"{escape(str(folder))} now has an index beside every tar and a manifest.json ({samples} samples).")

@@ -224,7 +224,7 @@ def _shared_map(needed: int) -> mmap.mmap:
     # Every rank hears of every failure, or some would wait for the others for ever.
     if failures := [failure for _, failure in every if failure]:
         raise PetsegError(failures[0])
-    file = os.open(every[leader][0], os.O_RDWR | os.O_CLOEXEC)
+    file = os.open(every[leader][0], os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
     try:
         memory = mmap.mmap(file, needed)
     finally:
@@ -241,7 +241,10 @@ def _shared_file(needed: int) -> tuple[str, str]:
     file, path = tempfile.mkstemp(prefix="petseg-cache-", dir=_SHM if _SHM.is_dir() else None)
     try:
         # Take the memory now: a hole that cannot be filled later is a SIGBUS.
-        os.posix_fallocate(file, 0, needed)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file, 0, needed)
+        else:
+            os.truncate(file, needed)
     except OSError as error:
         Path(path).unlink(missing_ok=True)
         failure = f"--cache host: {needed / _GB:.2f} GB do not fit in {_SHM} ({error.strerror}); enlarge it."

@@ -49,6 +49,8 @@ class Sample:
     """The image is a progressive JPEG that was kept."""
     kept: bool
     """The image's bytes are the source's own."""
+    converted: bool
+    """The source's image was no sound, upright RGB JPEG, so that it had to be encoded anew whatever its size."""
 
 
 def normalise(
@@ -77,6 +79,7 @@ def normalise(
         warnings.simplefilter("ignore")  # Pillow warns of oddities that are judged here
         pixels, orientation, keep = _decode_image(image, max_pixels)
         codes = _decode_mask(mask, max_pixels)
+    converted = not keep
     stored = pixels.shape[:2]
     upright = stored[::-1] if orientation >= 5 else stored
     if codes.shape == stored:
@@ -120,6 +123,7 @@ def normalise(
         channel_squares=squares,
         progressive=keep and frame_marker(image) == _PROGRESSIVE,
         kept=keep,
+        converted=converted,
     )
 
 

@@ -68,6 +68,8 @@ class PackReport:
     """Bytes of all tars."""
     kept: int
     """Samples whose original JPEG was kept."""
+    converted: int
+    """Samples whose image was no sound, upright RGB JPEG: other formats and colours, turned by EXIF."""
     unlisted: tuple[str, ...]
     """Keys that were left out because they are on no list."""
     ignored: int
@@ -148,6 +150,7 @@ def pack(
         bytes_in=sum(stats.bytes_in for stats in done.values()),
         bytes_out=sum(shard.bytes for split in manifest.splits.values() for shard in split.shards),
         kept=sum(stats.kept for stats in done.values()),
+        converted=sum(stats.converted for stats in done.values()),
         unlisted=plan.unlisted,
         ignored=listing.ignored,
         rejected=manifest.rejected,

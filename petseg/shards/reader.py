@@ -10,6 +10,7 @@ import numpy as np
 
 from petseg.decode.cpu import DecodeError, decode_image, decode_mask
 from petseg.errors import PetsegError
+from petseg.pread import open_file, read_at
 from petseg.shards.index import index_name, read_index
 from petseg.shards.manifest import Manifest
 
@@ -129,20 +130,20 @@ class ShardReader:
         file = self._files.get(shard)
         if file is None:
             if len(self._paths) > MAX_OPEN and len(self._files) >= MAX_OPEN:
-                file = os.open(self._paths[shard], os.O_RDONLY | os.O_CLOEXEC)
+                file = open_file(self._paths[shard])
                 try:
-                    return os.pread(file, length, start)
+                    return read_at(file, length, start)
                 finally:
                     os.close(file)
             file = self._open(shard)
-        return os.pread(file, length, start)
+        return read_at(file, length, start)
 
     def _open(self, shard: int) -> int:
         with self._lock:
             if self._closed:
                 raise ValueError("this reader is closed")
             if shard not in self._files:
-                self._files[shard] = os.open(self._paths[shard], os.O_RDONLY | os.O_CLOEXEC)
+                self._files[shard] = open_file(self._paths[shard])
             return self._files[shard]
 
     @staticmethod

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from petseg.decode.cpu import DecodeError, decode_image, decode_mask
 from petseg.errors import PetsegError
+from petseg.pread import read_at
 from petseg.shards.index import Entry, format_index, index_name, scan_tar
 from petseg.shards.manifest import Manifest, ShardInfo
 
@@ -117,4 +117,4 @@ def _parts(file: int, entry: Entry, manifest: Manifest) -> tuple[bytes, bytes]:
         image, mask = by_extension[manifest.encoding.image], by_extension[manifest.encoding.mask]
     except KeyError as error:
         raise DecodeError(f"it has no .{error.args[0]}") from None
-    return os.pread(file, image.size, image.offset), os.pread(file, mask.size, mask.offset)
+    return read_at(file, image.size, image.offset), read_at(file, mask.size, mask.offset)

@@ -48,6 +48,7 @@ class ShardStats:
     max_width: int = 0
     progressive: int = 0
     kept: int = 0
+    converted: int = 0
 
     def add(self, sample: Sample) -> None:
         """Count a sample."""
@@ -61,6 +62,7 @@ class ShardStats:
         self.max_width = max(self.max_width, sample.width)
         self.progressive += sample.progressive
         self.kept += sample.kept
+        self.converted += sample.converted
 
     def save(self, path: Path) -> None:
         """Write it as JSON, whole or not at all."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from petseg.classes import ClassTable
 from petseg.errors import PetsegError
+from petseg.pread import open_file, read_at
 from petseg.sources import TRAINVAL, Listing, Pair, Rejected
 from petseg.sources.files import IMAGES, MASKS, unfit_key
 
@@ -86,9 +87,9 @@ class TarsSource:
 def _read(where: str) -> bytes:
     path, _, span = where.rpartition(":")
     offset, size = map(int, span.split("+"))
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    file = open_file(path)
     try:
-        return os.pread(file, size, offset)
+        return read_at(file, size, offset)
     finally:
         os.close(file)
 

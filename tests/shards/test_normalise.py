@@ -76,7 +76,7 @@ def test_any_format_becomes_an_rgb_jpeg(name, short_side):
     data, expected = FORMATS[name]
     sample = fit(data, short_side=short_side)
     near(sample.image, expected, tolerance=6 if name in {"gif", "palette png", "cmyk jpeg"} else 3)
-    assert not sample.kept and not sample.progressive
+    assert sample.converted and not sample.kept and not sample.progressive
     assert frame_marker(sample.image) == 0xC0
     assert np.array_equal(decode_mask(sample.mask), codes())
     assert sample.pixel_counts == {1: 20 * 45, 2: HEIGHT * WIDTH - 20 * 45 - 70, 3: 70}
@@ -86,7 +86,7 @@ def test_sound_jpegs_are_kept_to_the_byte():
     for options in ({}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_rows": 1}):
         data = jpeg(**options)
         sample = fit(data)
-        assert sample.image == data and sample.kept
+        assert sample.image == data and sample.kept and not sample.converted
         assert sample.progressive == bool(options.get("progressive"))
     assert not fit(jpeg(), short_side=200).kept
 
