@@ -10,11 +10,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from petseg.system import cpu_quota, memory_limit, read_text, usable_cores
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -119,7 +121,7 @@ def _driver() -> str | None:
         found = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
         if found.returncode == 0 and found.stdout.strip():
             return found.stdout.split()[0]
-    words = _read("/proc/driver/nvidia/version").split()
+    words = read_text("/proc/driver/nvidia/version").split()
     return next((w for w in words if w[0].isdigit() and "." in w), None)
 
 
@@ -237,7 +239,7 @@ def _triton() -> Check:
 
 
 def _cpu() -> Check:
-    lines = _read("/proc/cpuinfo").splitlines()
+    lines = read_text("/proc/cpuinfo").splitlines()
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     model = next(named, platform.processor() or platform.machine())
     flags = {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split()}
@@ -257,7 +259,7 @@ def _cores() -> Check:
 
 
 def _memory() -> Check:
-    fields = dict(line.split(":", 1) for line in _read("/proc/meminfo").splitlines() if ":" in line)
+    fields = dict(line.split(":", 1) for line in read_text("/proc/meminfo").splitlines() if ":" in line)
     if not fields:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return Check(name="memory", ok="yes", value=f"{total / _GIB:.1f} GiB")
@@ -297,8 +299,8 @@ def _disk() -> list[Check]:
 def _will_use() -> list[Check]:
     import torch
 
+    from petseg.distributed import resolve_device
     from petseg.training.choices import missing_compiler, resolve_amp, resolve_loader
-    from petseg.training.distributed import resolve_device
 
     device = resolve_device("auto")
     reason = missing_compiler(device)
@@ -310,60 +312,6 @@ def _will_use() -> list[Check]:
         "--num-threads 0": f"{usable_cores()} for decoding, {torch.get_num_threads()} for torch",
     }
     return [Check(name=name, ok="yes", value=value) for name, value in uses.items()]
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on (affinity), at least 1."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def cpu_quota(root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc/self/cgroup")) -> float | None:
-    """Cores that cgroups (v2 or v1) let this process use, None without a limit."""
-    quotas = []
-    for folder in _cgroup_folders(root, proc, "cpu"):
-        words = _read(folder / "cpu.max").split() or [
-            *_read(folder / "cpu.cfs_quota_us").split(),
-            *_read(folder / "cpu.cfs_period_us").split(),
-        ]
-        if len(words) == 2 and words[0].isdigit() and int(words[1]) > 0:
-            quotas.append(int(words[0]) / int(words[1]))
-    return min(quotas, default=None)
-
-
-def memory_limit(root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc/self/cgroup")) -> int | None:
-    """Bytes that cgroups (v2 or v1) let this process use, None without a limit."""
-    limits = []
-    for folder in _cgroup_folders(root, proc, "memory"):
-        text = (_read(folder / "memory.max") or _read(folder / "memory.limit_in_bytes")).strip()
-        # Version 1 says "no limit" with a number near 2**63.
-        if text.isdigit() and int(text) < 2**60:
-            limits.append(int(text))
-    return min(limits, default=None)
-
-
-def _cgroup_folders(root: Path, proc: Path, controller: str) -> Iterator[Path]:
-    """The process's own cgroup and those above it, as far as they can be seen from here; limits add up on the way."""
-    for line in _read(proc).splitlines():
-        parts = line.split(":", 2)
-        if len(parts) != 3:
-            continue
-        number, names, place = parts
-        if number != "0" and controller not in names.split(","):
-            continue
-        top = root if number == "0" else root / controller
-        here = top / place.lstrip("/")
-        # Inside a container the path may be the host's: then only the top is there.
-        yield from (f for f in (here, *here.parents) if f.is_relative_to(top) and f != top and f.is_dir())
-        yield top
-
-
-def _read(path: str | Path) -> str:
-    try:
-        return Path(path).read_text("utf-8", errors="replace")
-    except OSError:
-        return ""
 
 
 _PROBES: dict[str, Callable[[], Check | list[Check]]] = {

@@ -17,7 +17,7 @@ from petseg.classes import ClassTable
 from petseg.decode.pictures import MAX_PIXELS, to_rgb
 from petseg.decode.resize import resize_image
 from petseg.errors import PetsegError
-from petseg.shards.manifest import write_atomic
+from petseg.system import write_atomic
 from petseg.training.checkpoint import TrainedModel
 from petseg.training.step import InputTransform
 

@@ -52,15 +52,3 @@ def test_a_probe_that_fails_is_a_row(monkeypatch):
     checks = {check.name: check for check in examine()}
     assert "no such driver" in checks["GPU"].value and checks["GPU"].ok != "yes"
     assert "memory" in checks
-
-
-def test_limits_of_a_container_are_read(tmp_path):
-    root, proc = tmp_path / "cgroup", tmp_path / "self"
-    root.mkdir()
-    proc.write_text("0::/\n")
-    (root / "cpu.max").write_text("150000 100000\n")
-    (root / "memory.max").write_text("1073741824\n")
-    assert doctor.cpu_quota(root, proc) == 1.5 and doctor.memory_limit(root, proc) == 2**30
-    (root / "cpu.max").write_text("max 100000\n")
-    (root / "memory.max").write_text("max\n")
-    assert doctor.cpu_quota(root, proc) is None and doctor.memory_limit(root, proc) is None

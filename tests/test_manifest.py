@@ -1,5 +1,4 @@
 import json
-import os
 
 import pytest
 from hypothesis import given, settings
@@ -7,7 +6,7 @@ from hypothesis import strategies as st
 
 from petseg.classes import OXFORD
 from petseg.errors import PetsegError
-from petseg.shards.manifest import FORMAT, MANIFEST_NAME, Encoding, Manifest, ShardInfo, Split, write_atomic
+from petseg.shards.manifest import FORMAT, MANIFEST_NAME, Encoding, Manifest, ShardInfo, Split
 from petseg.sources import Rejected
 
 
@@ -94,17 +93,3 @@ def test_counts_must_add_up():
     plain["splits"]["train"]["samples"] = 4
     with pytest.raises(PetsegError, match="add up"):
         Manifest.from_dict(plain)
-
-
-def test_write_atomic_leaves_the_old_file_or_the_new(tmp_path, monkeypatch):
-    path = tmp_path / "f"
-    write_atomic(path, b"old")
-
-    def full(_fd):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        write_atomic(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert [p.name for p in tmp_path.iterdir()] == ["f"]

@@ -1,7 +1,7 @@
 """What earlier versions wrote is read for ever: `fixtures/format-1` was made by petseg before its six packages.
 
-    petseg-shard synthetic:12 shards --short-side 32 --samples-per-shard 8
-    petseg-train --shards shards --width 4 --depth 2 --size 32 --epochs 1 --batch-size 4 --gallery 0 --run-dir run
+petseg-shard synthetic:12 shards --short-side 32 --samples-per-shard 8
+petseg-train --shards shards --width 4 --depth 2 --size 32 --epochs 1 --batch-size 4 --gallery 0 --run-dir run
 """
 
 import json

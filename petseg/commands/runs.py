@@ -14,9 +14,9 @@ from rich.markup import escape
 
 from petseg import console as screen
 from petseg.config import TrainConfig, read_toml, resolve
+from petseg.distributed import World, open_world, resolve_device
 from petseg.errors import PetsegError
 from petseg.shards.manifest import MANIFEST_NAME, Manifest
-from petseg.training.distributed import World, resolve_device, started
 from petseg.training.fit import FitResult, Reporter, fit
 from petseg.training.run import SUMMARY, RunFolder, new_run_folder, newest_run_folder
 
@@ -50,7 +50,7 @@ def train_command(flags: Mapping[str, Any], *, config: Path | None, resume: bool
         if demo and not (flags.get("recipe") or written.get("recipe")):
             given["recipe"] = "demo"
         resolved = resolve(given, config)
-    with started(resolved.device) as world:
+    with open_world(resolved.device) as world:
         if not world.is_main:
             console = Console(quiet=True)
         if demo:

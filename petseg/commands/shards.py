@@ -71,7 +71,7 @@ def pack_with_progress(
         options: of the pack.
         workers: processes; 0 for one a usable core.
     """
-    from petseg.loaders.build import usable_cores
+    from petseg.system import usable_cores
 
     if workers < 0:
         raise PetsegError(f"--workers: {workers} is out of range; give 0 for one a core, or a number.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -18,11 +17,7 @@ from petseg.loaders.random import RandomEngine
 from petseg.loaders.wds import WdsEngine
 from petseg.shards.manifest import Manifest
 from petseg.shards.reader import ShardReader
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+from petseg.system import usable_cores
 
 
 def build(

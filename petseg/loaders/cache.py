@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from petseg.errors import PetsegError
 from petseg.loaders.base import Engine, EngineFactory, Pixels, Pull
+from petseg.system import available_memory
 
 _SHM = Path("/dev/shm")
 _GB = 1e9
@@ -194,22 +195,6 @@ def make_store(
         raise _too_large(kind, needed, available_memory())
     shared = world > 1 and dist.is_initialized() and dist.get_world_size() == world
     return HostStore(_shared_map(needed) if shared else mmap.mmap(-1, needed), samples, size, device)
-
-
-def available_memory() -> int:
-    """Bytes of host memory that can still be taken, by the kernel's estimate and this container's limit."""
-    try:
-        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return 2**63 - 1
-    try:
-        cgroup = Path("/sys/fs/cgroup")
-        limit = int((cgroup / "memory.max").read_text("ascii"))
-        free = min(free, limit - int((cgroup / "memory.current").read_text("ascii")))
-    except (OSError, ValueError):  # no such limit
-        pass
-    return max(free, 0)
 
 
 def _shared_map(needed: int) -> mmap.mmap:

@@ -17,7 +17,7 @@ from petseg.report.curves import charts
 from petseg.report.gallery import Panel, gallery_rows, probability_colours, split_worst, tile_side
 from petseg.report.looks import ClassLook, class_looks
 from petseg.report.words import mapping, number
-from petseg.shards.manifest import write_atomic
+from petseg.system import write_atomic
 
 REPORT = "report.html"
 TEMPLATE = "report.html.j2"

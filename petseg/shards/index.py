@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from petseg.errors import PetsegError
-from petseg.shards.manifest import write_atomic
+from petseg.system import write_atomic
 
 VERSION = "v1.2"
 

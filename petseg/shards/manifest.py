@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from petseg.classes import ClassTable
 from petseg.errors import PetsegError
 from petseg.sources import Rejected
+from petseg.system import write_atomic
 
 FORMAT = 1
 """Version of the manifest that this petseg writes, and the newest that it reads."""
@@ -224,20 +224,6 @@ class Manifest:
             return self.splits[name]
         except KeyError:
             raise PetsegError(f"no split '{name}'; these shards have {', '.join(sorted(self.splits))}.") from None
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file under its final name only when it is whole and on the disk."""
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def _check_split(name: str, split: Split) -> None:

@@ -15,11 +15,12 @@ from pathlib import Path
 
 from petseg.errors import PetsegError
 from petseg.shards.index import index_name
-from petseg.shards.manifest import MANIFEST_NAME, Encoding, Manifest, Split, write_atomic
+from petseg.shards.manifest import MANIFEST_NAME, Encoding, Manifest, Split
 from petseg.shards.plan import SPLIT_MODES, SPLITS, Plan, make_plan, split_of
 from petseg.shards.pool import run_jobs
 from petseg.shards.work import ShardJob, ShardStats, ShardWork, cannot_write, stats_path
 from petseg.sources import Listing, Rejected, Source
+from petseg.system import write_atomic
 
 WORK_FOLDER = ".packing"
 """Folder inside the output while it is being packed: the plan, and the statistics of finished shards."""

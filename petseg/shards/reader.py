@@ -10,9 +10,9 @@ import numpy as np
 
 from petseg.decode.cpu import DecodeError, decode_image, decode_mask
 from petseg.errors import PetsegError
-from petseg.pread import open_file, read_at
 from petseg.shards.index import index_name, read_index
 from petseg.shards.manifest import Manifest
+from petseg.system import open_file, read_at
 
 MAX_OPEN = 256
 """Tars that stay open; a set of more shards opens the others read by read, well below any limit of descriptors."""

@@ -12,8 +12,9 @@ from PIL import Image, ImageDraw, ImageFont
 from petseg.decode.resize import resize_image, resize_nearest
 from petseg.errors import PetsegError
 from petseg.order import keyed_hash
-from petseg.shards.manifest import Manifest, write_atomic
+from petseg.shards.manifest import Manifest
 from petseg.shards.reader import ShardReader
+from petseg.system import write_atomic
 
 TILE = 160
 """Longest side of a picture on the sheet, in pixels."""

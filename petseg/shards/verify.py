@@ -10,9 +10,9 @@ import numpy as np
 
 from petseg.decode.cpu import DecodeError, decode_image, decode_mask
 from petseg.errors import PetsegError
-from petseg.pread import read_at
 from petseg.shards.index import Entry, format_index, index_name, scan_tar
 from petseg.shards.manifest import Manifest, ShardInfo
+from petseg.system import read_at
 
 
 def verify(folder: Path, manifest: Manifest, *, progress: Callable[[int], None] | None = None) -> list[str]:

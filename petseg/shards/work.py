@@ -9,11 +9,12 @@ from pathlib import Path
 
 from petseg.errors import PetsegError
 from petseg.shards.index import index_name
-from petseg.shards.manifest import ShardInfo, write_atomic
+from petseg.shards.manifest import ShardInfo
 from petseg.shards.normalise import RejectError, Sample, normalise
 from petseg.shards.pool import Report
 from petseg.shards.writer import MAX_KEY, ShardWriter
 from petseg.sources import Pair, Rejected, Source
+from petseg.system import write_atomic
 
 _REPORT_EVERY = 8
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from petseg.classes import ClassTable
 from petseg.errors import PetsegError
-from petseg.pread import open_file, read_at
 from petseg.sources import TRAINVAL, Listing, Pair, Rejected
 from petseg.sources.files import IMAGES, MASKS, unfit_key
+from petseg.system import open_file, read_at
 
 _UNFIT = re.compile(r"[^A-Za-z0-9_-]+")
 _SPLIT = re.compile(r"(trainval|train|val|valid|validation|test)(?![a-z])")

@@ -13,7 +13,7 @@ from petseg.classes import ClassTable
 from petseg.config import TrainConfig
 from petseg.errors import PetsegError
 from petseg.model import Network, build_model
-from petseg.shards.manifest import write_atomic
+from petseg.system import write_atomic
 
 FORMAT = 1
 BEST, LAST = "best.pt", "last.pt"

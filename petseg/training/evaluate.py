@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from petseg.classes import ClassTable
+from petseg.distributed import World
 from petseg.loaders import Loader
 from petseg.losses import combine, cross_entropy_sum, dice_sums
 from petseg.metrics import confusion_matrices, constant_answer_mean_iou, mean_iou, metrics_from
 from petseg.model import Network
 from petseg.training.choices import amp_dtype
-from petseg.training.distributed import World
 from petseg.training.step import InputTransform
 
 

@@ -16,17 +16,17 @@ import torch
 
 from petseg.classes import ClassTable
 from petseg.config import TrainConfig
+from petseg.distributed import World
 from petseg.errors import PetsegError
 from petseg.loaders import Loader, build_loader
 from petseg.model import Network, check_size, count_parameters
 from petseg.shards.manifest import Manifest
+from petseg.signals import Stop, stop_signals
 from petseg.telemetry import Clock, Phase, peak_memory_mb, verdict
 from petseg.training import choices as auto
 from petseg.training.checkpoint import BEST, load_checkpoint, load_trained, load_weights, network_for, save_checkpoint
-from petseg.training.distributed import World
 from petseg.training.evaluate import Evaluation, evaluate
 from petseg.training.run import SUMMARY, RunFolder
-from petseg.training.signals import Stop, caught
 from petseg.training.step import InputTransform, TrainStep
 
 CHECK_EVERY = 50
@@ -89,7 +89,7 @@ def fit(config: TrainConfig, run: RunFolder, world: World, reporter: Reporter, *
         torch.cuda.reset_peak_memory_stats(world.device)
     job = _Job(config, run, world, reporter, resume)
     try:
-        with caught() as stop:
+        with stop_signals() as stop:
             finished = job.train(stop)
         if not finished:
             return FitResult(run=run, summary=None, test=None, exit_code=stop.exit_code)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from petseg.errors import PetsegError
-from petseg.shards.manifest import write_atomic
+from petseg.system import write_atomic
 from petseg.training.checkpoint import LAST
 
 CONFIG, METRICS, SUMMARY = "config.toml", "metrics.jsonl", "summary.json"

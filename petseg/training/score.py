@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
+from petseg.distributed import World
 from petseg.errors import PetsegError
 from petseg.loaders import build_loader
 from petseg.shards.manifest import Manifest
 from petseg.training.checkpoint import TrainedModel
 from petseg.training.choices import resolve_loader
-from petseg.training.distributed import World
 from petseg.training.evaluate import Evaluation, evaluate
 from petseg.training.step import InputTransform
 

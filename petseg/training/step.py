@@ -12,11 +12,11 @@ from torch import nn
 from petseg.augment import Policy, augment, normalise, to_float
 from petseg.classes import ClassTable
 from petseg.config import TrainConfig
+from petseg.distributed import World
 from petseg.loaders import Batch
 from petseg.losses import segmentation_loss
 from petseg.model import Network
 from petseg.training.choices import amp_dtype
-from petseg.training.distributed import World
 from petseg.training.recipe import Ema, build_optimizer, rate_at, set_rate
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from petseg.config import resolve
-from petseg.training.distributed import World
+from petseg.distributed import World
 from petseg.training.fit import FitResult, fit
 from petseg.training.run import RunFolder
 

@@ -5,9 +5,9 @@ import torch
 
 from petseg.classes import OXFORD
 from petseg.config import TrainConfig
+from petseg.distributed import World
 from petseg.loaders import Batch
 from petseg.model import UNet
-from petseg.training.distributed import World
 from petseg.training.step import InputTransform, TrainStep
 
 WORLD = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))

@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 
+from petseg.distributed import World, resolve_device
 from petseg.errors import PetsegError
-from petseg.training.distributed import World, resolve_device
 
 OPTIONS = {
     "--size": "32", "--width": "4", "--depth": "3", "--device": "cpu", "--amp": "off", "--epochs": "2",

@@ -81,7 +81,7 @@ def resolve_device(text: str, local_rank: int = 0) -> torch.device:
 
 
 @contextmanager
-def started(device: str) -> Iterator[World]:
+def open_world(device: str) -> Iterator[World]:
     """Join the process group that torchrun's environment names, if any, and leave it at the end.
 
     Raises:

@@ -23,7 +23,7 @@ class Stop:
 
 
 @contextmanager
-def caught() -> Iterator[Stop]:
+def stop_signals() -> Iterator[Stop]:
     """Record SIGINT and SIGTERM; a second one of the same kind acts at once, as it would have.
 
     Outside the main thread nothing is recorded: there Python allows no handler.

@@ -1,0 +1,118 @@
+"""What the operating system does for us: whole files, reads at an offset, cores and memory with their limits."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+CGROUPS = Path("/sys/fs/cgroup")
+"""Where control groups are mounted, version 1 or 2."""
+
+OWN_CGROUPS = Path("/proc/self/cgroup")
+"""Lists the control groups of this process."""
+
+_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_lock = threading.Lock()
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file under its final name only when it is whole and on the disk.
+
+    Raises:
+        OSError: the disk is full, or the folder read-only; a file that was there before is unchanged.
+    """
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def open_file(path: Path | str) -> int:
+    """A descriptor for `read_at`; close it with os.close."""
+    return os.open(path, _FLAGS)
+
+
+def read_at(file: int, size: int, offset: int) -> bytes:
+    """Up to `size` bytes from `offset`, fewer at the file's end. From any thread, also where there is no pread."""
+    if hasattr(os, "pread"):
+        return os.pread(file, size, offset)
+    with _lock:  # Windows: position and read must not be parted
+        os.lseek(file, offset, os.SEEK_SET)
+        return os.read(file, size)
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on (affinity), at least 1."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_quota(root: Path = CGROUPS, own: Path = OWN_CGROUPS) -> float | None:
+    """Cores that cgroups (v2 or v1) let this process use, None without a limit."""
+    quotas = []
+    for folder in _cgroup_folders(root, own, "cpu"):
+        words = read_text(folder / "cpu.max").split() or [
+            *read_text(folder / "cpu.cfs_quota_us").split(),
+            *read_text(folder / "cpu.cfs_period_us").split(),
+        ]
+        if len(words) == 2 and words[0].isdigit() and int(words[1]) > 0:
+            quotas.append(int(words[0]) / int(words[1]))
+    return min(quotas, default=None)
+
+
+def memory_limit(root: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int | None:
+    """Bytes that cgroups (v2 or v1) let this process use, None without a limit."""
+    return min((limit for limit, _ in _memory_limits(root, own)), default=None)
+
+
+def available_memory(root: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:
+    """Bytes of host memory that can still be taken, by the kernel's estimate and every cgroup above this process."""
+    meminfo = read_text("/proc/meminfo").splitlines()
+    free = next((int(line.split()[1]) * 1024 for line in meminfo if line.startswith("MemAvailable:")), 2**63 - 1)
+    return max(0, min([free, *(limit - used for limit, used in _memory_limits(root, own))]))
+
+
+def read_text(path: str | Path) -> str:
+    """A small file of the system's, empty where it cannot be read."""
+    try:
+        return Path(path).read_text("utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _memory_limits(root: Path, own: Path) -> Iterator[tuple[int, int]]:
+    """(limit, bytes in use that cannot be given back) of each cgroup that has a limit."""
+    for folder in _cgroup_folders(root, own, "memory"):
+        text = (read_text(folder / "memory.max") or read_text(folder / "memory.limit_in_bytes")).strip()
+        # Version 1 says "no limit" with a number near 2**63.
+        if not text.isdigit() or int(text) >= 2**60:
+            continue
+        used = (read_text(folder / "memory.current") or read_text(folder / "memory.usage_in_bytes")).strip()
+        lines = [line.split() for line in read_text(folder / "memory.stat").splitlines()]
+        stat = {words[0]: int(words[1]) for words in lines if len(words) == 2 and words[1].isdigit()}
+        # The page cache is given back when memory is wanted. Version 1 counts that of the groups below as `total_`.
+        cached = sum(stat.get(f"total_{name}", stat.get(name, 0)) for name in ("inactive_file", "active_file"))
+        yield int(text), max(0, int(used or 0) - cached)
+
+
+def _cgroup_folders(root: Path, own: Path, controller: str) -> Iterator[Path]:
+    """The process's own cgroup and those above it, as far as they can be seen from here; limits add up on the way."""
+    for line in read_text(own).splitlines():
+        parts = line.split(":", 2)
+        if len(parts) != 3:
+            continue
+        number, names, place = parts
+        if number != "0" and controller not in names.split(","):
+            continue
+        top = root if number == "0" else root / controller
+        here = top / place.lstrip("/")
+        # Inside a container the path may be the host's: then only the top is there.
+        yield from (f for f in (here, *here.parents) if f.is_relative_to(top) and f != top and f.is_dir())
+        yield top

@@ -1,0 +1,81 @@
+"""Whole files, reads at an offset with and without pread, and the limits of containers."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from petseg.system import available_memory, cpu_quota, memory_limit, open_file, read_at, usable_cores, write_atomic
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_threads_do_not_move_each_others_position(tmp_path, monkeypatch, there):
+    if not there:
+        monkeypatch.delattr(os, "pread")
+    path = tmp_path / "data"
+    path.write_bytes(bytes(range(256)) * 64)
+    file = open_file(path)
+    try:
+        offsets = range(0, 256 * 63, 7)
+        with ThreadPoolExecutor(8) as pool:
+            parts = list(pool.map(lambda at: read_at(file, 256, at), offsets))
+        assert all(part[0] == at % 256 and len(part) == 256 for part, at in zip(parts, offsets, strict=True))
+        assert len(read_at(file, 100, 256 * 64 - 10)) == 10
+    finally:
+        os.close(file)
+
+
+def test_write_atomic_leaves_the_old_file_or_the_new(tmp_path, monkeypatch):
+    path = tmp_path / "f"
+    write_atomic(path, b"old")
+
+    def full(_fd):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+def test_limits_of_a_container_are_read(tmp_path):
+    root, own = tmp_path / "cgroup", tmp_path / "self"
+    root.mkdir()
+    own.write_text("0::/\n")
+    (root / "cpu.max").write_text("150000 100000\n")
+    (root / "memory.max").write_text("1073741824\n")
+    assert cpu_quota(root, own) == 1.5 and memory_limit(root, own) == 2**30
+    (root / "cpu.max").write_text("max 100000\n")
+    (root / "memory.max").write_text("max\n")
+    assert cpu_quota(root, own) is None and memory_limit(root, own) is None
+    assert usable_cores() >= 1
+
+
+def test_memory_is_what_the_tightest_cgroup_leaves_and_page_cache_does_not_count(tmp_path):
+    root, own = tmp_path / "cgroup", tmp_path / "self"
+    deep = root / "slice" / "job"
+    deep.mkdir(parents=True)
+    own.write_text("0::/slice/job\n")
+    assert available_memory(root, own) > 10**8, "no limit there: what the machine has"
+    (root / "slice" / "memory.max").write_text("100000\n")
+    (root / "slice" / "memory.current").write_text("60000\n")
+    (root / "slice" / "memory.stat").write_text("anon 20000\ninactive_file 30000\nactive_file 10000\n")
+    assert available_memory(root, own) == 80_000
+    (deep / "memory.max").write_text("50000\n")
+    (deep / "memory.current").write_text("20000\n")
+    assert available_memory(root, own) == 30_000 and memory_limit(root, own) == 50_000
+    (deep / "memory.current").write_text("70000\n")
+    assert available_memory(root, own) == 0
+
+
+def test_version_1_cgroups_are_read_too(tmp_path):
+    root, own = tmp_path / "cgroup", tmp_path / "self"
+    folder = root / "memory" / "job"
+    folder.mkdir(parents=True)
+    own.write_text("7:memory:/job\n3:cpu,cpuacct:/job\n")
+    (root / "memory" / "memory.limit_in_bytes").write_text(f"{2**63 - 4096}\n")
+    (folder / "memory.limit_in_bytes").write_text("90000\n")
+    (folder / "memory.usage_in_bytes").write_text("50000\n")
+    (folder / "memory.stat").write_text("inactive_file 1\ntotal_inactive_file 20000\ntotal_active_file 0\n")
+    assert available_memory(root, own) == 60_000 and memory_limit(root, own) == 90_000
