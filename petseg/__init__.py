@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from petseg.loaders import Batch, build_loader
+    from petseg.data.loaders.build import build_loader
+    from petseg.data.loaders.loader import Batch
+    from petseg.data.shards.manifest import Manifest
     from petseg.model import UNet
-    from petseg.shards.manifest import Manifest
 
 __all__ = ["Batch", "Manifest", "UNet", "build_loader"]
 
 _HOMES = {
-    "Batch": "petseg.loaders",
-    "Manifest": "petseg.shards.manifest",
+    "Batch": "petseg.data.loaders.loader",
+    "Manifest": "petseg.data.shards.manifest",
     "UNet": "petseg.model",
-    "build_loader": "petseg.loaders",
+    "build_loader": "petseg.data.loaders.build",
 }
 
 

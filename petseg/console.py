@@ -21,7 +21,7 @@ from rich.progress import (
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from petseg.shards.manifest import Manifest
+    from petseg.data.shards.manifest import Manifest
 
 
 def out() -> Console:

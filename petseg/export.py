@@ -20,10 +20,10 @@ import torch
 from PIL import Image
 from torch import nn
 
+from petseg.data.shards.manifest import Manifest
+from petseg.data.shards.reader import ShardReader
 from petseg.errors import PetsegError
 from petseg.predict import read_photo
-from petseg.shards.manifest import Manifest
-from petseg.shards.reader import ShardReader
 from petseg.training.checkpoint import TrainedModel, load_trained
 from petseg.training.step import InputTransform
 
@@ -240,7 +240,7 @@ def _sample(trained: TrainedModel) -> tuple[str, np.ndarray]:
             reader.close()
     except (PetsegError, StopIteration):
         # Shards may be gone by the time a run is exported; any picture will do.
-        from petseg.sources.synthetic import SyntheticSource
+        from petseg.data.sources.synthetic import SyntheticSource
 
         source = SyntheticSource(1)
         pair = source.listing().pairs[0]

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from petseg.data.shards.manifest import Manifest
+from petseg.data.shards.reader import ShardReader
 from petseg.metrics import confusion_matrices, constant_answer_mean_iou, metrics_from
 from petseg.predict import Segmenter
-from petseg.shards.manifest import Manifest
-from petseg.shards.reader import ShardReader
 from petseg.training.checkpoint import TrainedModel
 from petseg.training.score import check_classes
 

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from PIL import Image, UnidentifiedImageError
 
 from petseg.classes import ClassTable
-from petseg.decode.pictures import MAX_PIXELS, to_rgb
-from petseg.decode.resize import resize_image
+from petseg.data.decode.pictures import MAX_PIXELS, to_rgb
+from petseg.data.decode.resize import resize_image
 from petseg.errors import PetsegError
 from petseg.system import write_atomic
 from petseg.training.checkpoint import TrainedModel

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from petseg.shards.pack import PackOptions, pack
-from petseg.sources.oxford import OxfordSource
-from petseg.sources.synthetic import SyntheticSource
+from petseg.data.shards.pack import PackOptions, pack
+from petseg.data.sources.oxford import OxfordSource
+from petseg.data.sources.synthetic import SyntheticSource
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

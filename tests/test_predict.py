@@ -13,7 +13,7 @@ from PIL import Image
 import petseg.predict as module
 from petseg.classes import OXFORD, ClassTable
 from petseg.config import TrainConfig
-from petseg.decode.resize import resize_image
+from petseg.data.decode.resize import resize_image
 from petseg.errors import PetsegError
 from petseg.predict import Segmenter, enlarge, overlay, pictures_in, predict, read_photo
 from petseg.training.checkpoint import load_trained, network_for, save_checkpoint

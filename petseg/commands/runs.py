@@ -14,9 +14,9 @@ from rich.markup import escape
 
 from petseg import console as screen
 from petseg.config import TrainConfig, read_toml, resolve
+from petseg.data.shards.manifest import MANIFEST_NAME, Manifest
 from petseg.distributed import World, open_world, resolve_device
 from petseg.errors import PetsegError
-from petseg.shards.manifest import MANIFEST_NAME, Manifest
 from petseg.training.fit import FitResult, Reporter, fit
 from petseg.training.run import SUMMARY, RunFolder, new_run_folder, newest_run_folder
 
@@ -155,8 +155,8 @@ def _run_to_resume(run_dir: str | None) -> RunFolder:
 def _demo_shards(console: Console, world: World, config: TrainConfig) -> Path:
     """Shards of drawn pets, made on the first run and used again."""
     from petseg.commands.shards import pack_with_progress
-    from petseg.shards.pack import PackOptions
-    from petseg.sources.synthetic import SyntheticSource
+    from petseg.data.shards.pack import PackOptions
+    from petseg.data.sources.synthetic import SyntheticSource
 
     folder = Path("shards") / f"synthetic-{DEMO_SAMPLES}"
     console.print(
@@ -174,7 +174,7 @@ def _demo_shards(console: Console, world: World, config: TrainConfig) -> Path:
 def _say_cache(console: Console, config: TrainConfig) -> None:
     if config.cache == "none":
         return
-    from petseg.loaders.cache import cache_bytes
+    from petseg.data.loaders.cache import cache_bytes
 
     manifest = Manifest.load(Path(config.shards))
     splits = [name for name in ("train", "val") if name in manifest.splits]

@@ -9,10 +9,10 @@ from rich.markup import escape
 
 from petseg.classes import ClassTable
 from petseg.console import packing_table, progress
+from petseg.data.shards.manifest import Manifest
+from petseg.data.shards.pack import PackOptions, PackReport, pack
+from petseg.data.sources import Source
 from petseg.errors import PetsegError
-from petseg.shards.manifest import Manifest
-from petseg.shards.pack import PackOptions, PackReport, pack
-from petseg.sources import Source
 
 SHOWN_REJECTS = 10
 """Rejects that are named on screen; all are in the manifest."""
@@ -37,7 +37,7 @@ def pack_command(
     Raises:
         PetsegError: bad input, or nothing to pack.
     """
-    from petseg.sources.resolve import resolve_source
+    from petseg.data.sources.resolve import resolve_source
 
     table = ClassTable.from_toml(classes) if classes else None
     if text == "oxford":
@@ -112,7 +112,7 @@ def verify_command(console: Console, folder: Path) -> None:
     Raises:
         PetsegError: something is wrong; every finding was printed before.
     """
-    from petseg.shards.verify import verify
+    from petseg.data.shards.verify import verify
 
     manifest = Manifest.load(folder)
     with progress(console, "verifying") as (advance, expect):
@@ -134,7 +134,7 @@ def index_command(console: Console, folder: Path, classes: Path | None) -> None:
     Raises:
         PetsegError: no tars, or tars that have to be repacked.
     """
-    from petseg.shards.adopt import adopt
+    from petseg.data.shards.adopt import adopt
 
     table = ClassTable.from_toml(classes) if classes else None
     with progress(console, "indexing") as (advance, expect):
@@ -145,7 +145,7 @@ def index_command(console: Console, folder: Path, classes: Path | None) -> None:
 
 def show_command(console: Console, folder: Path, out: Path, split: str, count: int) -> None:
     """Write a contact sheet."""
-    from petseg.shards.show import contact_sheet
+    from petseg.data.shards.show import contact_sheet
 
     shown = contact_sheet(folder, out, split=split, count=count)
     console.print(f"{shown} samples of {escape(split)} are on {escape(str(out))}.")

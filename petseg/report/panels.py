@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from petseg.decode.resize import resize_image, resize_nearest
-from petseg.order import keyed_hash
+from petseg.data.decode.resize import resize_image, resize_nearest
+from petseg.data.order import keyed_hash
+from petseg.data.shards.manifest import Manifest
+from petseg.data.shards.reader import ShardReader
 from petseg.report.gallery import Panel
-from petseg.shards.manifest import Manifest
-from petseg.shards.reader import ShardReader
 from petseg.training.checkpoint import TrainedModel
 from petseg.training.step import InputTransform
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from petseg.classes import ClassTable
+from petseg.data.loaders.loader import Loader
 from petseg.distributed import World
-from petseg.loaders import Loader
 from petseg.losses import combine, cross_entropy_sum, dice_sums
 from petseg.metrics import confusion_matrices, constant_answer_mean_iou, mean_iou, metrics_from
 from petseg.model import Network

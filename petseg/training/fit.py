@@ -16,11 +16,12 @@ import torch
 
 from petseg.classes import ClassTable
 from petseg.config import TrainConfig
+from petseg.data.loaders.build import build_loader
+from petseg.data.loaders.loader import Loader
+from petseg.data.shards.manifest import Manifest
 from petseg.distributed import World
 from petseg.errors import PetsegError
-from petseg.loaders import Loader, build_loader
 from petseg.model import Network, check_size, count_parameters
-from petseg.shards.manifest import Manifest
 from petseg.signals import Stop, stop_signals
 from petseg.telemetry import Clock, Phase, peak_memory_mb, verdict
 from petseg.training import choices as auto

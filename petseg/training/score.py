@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
+from petseg.data.loaders.build import build_loader
+from petseg.data.shards.manifest import Manifest
 from petseg.distributed import World
 from petseg.errors import PetsegError
-from petseg.loaders import build_loader
-from petseg.shards.manifest import Manifest
 from petseg.training.checkpoint import TrainedModel
 from petseg.training.choices import resolve_loader
 from petseg.training.evaluate import Evaluation, evaluate

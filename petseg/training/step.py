@@ -12,8 +12,8 @@ from torch import nn
 from petseg.augment import Policy, augment, normalise, to_float
 from petseg.classes import ClassTable
 from petseg.config import TrainConfig
+from petseg.data.loaders.loader import Batch
 from petseg.distributed import World
-from petseg.loaders import Batch
 from petseg.losses import segmentation_loss
 from petseg.model import Network
 from petseg.training.choices import amp_dtype

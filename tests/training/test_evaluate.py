@@ -8,12 +8,12 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 
 from petseg import Manifest, build_loader
 from petseg.classes import OXFORD
+from petseg.data.shards.reader import ShardReader
 from petseg.distributed import World
 from petseg.fullsize import evaluate_full_size
 from petseg.metrics import mean_iou
 from petseg.predict import Segmenter
 from petseg.report.panels import choose, make_panels
-from petseg.shards.reader import ShardReader
 from petseg.training.checkpoint import load_trained
 from petseg.training.evaluate import evaluate
 from petseg.training.step import InputTransform

@@ -251,7 +251,7 @@ def test_run_folders_have_names_of_their_own(tmp_path):
 def test_nothing_half_written_is_left_by_a_full_disk(train, tmp_path, monkeypatch):
     import errno
 
-    from petseg.shards import manifest
+    from petseg.data.shards import manifest
 
     real = os.fsync
 

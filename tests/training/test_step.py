@@ -5,8 +5,8 @@ import torch
 
 from petseg.classes import OXFORD
 from petseg.config import TrainConfig
+from petseg.data.loaders.loader import Batch
 from petseg.distributed import World
-from petseg.loaders import Batch
 from petseg.model import UNet
 from petseg.training.step import InputTransform, TrainStep
 

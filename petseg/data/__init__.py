@@ -1,0 +1,1 @@
+"""From source files to batches: sources, packing, shards, order, decoding, loaders."""

@@ -1,0 +1,1 @@
+"""Ordered sample indices in, uint8 batches on the device out."""

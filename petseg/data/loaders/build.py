@@ -1,0 +1,120 @@
+"""A loader from its name and options."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from petseg.data.loaders.cache import CachedEngine, make_store
+from petseg.data.loaders.dali import DaliEngine
+from petseg.data.loaders.loader import EngineFactory, LoaderPlan, OrderedLoader
+from petseg.data.loaders.random import RandomEngine
+from petseg.data.loaders.threads import ThreadEngine
+from petseg.data.shards.manifest import Manifest
+from petseg.data.shards.reader import ShardReader
+from petseg.errors import PetsegError
+from petseg.system import usable_cores
+
+LOADERS = ("dali", "webdataset", "random")
+"""Names that `build_loader` knows; `random` is the ceiling for benchmarks: noise, with no work behind it."""
+
+
+def build_loader(
+    name: str,
+    *,
+    shards: Path,
+    split: str,
+    batch_size: int,
+    size: tuple[int, int],
+    device: torch.device | None = None,
+    seed: int = 0,
+    training: bool = False,
+    rank: int = 0,
+    world: int = 1,
+    window: int | None = None,
+    num_threads: int = 0,
+    prefetch_batches: int = 2,
+    cache: Literal["none", "host", "device"] = "none",
+) -> OrderedLoader:
+    """A loader over one split of a shard folder.
+
+    Args:
+        name: `dali`, `webdataset` or `random`.
+        shards: folder that `petseg-shard` wrote.
+        split: `train`, `val` or `test`.
+        batch_size: samples of one rank's batch.
+        size: (height, width) in pixels that every sample is squashed to.
+        device: where the batches go, and where images are decoded if it is a GPU; None for the CPU.
+        seed: seed of the order.
+        training: True shuffles each epoch and drops the tail that fills no global batch; False visits every sample
+            exactly once in the order of the manifest, padded by rows of index -1.
+        rank: this rank, from 0.
+        world: number of ranks.
+        window: how many shards are in play at once when shuffling; None for all.
+        num_threads: decoding threads; 0 for one a usable core.
+        prefetch_batches: batches that are made ahead.
+        cache: keep decoded samples in `host` memory (one copy a machine) or on the `device`.
+
+    Raises:
+        PetsegError: no such loader, folder or split; DALI is not installed; shards that are not what the manifest
+            says; too few samples for one batch; a cache that does not fit.
+    """
+    if name not in LOADERS:
+        raise PetsegError(f"--loader: unknown loader '{name}'; choose {', '.join(LOADERS)}.")
+    if batch_size < 1:
+        raise PetsegError(f"--batch-size: {batch_size} is out of range; give at least 1.")
+    manifest = Manifest.load(shards)
+    chosen = manifest.split(split)
+    needed = batch_size * world if training else 1
+    if chosen.samples < needed:
+        raise PetsegError(
+            f"{shards}: the {split} split has {chosen.samples} samples, too few for a batch of {batch_size} on each of "
+            f"{world} ranks; give a smaller --batch-size."
+        )
+    device = device or torch.device("cpu")
+    threads = num_threads or usable_cores()
+    plan = LoaderPlan(
+        digest=manifest.digest,
+        split=split,
+        sizes=tuple(chosen.sizes),
+        batch_size=batch_size,
+        seed=seed,
+        training=training,
+        rank=rank,
+        world=world,
+        window=window,
+    )
+    engine: EngineFactory
+    if name == "random":
+        engine = partial(
+            RandomEngine, batch_size=batch_size, size=size, device=device, codes=manifest.classes.codes, seed=seed
+        )
+        return OrderedLoader(plan, size, device, engine)
+    store = make_store(cache, chosen.samples, size, device, world) if cache != "none" else None
+    reader = ShardReader(shards, manifest, split)
+    if name == "dali":
+        engine = partial(
+            DaliEngine,
+            reader=reader,
+            manifest=manifest,
+            batch_size=batch_size,
+            size=size,
+            device=device,
+            num_threads=threads,
+            prefetch_batches=prefetch_batches,
+        )
+    else:
+        engine = partial(
+            ThreadEngine,
+            reader=reader,
+            size=size,
+            device=device,
+            num_threads=threads,
+            prefetch_batches=prefetch_batches,
+        )
+    if store is not None:
+        engine = partial(CachedEngine, store=store, inner=engine)
+    return OrderedLoader(plan, size, device, engine)

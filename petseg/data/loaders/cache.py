@@ -1,0 +1,247 @@
+"""Decoded samples kept in memory: filled on a miss in any epoch, the same batches as without."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import socket
+import tempfile
+from collections import deque
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from petseg.data.loaders.loader import Engine, EngineFactory, Pixels, Pull
+from petseg.errors import PetsegError
+from petseg.system import available_memory
+
+_SHM = Path("/dev/shm")
+_GB = 1e9
+
+
+class Store(Protocol):
+    """Samples by index."""
+
+    def has(self, indices: np.ndarray) -> np.ndarray:
+        """bool[n]: which of the samples i64[n] are there."""
+        ...
+
+    def put(self, indices: np.ndarray, pixels: Pixels) -> None:
+        """Keep samples."""
+        ...
+
+    def get(self, indices: np.ndarray) -> Pixels:
+        """Copies of samples that are there, on the device."""
+        ...
+
+
+class CachedEngine:
+    """An engine that asks another one only for what it has not seen.
+
+    Args:
+        pull: gives the indices of the next batch.
+        store: where samples are kept.
+        inner: makes the engine that decodes.
+    """
+
+    def __init__(self, pull: Pull, *, store: Store, inner: EngineFactory) -> None:
+        self._outer_pull = pull
+        self._store: Store | None = store
+        # Batches that the inner engine has asked about, oldest first, with the positions that it was sent after.
+        self._asked: deque[tuple[np.ndarray, np.ndarray]] = deque()
+        self._next: tuple[np.ndarray, np.ndarray] | None = None
+        self._inner: Engine = inner(self._pull)
+
+    def receive(self) -> Pixels | None:
+        """See `Engine`."""
+        if self._store is None:
+            raise ValueError("this engine is closed")
+        if not self._asked:
+            indices, missing = self._look()
+            if not len(missing):
+                return self._store.get(indices)
+            self._next = (indices, missing)
+        if self._asked and not len(self._asked[0][1]):
+            return self._store.get(self._asked.popleft()[0])
+        decoded = None
+        while decoded is None:
+            decoded = self._inner.receive()
+        indices, missing = self._asked.popleft()
+        self._store.put(indices[missing], decoded)
+        return decoded if len(missing) == len(indices) else self._store.get(indices)
+
+    def close(self) -> None:
+        """See `Engine`."""
+        self._inner.close()
+        self._store = None
+
+    def _pull(self) -> np.ndarray | None:
+        indices, missing = self._next or self._look()
+        self._next = None
+        self._asked.append((indices, missing))
+        return indices[missing] if len(missing) else None
+
+    def _look(self) -> tuple[np.ndarray, np.ndarray]:
+        indices = self._outer_pull()
+        if indices is None or self._store is None:
+            raise RuntimeError("a cache must be asked for something")
+        return indices, np.flatnonzero(~self._store.has(indices))
+
+
+class DeviceStore:
+    """The whole split on one device.
+
+    Raises:
+        PetsegError: it does not fit.
+    """
+
+    def __init__(self, samples: int, size: tuple[int, int], device: torch.device) -> None:
+        try:
+            self._images = torch.empty((samples, *size, 3), dtype=torch.uint8, device=device)
+            self._codes = torch.empty((samples, *size), dtype=torch.uint8, device=device)
+        except RuntimeError as error:  # torch.OutOfMemoryError is one; CPU allocators raise the plain one
+            raise _too_large("device", cache_bytes(samples, size), None) from error
+        self._present = np.zeros(samples, dtype=bool)
+        self._device = device
+
+    def has(self, indices: np.ndarray) -> np.ndarray:
+        """See `Store`."""
+        found: np.ndarray = self._present[indices]
+        return found
+
+    def put(self, indices: np.ndarray, pixels: Pixels) -> None:
+        """See `Store`."""
+        where = torch.from_numpy(indices).to(self._device, non_blocking=True)
+        self._images.index_copy_(0, where, pixels.images)
+        self._codes.index_copy_(0, where, pixels.codes)
+        self._present[indices] = True
+
+    def get(self, indices: np.ndarray) -> Pixels:
+        """See `Store`."""
+        where = torch.from_numpy(indices).to(self._device, non_blocking=True)
+        return Pixels(self._images.index_select(0, where), self._codes.index_select(0, where))
+
+
+class HostStore:
+    """The whole split in host memory, one copy for all ranks of a machine."""
+
+    def __init__(self, memory: mmap.mmap, samples: int, size: tuple[int, int], device: torch.device) -> None:
+        height, width = size
+        pixels = height * width
+        whole = np.frombuffer(memory, np.uint8)
+        self._images = torch.from_numpy(whole[: samples * pixels * 3].reshape(samples, height, width, 3))
+        self._codes = torch.from_numpy(
+            whole[samples * pixels * 3 :][: samples * pixels].reshape(samples, height, width)
+        )
+        self._present = whole[samples * pixels * 4 :][:samples]
+        self._device = device
+
+    def has(self, indices: np.ndarray) -> np.ndarray:
+        """See `Store`."""
+        found: np.ndarray = self._present[indices] != 0
+        return found
+
+    def put(self, indices: np.ndarray, pixels: Pixels) -> None:
+        """See `Store`. Ranks may write the same sample at once: they write the same bytes."""
+        where = torch.from_numpy(indices)
+        self._images.index_copy_(0, where, pixels.images.cpu())
+        self._codes.index_copy_(0, where, pixels.codes.cpu())
+        self._present[indices] = 1
+
+    def get(self, indices: np.ndarray) -> Pixels:
+        """See `Store`."""
+        where = torch.from_numpy(indices)
+        return Pixels(self._gather(self._images, where), self._gather(self._codes, where))
+
+    def _gather(self, source: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+        if self._device.type != "cuda":
+            return source.index_select(0, where)
+        pinned = torch.empty((len(where), *source.shape[1:]), dtype=torch.uint8, pin_memory=True)
+        torch.index_select(source, 0, where, out=pinned)
+        return pinned.to(self._device, non_blocking=True)
+
+
+def cache_bytes(samples: int, size: tuple[int, int]) -> int:
+    """Bytes that a cache of `samples` at (height, width) takes: four a pixel, and one a sample for what is there."""
+    return samples * (size[0] * size[1] * 4 + 1)
+
+
+def make_store(
+    kind: Literal["host", "device"], samples: int, size: tuple[int, int], device: torch.device, world: int
+) -> Store:
+    """Take the memory for a cache.
+
+    With several ranks every one must call it at the same point, as they agree on one copy a machine.
+
+    Raises:
+        PetsegError: it does not fit, or is of an unknown kind; names the bytes.
+    """
+    needed = cache_bytes(samples, size)
+    if kind == "device":
+        if device.type == "cuda":
+            free = torch.cuda.mem_get_info(device)[0]
+            # The network needs memory too; how much is known only later.
+            if needed > 0.9 * free:
+                raise _too_large(kind, needed, free)
+        elif needed > available_memory():
+            raise _too_large(kind, needed, available_memory())
+        return DeviceStore(samples, size, device)
+    if kind != "host":
+        raise PetsegError(f"--cache: unknown value '{kind}'; choose none, host, device.")
+    if needed > available_memory():
+        raise _too_large(kind, needed, available_memory())
+    shared = world > 1 and dist.is_initialized() and dist.get_world_size() == world
+    return HostStore(_shared_map(needed) if shared else mmap.mmap(-1, needed), samples, size, device)
+
+
+def _shared_map(needed: int) -> mmap.mmap:
+    hosts: list[str] = [""] * dist.get_world_size()
+    dist.all_gather_object(hosts, socket.gethostname())
+    leader = hosts.index(socket.gethostname())
+    made: tuple[str, str] = ("", "")
+    if dist.get_rank() == leader:
+        made = _shared_file(needed)
+    every: list[tuple[str, str]] = [made] * len(hosts)
+    dist.all_gather_object(every, made)
+    # Every rank hears of every failure, or some would wait for the others for ever.
+    if failures := [failure for _, failure in every if failure]:
+        raise PetsegError(failures[0])
+    file = os.open(every[leader][0], os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+    try:
+        memory = mmap.mmap(file, needed)
+    finally:
+        os.close(file)
+    dist.barrier()
+    if dist.get_rank() == leader:
+        # Nameless from here on: however the run ends, the kernel frees it with the last process.
+        Path(every[leader][0]).unlink(missing_ok=True)
+    return memory
+
+
+def _shared_file(needed: int) -> tuple[str, str]:
+    """(path, "") or ("", what went wrong)."""
+    file, path = tempfile.mkstemp(prefix="petseg-cache-", dir=_SHM if _SHM.is_dir() else None)
+    try:
+        # Take the memory now: a hole that cannot be filled later is a SIGBUS.
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file, 0, needed)
+        else:
+            os.truncate(file, needed)
+    except OSError as error:
+        Path(path).unlink(missing_ok=True)
+        failure = f"--cache host: {needed / _GB:.2f} GB do not fit in {_SHM} ({error.strerror}); enlarge it."
+        return "", failure
+    finally:
+        os.close(file)
+    return path, ""
+
+
+def _too_large(kind: str, needed: int, free: int | None) -> PetsegError:
+    there = f", and {free / _GB:.2f} GB are free" if free is not None else ""
+    return PetsegError(
+        f"--cache {kind}: the split needs {needed / _GB:.2f} GB ({needed} bytes){there}; give a smaller --size, or go "
+        "without."
+    )

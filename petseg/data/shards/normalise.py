@@ -1,0 +1,249 @@
+"""One sample made fit for a shard: an upright RGB JPEG and an 8-bit grey mask of its size, or a reason why not."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import simplejpeg
+from PIL import Image, UnidentifiedImageError
+
+from petseg.classes import ClassTable
+from petseg.data.decode.pictures import MAX_PIXELS, to_rgb, turned
+from petseg.data.decode.resize import resize_image, resize_nearest
+
+MAX_SIDE = 65_500
+"""Longest side in pixels that the JPEG library writes."""
+
+_ORIENTATION = 274
+_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 3]
+_HISTOGRAM_PIXELS = 1 << 24
+# What a baseline or progressive decoder takes; the rest (lossless, arithmetic) is for libjpeg alone.
+_BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
+
+
+class RejectError(Exception):
+    """A sample that is left out; the text is one clause."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """What goes into a shard, and what the manifest counts."""
+
+    image: bytes
+    """JPEG, RGB, upright."""
+    mask: bytes
+    """8-bit grey PNG of the image's size."""
+    height: int
+    width: int
+    pixel_counts: dict[int, int]
+    """Mask pixels of each code that occurs."""
+    channel_sums: tuple[int, int, int]
+    """Sums of the image's values, 0 to 255 each."""
+    channel_squares: tuple[int, int, int]
+    """Sums of their squares."""
+    progressive: bool
+    """The image is a progressive JPEG that was kept."""
+    kept: bool
+    """The image's bytes are the source's own."""
+    converted: bool
+    """The source's image was no sound, upright RGB JPEG, so that it had to be encoded anew whatever its size."""
+
+
+def normalise(
+    image: bytes,
+    mask: bytes,
+    *,
+    classes: ClassTable,
+    short_side: int,
+    quality: int,
+    max_pixels: int = MAX_PIXELS,
+) -> Sample:
+    """Decode a pair in full, judge it, and encode it as shards hold it.
+
+    Args:
+        image: a picture in any format that Pillow opens.
+        mask: one code a pixel: grey (1, 2, 4, 8 or 16 bits) or a palette whose indices are the codes.
+        classes: codes that the mask may hold.
+        short_side: reduce to this short side in pixels, never enlarge; 0 keeps the size, and the bytes of sound JPEGs.
+        quality: of what is encoded here (baseline, 4:2:0).
+        max_pixels: larger pictures are rejected by their header, before they are decoded.
+
+    Raises:
+        RejectError: damaged (also in part), too large, of an unknown kind, or a mask that does not fit.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of oddities that are judged here
+        pixels, orientation, keep = _decode_image(image, max_pixels)
+        codes = _decode_mask(mask, max_pixels)
+    converted = not keep
+    stored = pixels.shape[:2]
+    upright = stored[::-1] if orientation >= 5 else stored
+    if codes.shape == stored:
+        codes = turned(codes, orientation)
+    elif codes.shape != upright:
+        raise RejectError(
+            f"mask is {codes.shape[1]}x{codes.shape[0]}, its image {stored[1]}x{stored[0]}"
+            + (" (before it is turned upright)" if orientation > 1 else "")
+        )
+    counts = np.bincount(codes.ravel(), minlength=256)
+    unknown = sorted(set(np.flatnonzero(counts).tolist()) - {*classes.codes, *classes.ignored})
+    if unknown:
+        more = " ..." if len(unknown) > 5 else ""
+        raise RejectError(f"mask holds unknown codes {', '.join(map(str, unknown[:5]))}{more}")
+    pixels = turned(pixels, orientation)
+    height, width = pixels.shape[:2]
+    if 0 < short_side < min(height, width):
+        scale = short_side / min(height, width)
+        new = max(short_side, round(height * scale)), max(short_side, round(width * scale))
+        pixels, codes = resize_image(pixels, *new), resize_nearest(codes, *new)
+        counts = np.bincount(codes.ravel(), minlength=256)
+        keep = False
+    elif short_side:
+        keep = False
+    if not keep:
+        if max(pixels.shape[:2]) > MAX_SIDE:
+            raise RejectError(f"image has a side over {MAX_SIDE} px, more than a JPEG can have")
+        image = simplejpeg.encode_jpeg(
+            np.ascontiguousarray(pixels), quality=quality, colorspace="RGB", colorsubsampling="420"
+        )
+        # What loaders will see, so that the statistics are theirs.
+        pixels = simplejpeg.decode_jpeg(image)
+    sums, squares = _moments(pixels)
+    return Sample(
+        image=image,
+        mask=cv2.imencode(".png", codes, _PNG)[1].tobytes(),
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        pixel_counts={int(code): int(counts[code]) for code in np.flatnonzero(counts)},
+        channel_sums=sums,
+        channel_squares=squares,
+        progressive=keep and frame_marker(image) == _PROGRESSIVE,
+        kept=keep,
+        converted=converted,
+    )
+
+
+def frame_marker(jpeg: bytes) -> int | None:
+    """The start-of-frame marker of a JPEG, which names its process: 0xC0 baseline, 0xC2 progressive; None without one.
+
+    ITU-T T.81, table B.1.
+    """
+    at = 2
+    while at + 4 <= len(jpeg) and jpeg[at] == 0xFF:
+        marker = jpeg[at + 1]
+        if marker == 0xFF:  # fill byte
+            at += 1
+        elif 0xC0 <= marker <= 0xCF and marker not in {0xC4, 0xC8, 0xCC}:
+            return marker
+        else:
+            at += 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
+    return None
+
+
+def _decode_image(data: bytes, max_pixels: int) -> tuple[np.ndarray, int, bool]:
+    """(u8[H, W, 3] as stored, EXIF orientation 1 to 8, whether the bytes can be kept)."""
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            if opened.width * opened.height > max_pixels:
+                raise RejectError(f"image is too large ({opened.width}x{opened.height})")
+            orientation = _orientation(opened)
+            if opened.format in {"JPEG", "MPO"} and opened.mode in {"RGB", "L"}:
+                pixels, sound = _decode_jpeg(data, opened)
+                # Grey JPEGs, pictures in pictures, foreign colour transforms and rare processes are encoded anew:
+                # not every decoder agrees on them.
+                plain = opened.format == "JPEG" and opened.mode == "RGB" and opened.info.get("adobe_transform", 1) == 1
+                rare = frame_marker(data) not in {_BASELINE, _EXTENDED, _PROGRESSIVE}
+                return pixels, orientation, sound and plain and not rare and orientation == 1
+            _check_sums(data, opened)
+            return to_rgb(opened, upright=False), orientation, False
+    except RejectError:
+        raise
+    except UnidentifiedImageError:
+        raise RejectError("image is no picture that Pillow knows" if data else "image is empty") from None
+    except Image.DecompressionBombError:
+        raise RejectError("image is too large") from None
+    except Exception as error:  # damaged bytes lead Pillow's plugins to raise nearly anything
+        raise RejectError(f"image is damaged ({_clause(error)})") from error
+
+
+def _decode_jpeg(data: bytes, opened: Image.Image) -> tuple[np.ndarray, bool]:
+    """(pixels, whether libjpeg had nothing to say)."""
+    try:
+        pixels: np.ndarray = simplejpeg.decode_jpeg(data, strict=True)
+    except ValueError as error:
+        text = str(error)
+        if "extraneous bytes before marker" in text:
+            # Nothing of the picture is missing: some cameras pad before the end.
+            pixels = simplejpeg.decode_jpeg(data, strict=False)
+            return pixels, False
+        if "subsampling" in text:
+            return to_rgb(opened, upright=False), False
+        raise RejectError(f"image is damaged ({_clause(error)})") from error
+    return pixels, True
+
+
+def _decode_mask(data: bytes, max_pixels: int) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            if opened.width * opened.height > max_pixels:
+                raise RejectError(f"mask is too large ({opened.width}x{opened.height})")
+            if opened.format in {"JPEG", "MPO"}:
+                raise RejectError("mask is a JPEG, which does not keep codes")
+            if opened.mode not in {"1", "L", "P"} and not opened.mode.startswith("I"):
+                raise RejectError(f"mask is {opened.mode}, not one code a pixel")
+            _check_sums(data, opened)
+            values = np.asarray(opened)
+            if opened.format == "PNG" and opened.mode == "L":
+                # Pillow spreads 2 and 4 bits over 0 to 255; the codes are what was stored.
+                depth = data[24]
+                values = values // (255 // ((1 << depth) - 1)) if depth < 8 else values
+    except RejectError:
+        raise
+    except UnidentifiedImageError:
+        raise RejectError("mask is no picture that Pillow knows" if data else "mask is empty") from None
+    except Image.DecompressionBombError:
+        raise RejectError("mask is too large") from None
+    except Exception as error:  # damaged bytes lead Pillow's plugins to raise nearly anything
+        raise RejectError(f"mask is damaged ({_clause(error)})") from error
+    if values.size and (values.min() < 0 or values.max() > 255):
+        raise RejectError("mask holds codes over 255")
+    return np.ascontiguousarray(values, dtype=np.uint8)
+
+
+def _check_sums(data: bytes, opened: Image.Image) -> None:
+    """Raise if a PNG's checksums do not hold: Pillow decodes past flipped bits in its pixels without a word."""
+    if opened.format == "PNG":
+        with Image.open(io.BytesIO(data)) as again:  # `verify` leaves a picture that cannot be decoded
+            again.verify()
+
+
+def _orientation(opened: Image.Image) -> int:
+    try:
+        value = opened.getexif().get(_ORIENTATION, 1)
+    except Exception:  # a broken EXIF block says nothing about the picture
+        return 1
+    return value if isinstance(value, int) and 2 <= value <= 8 else 1
+
+
+def _moments(pixels: np.ndarray) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """Sums and sums of squares of each channel, exact."""
+    values = np.arange(256, dtype=np.int64)
+    step = max(1, _HISTOGRAM_PIXELS // (pixels.shape[1] + 1))
+    sums, squares = [0, 0, 0], [0, 0, 0]
+    for first in range(0, pixels.shape[0], step):
+        band = pixels[first : first + step]
+        for channel in range(3):
+            # OpenCV counts in float32, exact up to 2^24: hence the bands.
+            counts = cv2.calcHist([band], [channel], None, [256], [0, 256]).ravel().astype(np.int64)
+            sums[channel] += int(counts @ values)
+            squares[channel] += int(counts @ values**2)
+    return (sums[0], sums[1], sums[2]), (squares[0], squares[1], squares[2])
+
+
+def _clause(error: Exception) -> str:
+    text = " ".join(str(error).split()).rstrip(".")
+    return text or type(error).__name__

@@ -1,0 +1,318 @@
+"""Packing a source into a folder of indexed shards: the same bytes with any number of workers, killed or not."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from petseg.data.shards.index import index_name
+from petseg.data.shards.manifest import MANIFEST_NAME, Encoding, Manifest, Split
+from petseg.data.shards.plan import SPLIT_MODES, SPLITS, Plan, make_plan, split_of
+from petseg.data.shards.pool import run_jobs
+from petseg.data.shards.work import ShardJob, ShardStats, ShardWork, cannot_write, stats_path
+from petseg.data.sources import Listing, Rejected, Source
+from petseg.errors import PetsegError
+from petseg.system import write_atomic
+
+WORK_FOLDER = ".packing"
+"""Folder inside the output while it is being packed: the plan, and the statistics of finished shards."""
+
+PLAN_NAME = "plan.json"
+
+# Other versions of these may write other bytes; a pack that was begun with one is not finished with another.
+_ENCODERS = ("numpy", "opencv-python-headless", "pillow", "simplejpeg", "torch")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackOptions:
+    """What decides about the bytes of a pack, besides its source."""
+
+    split: str = "official"
+    """`official` (the source's lists) or `random` (a hash of the keys, 70/20/10)."""
+    short_side: int = 256
+    """Pixels that longer short sides are reduced to; 0 keeps sizes, and original bytes where they are sound."""
+    quality: int = 90
+    """JPEG quality of what is encoded, 1 to 100."""
+    samples_per_shard: int = 256
+    """Most samples in one shard; the shards of a split differ by one sample at most before rejects."""
+    seed: int = 0
+    """Any integer; decides about val, random splits and the order of samples."""
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLIT_MODES:
+            raise PetsegError(f"--split {self.split} is unknown: use {' or '.join(SPLIT_MODES)}.")
+        if self.short_side != 0 and not 16 <= self.short_side <= 65_500:
+            raise PetsegError(f"--short-side {self.short_side} makes no sense: use 0 (as it is) or 16 to 65500 pixels.")
+        if not 1 <= self.quality <= 100:
+            raise PetsegError(f"--quality must be from 1 to 100, not {self.quality}.")
+        if self.samples_per_shard < 1:
+            raise PetsegError(f"--samples-per-shard must be at least 1, not {self.samples_per_shard}.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackReport:
+    """How a pack went; what holds of the result itself is in the manifest."""
+
+    manifest: Manifest
+    seconds: float
+    bytes_in: int
+    """Bytes read from the source, in this run and the ones it went on from."""
+    bytes_out: int
+    """Bytes of all tars."""
+    kept: int
+    """Samples whose original JPEG was kept."""
+    converted: int
+    """Samples whose image was no sound, upright RGB JPEG: other formats and colours, turned by EXIF."""
+    unlisted: tuple[str, ...]
+    """Keys that were left out because they are on no list."""
+    ignored: int
+    """Files that the source passed over by name."""
+    rejected: tuple[Rejected, ...]
+    """As in the manifest."""
+    resumed_shards: int
+    """Shards that an earlier, killed run had finished."""
+
+
+def pack(
+    source: Source,
+    out: Path,
+    options: PackOptions,
+    *,
+    workers: int,
+    progress: Callable[[int], None] | None = None,
+    planned: Callable[[int], None] | None = None,
+) -> PackReport:
+    """Pack a source into shards.
+
+    Equal sources and options give equal bytes, whatever `workers` is and however often the run was killed. Every file
+    appears under its final name when it is whole, the manifest last. A run that is killed, interrupted or out of disk
+    leaves its finished shards; the same call goes on from them. A shard whose samples were all rejected is left out,
+    and so is a split without shards; the other shards keep their names.
+
+    Args:
+        source: where the pairs come from; picklable if `workers` is more than 1.
+        out: folder to be made, an empty one, or one where the same pack was begun.
+        options: what decides about the bytes.
+        workers: processes, at least 1; 1 works in this process. Scripts that ask for more need the usual
+            `if __name__ == "__main__"`.
+        progress: called in this process with the number of samples finished since its last call (rejected ones and
+            those of an earlier run too).
+        planned: called once, before any sample is read, with the number of samples.
+
+    Returns:
+        The report, with the manifest that was written.
+
+    Raises:
+        PetsegError: bad options or source, no pair left, an output folder that holds something else, a full disk, or a
+            worker that died.
+    """
+    started = time.perf_counter()
+    if workers < 1:
+        raise PetsegError(f"--workers must be at least 1, not {workers}.")
+    report = progress or (lambda _: None)
+    listing = source.listing()
+    plan = make_plan(listing, options.split, options.seed, options.samples_per_shard)
+    identity = _identity(source, listing, plan, options)
+    notes = out / WORK_FOLDER
+    with _folder(out, identity):
+        if planned:
+            planned(plan.samples)
+        done = {name: stats for name in plan.shards if (stats := _finished(out, name)) is not None}
+        resumed = len(done)
+        for name in done:
+            report(len(plan.shards[name]))
+        pairs = {pair.key: pair for pair in listing.pairs}
+        jobs = [
+            ShardJob(name=name, pairs=tuple(pairs[key] for key in keys))
+            for name, keys in plan.shards.items()
+            if name not in done
+        ]
+        jobs.sort(key=lambda job: -len(job.pairs))
+        work = ShardWork(source=source, out=out, notes=notes, short_side=options.short_side, quality=options.quality)
+        with contextlib.closing(run_jobs(work, jobs, workers=workers, progress=report)) as results:
+            for stats in results:
+                done[stats.name] = stats
+        manifest = _manifest(source, listing, plan, options, done)
+        if not manifest.splits:
+            _give_up(out, manifest)
+        manifest.save(out)
+        shutil.rmtree(notes)
+    return PackReport(
+        manifest=manifest,
+        seconds=time.perf_counter() - started,
+        bytes_in=sum(stats.bytes_in for stats in done.values()),
+        bytes_out=sum(shard.bytes for split in manifest.splits.values() for shard in split.shards),
+        kept=sum(stats.kept for stats in done.values()),
+        converted=sum(stats.converted for stats in done.values()),
+        unlisted=plan.unlisted,
+        ignored=listing.ignored,
+        rejected=manifest.rejected,
+        resumed_shards=resumed,
+    )
+
+
+def _identity(source: Source, listing: Listing, plan: Plan, options: PackOptions) -> bytes:
+    """What a run must share with one that was killed, to go on from it: content of `plan.json`."""
+    found = hashlib.sha256()
+    for pair in sorted(listing.pairs, key=lambda pair: pair.key):
+        found.update(f"{pair.key}\0{pair.size}\0{pair.split}\n".encode())
+    data = {
+        "listing": found.hexdigest(),
+        "classes": source.classes.to_dict(),
+        "options": asdict(options),
+        "versions": {name: importlib.metadata.version(name) for name in ("petseg", *_ENCODERS)},
+        "shards": {name: list(keys) for name, keys in plan.shards.items()},
+    }
+    return (json.dumps(data, indent=1) + "\n").encode()
+
+
+@contextlib.contextmanager
+def _folder(out: Path, identity: bytes) -> Iterator[None]:
+    """The output folder, ours alone while it is packed; files that are not whole are gone afterwards."""
+    notes = out / WORK_FOLDER
+    _check_folder(out, identity)
+    try:
+        notes.mkdir(parents=True, exist_ok=True)
+        with _locked(out, notes):
+            _sweep(out)
+            try:
+                if not (notes / PLAN_NAME).exists():
+                    write_atomic(notes / PLAN_NAME, identity)
+                yield
+            finally:
+                _sweep(out)
+    except OSError as error:
+        raise cannot_write(out, error) from error
+
+
+def _check_folder(out: Path, identity: bytes) -> None:
+    try:
+        found = sorted(entry.name for entry in out.iterdir())
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        raise PetsegError(f"{out} is a file: give a folder to pack into.") from None
+    except OSError as error:
+        raise PetsegError(f"{out} cannot be read ({error.strerror}): choose another folder.") from error
+    if WORK_FOLDER in found:
+        try:
+            begun = (out / WORK_FOLDER / PLAN_NAME).read_bytes()
+        except FileNotFoundError:
+            begun = identity  # killed before its plan was written: then there is nothing else of it either
+            found = [name for name in found if name != WORK_FOLDER]
+        except OSError as error:
+            raise PetsegError(f"{out} cannot be read ({error.strerror}): choose another folder.") from error
+        if begun != identity:
+            raise PetsegError(
+                f"{out} holds an unfinished pack of another source, with other options or by other versions: choose "
+                "another folder, or remove it."
+            )
+        if WORK_FOLDER in found:
+            return
+    if MANIFEST_NAME in found:
+        raise PetsegError(f"{out} already holds a finished pack: choose another folder, or remove it to pack again.")
+    if found:
+        raise PetsegError(f"{out} already holds something else ({found[0]}): choose an empty or new folder.")
+
+
+@contextlib.contextmanager
+def _locked(out: Path, notes: Path) -> Iterator[None]:
+    """Keeps a second run out of the folder; the system lets go of the lock when the process ends in any way."""
+    try:
+        import fcntl
+    except ImportError:  # no such locks on this system
+        yield
+        return
+    with (notes / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PetsegError(f"{out} is being packed by another process: wait for it.") from None
+        yield
+
+
+def _sweep(out: Path) -> None:
+    """Remove what runs that ended too early had begun to write."""
+    for folder in (out, out / WORK_FOLDER):
+        for partial in folder.glob(".*.partial-*"):
+            partial.unlink(missing_ok=True)
+
+
+def _finished(out: Path, name: str) -> ShardStats | None:
+    """A shard that an earlier run has finished."""
+    try:
+        stats = ShardStats.load(stats_path(out / WORK_FOLDER, name))
+        if stats.info is not None:
+            whole = (out / name).stat().st_size == stats.info.bytes and (out / index_name(name)).is_file()
+            return stats if whole else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return stats
+
+
+def _manifest(
+    source: Source, listing: Listing, plan: Plan, options: PackOptions, done: dict[str, ShardStats]
+) -> Manifest:
+    splits: dict[str, Split] = {}
+    for split in SPLITS:
+        shards = [info for name in plan.of_split(split) if (info := done[name].info) is not None]
+        if shards:
+            splits[split] = Split(samples=sum(shard.samples for shard in shards), shards=tuple(shards))
+    every = list(done.values())
+    trained = [stats for name, stats in done.items() if split_of(name) == "train" and stats.pixels]
+    mean, std = _mean_std(trained or every)
+    counts = dict.fromkeys((*source.classes.codes, *source.classes.ignored), 0)
+    for stats in every:
+        for code, n in stats.pixel_counts.items():
+            counts[code] += n
+    rejected = [*listing.rejected, *(each for stats in every for each in stats.rejected)]
+    return Manifest(
+        splits=splits,
+        classes=source.classes,
+        encoding=Encoding(short_side=options.short_side, quality=options.quality),
+        max_height=max(stats.max_height for stats in every),
+        max_width=max(stats.max_width for stats in every),
+        pixel_counts=counts,
+        mean=mean,
+        std=std,
+        progressive=sum(stats.progressive for stats in every),
+        source_digest=_digest(every),
+        rejected=tuple(sorted(rejected, key=lambda each: (each.key, each.reason))),
+    )
+
+
+def _digest(every: list[ShardStats]) -> str:
+    digests = {key: digest for stats in every for key, digest in stats.digests.items()}
+    total = hashlib.sha256()
+    for key in sorted(digests):
+        total.update(f"{key} {digests[key]}\n".encode())
+    return total.hexdigest()
+
+
+def _mean_std(every: list[ShardStats]) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Channel means and standard deviations, 0 to 1, of exact sums: the same in any order of adding."""
+    n = max(1, sum(stats.pixels for stats in every))
+    sums = [sum(stats.channel_sums[channel] for stats in every) for channel in range(3)]
+    squares = [sum(stats.channel_squares[channel] for stats in every) for channel in range(3)]
+    red, green, blue = (s / (255 * n) for s in sums)
+    red2, green2, blue2 = (math.sqrt((n * q - s * s) / (255 * n) ** 2) for s, q in zip(sums, squares, strict=True))
+    return (red, green, blue), (red2, green2, blue2)
+
+
+def _give_up(out: Path, manifest: Manifest) -> None:
+    """Every pair was rejected: nothing of the folder is worth going on from."""
+    shutil.rmtree(out / WORK_FOLDER)
+    with contextlib.suppress(OSError):
+        out.rmdir()
+    first = manifest.rejected[0]
+    raise PetsegError(
+        f"no pair is left to pack: all {len(manifest.rejected)} were rejected, {first.key} because {first.reason}."
+    )

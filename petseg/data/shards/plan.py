@@ -1,0 +1,96 @@
+"""Who goes into which shard: fixed before anything is decoded, from keys and a seed alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from petseg.data.order import keyed_hash
+from petseg.data.sources import TRAINVAL, Listing
+from petseg.errors import PetsegError
+
+SPLIT_MODES = ("official", "random")
+SPLITS = ("train", "val", "test")
+
+VAL_SHARE = 0.1
+"""Share of an official trainval list that becomes `val`."""
+
+RANDOM_CUTS = (0.7, 0.9)
+"""Where a random split is cut into train, val and test: the notebook's shares."""
+
+_SPLIT, _ORDER = 11, 12  # purposes of the hash: who is in val must say nothing about who stands first
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """Every shard and its samples."""
+
+    shards: dict[str, tuple[str, ...]]
+    """File name to keys, in the order in which they are written."""
+    unlisted: tuple[str, ...]
+    """Keys that were left out because they are on no list."""
+
+    @property
+    def samples(self) -> int:
+        """How many samples all shards have."""
+        return sum(map(len, self.shards.values()))
+
+    def of_split(self, split: str) -> list[str]:
+        """Names of a split's shards, in order."""
+        return [name for name in self.shards if split_of(name) == split]
+
+
+def split_of(name: str) -> str:
+    """The split of a shard: `train` of `train-000000.tar`."""
+    return name.rpartition("-")[0]
+
+
+def make_plan(listing: Listing, mode: str, seed: int, samples_per_shard: int) -> Plan:
+    """Deal the pairs of a listing out to shards.
+
+    Args:
+        listing: what the source holds; pairs on no list, where there are lists, are left out.
+        mode: `official`: the source's own splits, with a seeded tenth of trainval as val. `random`: sorted by a hash
+            of the key and cut at 70 and 90%.
+        seed: of the splits and of the shuffling into shards.
+        samples_per_shard: most samples in a shard; the shards of a split differ by one at most.
+
+    Raises:
+        PetsegError: `official` for a source without lists.
+    """
+    left_out = set(listing.unlisted)
+    pairs = [pair for pair in listing.pairs if pair.key not in left_out]
+    splits: dict[str, list[str]] = {name: [] for name in SPLITS}
+    if mode == "official":
+        if not any(pair.split for pair in pairs):
+            raise PetsegError("--split official: this source has no official lists; use --split random.")
+        trainval = _by_hash((pair.key for pair in pairs if pair.split == TRAINVAL), seed, _SPLIT)
+        n_val = round(VAL_SHARE * len(trainval))
+        splits["val"] += trainval[:n_val]
+        splits["train"] += trainval[n_val:]
+        for pair in pairs:
+            if pair.split in splits:
+                splits[pair.split].append(pair.key)
+    else:
+        keys = _by_hash((pair.key for pair in pairs), seed, _SPLIT)
+        first, second = (round(share * len(keys)) for share in RANDOM_CUTS)
+        splits = {"train": keys[:first], "val": keys[first:second], "test": keys[second:]}
+    shards: dict[str, tuple[str, ...]] = {}
+    for split, members in splits.items():
+        order = _by_hash(members, seed, _ORDER)
+        count = -(-len(order) // samples_per_shard)
+        for number in range(count):
+            part = order[len(order) * number // count : len(order) * (number + 1) // count]
+            shards[f"{split}-{number:06d}.tar"] = tuple(part)
+    return Plan(shards=shards, unlisted=listing.unlisted)
+
+
+def _by_hash(keys: Iterable[str], seed: int, purpose: int) -> list[str]:
+    """Keys in a seeded order that depends on nothing but each key itself."""
+    listed = sorted(keys)
+    digests = [int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") for key in listed]
+    hashes = keyed_hash(np.asarray(digests, dtype=np.uint64), seed, purpose)
+    return [listed[i] for i in np.argsort(hashes, kind="stable")]

@@ -1,0 +1,133 @@
+"""Jobs on worker processes that report as they go, end with their parent and never outlive an error."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import signal
+import traceback
+from collections.abc import Callable, Generator, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from typing import Any, Protocol
+
+from petseg.errors import PetsegError
+
+Report = Callable[[int], None]
+"""Called by a job with the number of samples that it has finished since its last call."""
+
+
+class Work(Protocol):
+    """What is done with one job. Picklable, as are its jobs and results."""
+
+    def __call__(self, job: Any, report: Report) -> Any:
+        """Do one job."""
+        ...
+
+
+def run_jobs(work: Work, jobs: Sequence[Any], *, workers: int, progress: Report) -> Generator[Any, None, None]:
+    """Do jobs, handed out in order, and yield their results as they come.
+
+    With one worker (or one job) everything happens in this process.
+
+    Args:
+        work: does one job.
+        jobs: what is to be done, largest first for an even load.
+        workers: processes, at least 1.
+        progress: called in this process with what the jobs report.
+
+    Raises:
+        PetsegError: from a job, or a worker that died. The other workers are ended first.
+        RuntimeError: any other error in a worker, with the worker's traceback.
+    """
+    if workers == 1 or len(jobs) <= 1:
+        for job in jobs:
+            yield work(job, progress)
+        return
+    pool: dict[Connection, BaseProcess] = {}
+    waiting = list(reversed(jobs))
+    try:
+        context = _context()
+        for _ in range(min(workers, len(jobs))):
+            ours, theirs = context.Pipe()
+            # mypy: BaseContext declares no Process.
+            process = context.Process(target=_serve, args=(work, theirs), daemon=True)  # type: ignore[attr-defined]
+            process.start()
+            theirs.close()
+            pool[ours] = process
+        # Only now: a job may fill the pipe, and then sending it waits until its process has started.
+        for connection, process in pool.items():
+            with _death_said(process):
+                connection.send(waiting.pop())
+        while pool:
+            for ready in wait(list(pool)):
+                assert isinstance(ready, Connection)  # for the type checker; wait returns what it was given
+                with _death_said(pool[ready]):
+                    kind, value = ready.recv()
+                if kind == "progress":
+                    progress(value)
+                    continue
+                if kind == "refused":
+                    raise PetsegError(value)
+                if kind == "failed":
+                    raise RuntimeError(f"packing failed in a worker process:\n{value}")
+                if waiting:
+                    with _death_said(pool[ready]):
+                        ready.send(waiting.pop())
+                else:
+                    ready.close()
+                    pool.pop(ready).join()
+                yield value
+    finally:
+        for process in pool.values():
+            process.terminate()
+        for connection, process in pool.items():
+            process.join()
+            connection.close()
+
+
+@contextlib.contextmanager
+def _death_said(process: BaseProcess) -> Iterator[None]:
+    """A broken pipe means that the process at its other end died."""
+    try:
+        yield
+    except (EOFError, ConnectionError) as error:
+        process.join()
+        raise PetsegError(
+            f"a packing process died (exit code {process.exitcode}), perhaps for want of memory: run the same command "
+            "again to go on, with fewer --workers."
+        ) from error
+
+
+def _context() -> BaseContext:
+    # Never fork: this process has threads (the progress bar's, torch's, OpenCV's), and a copy of a held lock hangs.
+    # The fork server is a clean process that imports torch once for all workers.
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "petseg.data.shards.work"])
+    return context
+
+
+def _serve(work: Work, connection: Connection) -> None:
+    import cv2
+    import torch
+
+    # Ctrl-C goes to the whole group; the parent alone decides, and ends us with SIGTERM.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    # A parent that is gone closes its end: the next send or receive fails, and so this process ends.
+    with contextlib.suppress(EOFError, ConnectionError):
+        while True:
+            job = connection.recv()
+            try:
+                answer = ("done", work(job, lambda n: connection.send(("progress", n))))
+            except ConnectionError:
+                raise
+            except PetsegError as error:
+                answer = ("refused", str(error))
+            except Exception:
+                answer = ("failed", traceback.format_exc())
+            connection.send(answer)

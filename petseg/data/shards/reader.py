@@ -1,0 +1,159 @@
+"""Encoded samples by index: one pread each, from any thread."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from petseg.data.decode.cpu import DecodeError, decode_image, decode_mask
+from petseg.data.shards.index import index_name, read_index
+from petseg.data.shards.manifest import Manifest
+from petseg.errors import PetsegError
+from petseg.system import open_file, read_at
+
+MAX_OPEN = 256
+"""Tars that stay open; a set of more shards opens the others read by read, well below any limit of descriptors."""
+
+
+class ShardReader:
+    """The samples of one split, by their index in the manifest's order.
+
+    Reads go through pread and never a memory map: a tar that shrinks under a map is a SIGBUS, here it is an error.
+
+    Args:
+        folder: shard folder.
+        manifest: its manifest.
+        split: name of a split.
+
+    Raises:
+        PetsegError: no such split, a tar or index that is missing, or one that is not what the manifest says.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, split: str) -> None:
+        self.folder = folder
+        shards = manifest.split(split).shards
+        self._paths = [folder / shard.name for shard in shards]
+        self._keys: list[str] = []
+        spans: list[tuple[int, int, int, int, int]] = []
+        wanted = (manifest.encoding.image, manifest.encoding.mask)
+        for number, shard in enumerate(shards):
+            self._check_size(self._paths[number], shard.bytes)
+            index = folder / index_name(shard.name)
+            entries = read_index(index)
+            if len(entries) != shard.samples:
+                raise PetsegError(
+                    f"{index} lists {len(entries)} samples, the manifest says {shard.samples}: run petseg index "
+                    f"{folder}, or pack again."
+                )
+            for key, components in entries:
+                parts = {c.extension: c for c in components}
+                if not all(extension in parts for extension in wanted):
+                    raise PetsegError(f"{index}: sample {key} has no .{wanted[0]} or no .{wanted[1]}: pack again.")
+                image, mask = (parts[extension] for extension in wanted)
+                if max(image.offset + image.size, mask.offset + mask.size) > shard.bytes:
+                    raise PetsegError(f"{index}: sample {key} lies beyond the end of its tar: run petseg index.")
+                spans.append((number, image.offset, image.size, mask.offset, mask.size))
+                self._keys.append(key)
+        self._spans = np.asarray(spans, dtype=np.int64).reshape(-1, 5)
+        self._files: dict[int, int] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def key(self, index: int) -> str:
+        """The key of a sample."""
+        return self._keys[index]
+
+    def where(self, index: int) -> str:
+        """`TAR: sample KEY`, for messages."""
+        return f"{self._paths[int(self._spans[index, 0])]}: sample {self._keys[index]}"
+
+    def encoded_bytes(self) -> np.ndarray:
+        """Bytes of image and mask of every sample: i64[n]."""
+        total: np.ndarray = self._spans[:, 2] + self._spans[:, 4]
+        return total
+
+    def read(self, index: int) -> tuple[memoryview, memoryview]:
+        """Encoded bytes of a sample's image and mask.
+
+        Raises:
+            PetsegError: the tar went away or ends too early.
+            ValueError: the reader is closed.
+        """
+        shard, image_at, image_size, mask_at, mask_size = self._spans[index].tolist()
+        start = min(image_at, mask_at)
+        length = max(image_at + image_size, mask_at + mask_size) - start
+        try:
+            data = self._pread(shard, length, start)
+        except OSError as error:
+            raise PetsegError(f"{self.where(index)} cannot be read ({error.strerror}).") from error
+        if len(data) != length:
+            raise PetsegError(f"{self._paths[shard]} is shorter than the manifest says: copy or pack it again.")
+        view = memoryview(data)
+        image, mask = image_at - start, mask_at - start
+        return view[image : image + image_size], view[mask : mask + mask_size]
+
+    def decoded(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """A sample in full: (image u8[H, W, 3], codes u8[H, W]).
+
+        Raises:
+            PetsegError: as `read`, or the sample is damaged.
+        """
+        image, mask = self.read(index)
+        try:
+            picture, codes = decode_image(image), decode_mask(mask)
+            if picture.shape[:2] != codes.shape:
+                height, width = picture.shape[:2]
+                raise DecodeError(f"mask is {codes.shape[1]}x{codes.shape[0]}, its image {width}x{height}")
+        except DecodeError as fault:
+            raise self.bad_sample(index, fault) from fault
+        return picture, codes
+
+    def bad_sample(self, index: int, fault: DecodeError) -> PetsegError:
+        """The sentence for a sample that cannot be decoded."""
+        return PetsegError(f"{self.where(index)}: {fault}; run `petseg verify {self.folder}` and pack again.")
+
+    def close(self) -> None:
+        """Close the files. Reads that are under way in other threads must have ended."""
+        with self._lock:
+            self._closed = True
+            files, self._files = self._files, {}
+        for file in files.values():
+            os.close(file)
+
+    def _pread(self, shard: int, length: int, start: int) -> bytes:
+        file = self._files.get(shard)
+        if file is None:
+            if len(self._paths) > MAX_OPEN and len(self._files) >= MAX_OPEN:
+                file = open_file(self._paths[shard])
+                try:
+                    return read_at(file, length, start)
+                finally:
+                    os.close(file)
+            file = self._open(shard)
+        return read_at(file, length, start)
+
+    def _open(self, shard: int) -> int:
+        with self._lock:
+            if self._closed:
+                raise ValueError("this reader is closed")
+            if shard not in self._files:
+                self._files[shard] = open_file(self._paths[shard])
+            return self._files[shard]
+
+    @staticmethod
+    def _check_size(path: Path, expected: int) -> None:
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise PetsegError(f"{path} cannot be read ({error.strerror}): copy it again, or pack again.") from error
+        if size != expected:
+            which = "shorter" if size < expected else "longer"
+            raise PetsegError(
+                f"{path} is {which} than the manifest says ({size} bytes instead of {expected}): copy or pack it again."
+            )

@@ -1,0 +1,165 @@
+"""One job of packing: a whole shard, with what is counted of it kept beside it so that a killed run can go on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from petseg.data.shards.index import index_name
+from petseg.data.shards.manifest import ShardInfo
+from petseg.data.shards.normalise import RejectError, Sample, normalise
+from petseg.data.shards.pool import Report
+from petseg.data.shards.writer import MAX_KEY, ShardWriter
+from petseg.data.sources import Pair, Rejected, Source
+from petseg.errors import PetsegError
+from petseg.system import write_atomic
+
+_REPORT_EVERY = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardJob:
+    """A shard to be written."""
+
+    name: str
+    """File name of the tar."""
+    pairs: tuple[Pair, ...]
+    """Its samples, in order."""
+
+
+@dataclass(kw_only=True, slots=True)
+class ShardStats:
+    """What a finished shard adds to the manifest; whole numbers, so that the order of adding does not matter."""
+
+    name: str
+    """File name of the tar."""
+    info: ShardInfo | None = None
+    """None if every sample was rejected: then there is no file."""
+    rejected: list[Rejected] = field(default_factory=list)
+    digests: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of the source's bytes by key, rejected samples too."""
+    bytes_in: int = 0
+    pixels: int = 0
+    channel_sums: list[int] = field(default_factory=lambda: [0, 0, 0])
+    channel_squares: list[int] = field(default_factory=lambda: [0, 0, 0])
+    pixel_counts: dict[int, int] = field(default_factory=dict)
+    max_height: int = 0
+    max_width: int = 0
+    progressive: int = 0
+    kept: int = 0
+    converted: int = 0
+
+    def add(self, sample: Sample) -> None:
+        """Count a sample."""
+        self.pixels += sample.height * sample.width
+        for channel in range(3):
+            self.channel_sums[channel] += sample.channel_sums[channel]
+            self.channel_squares[channel] += sample.channel_squares[channel]
+        for code, n in sample.pixel_counts.items():
+            self.pixel_counts[code] = self.pixel_counts.get(code, 0) + n
+        self.max_height = max(self.max_height, sample.height)
+        self.max_width = max(self.max_width, sample.width)
+        self.progressive += sample.progressive
+        self.kept += sample.kept
+        self.converted += sample.converted
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON, whole or not at all."""
+        write_atomic(path, json.dumps(asdict(self)).encode())
+
+    @classmethod
+    def load(cls, path: Path) -> ShardStats:
+        """Read what `save` wrote.
+
+        Raises:
+            OSError, ValueError, KeyError, TypeError: there is none, or it is damaged.
+        """
+        data = json.loads(path.read_bytes())
+        data["info"] = ShardInfo(**data["info"]) if data["info"] else None
+        data["rejected"] = [Rejected(**each) for each in data["rejected"]]
+        data["pixel_counts"] = {int(code): n for code, n in data["pixel_counts"].items()}
+        return cls(**data)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardWork:
+    """Reads, normalises and writes the samples of a shard."""
+
+    source: Source
+    out: Path
+    """Folder of the shards."""
+    notes: Path
+    """Folder of the finished shards' statistics."""
+    short_side: int
+    quality: int
+
+    def __call__(self, job: ShardJob, report: Report) -> ShardStats:
+        """Write one shard, its index and, last, its statistics.
+
+        Raises:
+            PetsegError: the folder cannot be written.
+        """
+        try:
+            stats = self._write(job, report)
+            stats.save(stats_path(self.notes, job.name))
+        except (BrokenPipeError, ConnectionError):
+            raise  # the parent is gone
+        except OSError as error:
+            raise cannot_write(self.out, error) from error
+        return stats
+
+    def _write(self, job: ShardJob, report: Report) -> ShardStats:
+        stats = ShardStats(name=job.name)
+        classes = self.source.classes
+        unreported = 0
+        with ShardWriter(self.out, job.name) as writer:
+            for pair in job.pairs:
+                try:
+                    image, mask = _read(self.source, pair, stats)
+                    sample = normalise(image, mask, classes=classes, short_side=self.short_side, quality=self.quality)
+                except RejectError as error:
+                    stats.rejected.append(Rejected(key=pair.key, reason=str(error)))
+                else:
+                    writer.add(pair.key, sample.image, sample.mask)
+                    stats.add(sample)
+                unreported += 1
+                if unreported == _REPORT_EVERY:
+                    report(unreported)
+                    unreported = 0
+        if unreported:
+            report(unreported)
+        stats.info = writer.info
+        if writer.info is not None and writer.info.samples == 0:
+            stats.info = None
+            (self.out / job.name).unlink()
+            (self.out / index_name(job.name)).unlink()
+        return stats
+
+
+def stats_path(notes: Path, shard: str) -> Path:
+    """Where a finished shard's statistics are."""
+    return notes / f"{shard}.json"
+
+
+def cannot_write(out: Path, error: OSError) -> PetsegError:
+    """The sentence for a full disk and its like."""
+    return PetsegError(
+        f"{out} cannot be written ({error.strerror or error}): free some space or choose another folder, then run the "
+        "same command again; what is finished is kept."
+    )
+
+
+def _read(source: Source, pair: Pair, stats: ShardStats) -> tuple[bytes, bytes]:
+    if len(pair.key) > MAX_KEY:
+        raise RejectError(f"its name is longer than {MAX_KEY} characters")
+    try:
+        image, mask = source.read(pair)
+    except OSError as error:
+        raise RejectError(f"it cannot be read ({error.strerror or error})") from error
+    stats.bytes_in += len(image) + len(mask)
+    # Lengths too: no two pairs of files may look alike.
+    head = f"{pair.key} {len(image)} {len(mask)}\n".encode()
+    stats.digests[pair.key] = hashlib.sha256(b"".join((head, image, mask))).hexdigest()
+    return image, mask

@@ -1,0 +1,130 @@
+"""WebDataset tars made elsewhere, to be repacked."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from petseg.classes import ClassTable
+from petseg.data.sources import TRAINVAL, Listing, Pair, Rejected
+from petseg.data.sources.files import IMAGES, MASKS, unfit_key
+from petseg.errors import PetsegError
+from petseg.system import open_file, read_at
+
+_UNFIT = re.compile(r"[^A-Za-z0-9_-]+")
+_SPLIT = re.compile(r"(trainval|train|val|valid|validation|test)(?![a-z])")
+_SPLITS = {"valid": "val", "validation": "val", "trainval": TRAINVAL}
+_MASK_WORDS = ("mask", "seg", "label", "trimap", "gt")
+
+
+@dataclass(frozen=True, slots=True)
+class TarsSource:
+    """Uncompressed tars whose samples are adjacent members with one name up to the first dot.
+
+    The mask is the member whose extension says so (`mask.png`, `seg.png`, `label.png`), or else the only PNG beside a
+    picture of another kind. Nothing is unpickled, and no command is run.
+    """
+
+    pattern: str
+    classes: ClassTable
+
+    @property
+    def name(self) -> str:
+        """As it was named on the command line."""
+        return f"tars:{self.pattern}"
+
+    def listing(self) -> Listing:
+        """Find the pairs by the tars' headers.
+
+        Raises:
+            PetsegError: no tar there, one that is damaged, or no pair in them.
+        """
+        paths = [Path(path) for path in sorted(glob.glob(self.pattern))]  # noqa: PTH207 - absolute patterns
+        if not paths:
+            raise PetsegError(f"{self.name}: no such file; quote the pattern, such as 'tars:data/*.tar'.")
+        splits = {path: _split_of(path) for path in paths}
+        if None in splits.values():
+            splits = dict.fromkeys(paths)
+        pairs: dict[str, Pair] = {}
+        rejected: list[Rejected] = []
+        for path in paths:
+            for name, members in _samples(path):
+                key = _UNFIT.sub("-", name)
+                chosen = _choose(members)
+                reason = unfit_key(key)
+                if isinstance(chosen, str):
+                    reason = chosen
+                elif key in pairs:
+                    reason = f"its key stands twice (also in {pairs[key].image.rpartition(':')[0]})"
+                if reason or isinstance(chosen, str):
+                    rejected.append(Rejected(key=f"{path.name}:{name}", reason=str(reason)))
+                    continue
+                image, mask = chosen
+                pairs[key] = Pair(
+                    key=key,
+                    image=f"{path}:{image.offset_data}+{image.size}",
+                    mask=f"{path}:{mask.offset_data}+{mask.size}",
+                    size=image.size + mask.size,
+                    split=splits[path],
+                )
+        if not pairs:
+            why = f"; the first sample was left out: {rejected[0].reason}" if rejected else ""
+            raise PetsegError(f"{self.name}: no pair of image and mask is left{why}.")
+        return Listing(
+            pairs=tuple(pairs[key] for key in sorted(pairs)),
+            rejected=tuple(sorted(rejected, key=lambda r: r.key)),
+        )
+
+    def read(self, pair: Pair) -> tuple[bytes, bytes]:
+        """See `Source`."""
+        return _read(pair.image), _read(pair.mask)
+
+
+def _read(where: str) -> bytes:
+    path, _, span = where.rpartition(":")
+    offset, size = map(int, span.split("+"))
+    file = open_file(path)
+    try:
+        return read_at(file, size, offset)
+    finally:
+        os.close(file)
+
+
+def _samples(path: Path) -> list[tuple[str, dict[str, tarfile.TarInfo]]]:
+    """Samples of a tar: name, and members by extension."""
+    found: list[tuple[str, dict[str, tarfile.TarInfo]]] = []
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                stem, _, extension = member.name.rpartition("/")[2].partition(".")
+                if not member.isreg() or not stem:
+                    continue
+                folder = member.name.rpartition("/")[0]
+                name = f"{folder}/{stem}" if folder else stem
+                if not found or found[-1][0] != name:
+                    found.append((name, {}))
+                found[-1][1][extension.lower()] = member
+    except (OSError, tarfile.TarError) as error:
+        raise PetsegError(f"{path} is no whole, uncompressed tar ({error}): fetch it again, or unpack it.") from error
+    return found
+
+
+def _choose(members: dict[str, tarfile.TarInfo]) -> tuple[tarfile.TarInfo, tarfile.TarInfo] | str:
+    """Image and mask of a sample, or why there is none."""
+    pictures = {e: m for e, m in members.items() if f".{e.rpartition('.')[2]}" in IMAGES}
+    named = [e for e in pictures if any(word in e for word in _MASK_WORDS) and f".{e.rpartition('.')[2]}" in MASKS]
+    masks = named or [e for e in pictures if f".{e.rpartition('.')[2]}" == ".png" and len(pictures) > 1]
+    images = [e for e in pictures if e not in masks]
+    if len(masks) == 1 and len(images) == 1:
+        return pictures[images[0]], pictures[masks[0]]
+    what = ", ".join(sorted(members)) or "nothing"
+    return f"its members ({what}) are not one image and one mask"
+
+
+def _split_of(path: Path) -> str | None:
+    match = _SPLIT.search(path.name.lower())
+    return _SPLITS.get(match[1], match[1]) if match else None

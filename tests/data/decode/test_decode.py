@@ -1,0 +1,136 @@
+"""Pixels from bytes, and the one resize, against Pillow and against the formulas."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from petseg.data.decode.cpu import DecodeError, decode_image, decode_mask
+from petseg.data.decode.nvimgcodec import BatchDecoder, available
+from petseg.data.decode.pictures import to_rgb, turned
+from petseg.data.decode.resize import nearest_indices, resize_image, resize_image_on_device, resize_nearest
+
+SIDES = st.integers(1, 90)
+
+
+def smooth(height: int, width: int, seed: int = 0) -> np.ndarray:
+    coarse = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def jpeg(pixels: np.ndarray, **options) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", **{"quality": 92, **options})
+    return buffer.getvalue()
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@given(n_in=st.integers(1, 5000), n_out=st.integers(1, 5000))
+def test_nearest_is_the_integer_formula(n_in, n_out):
+    indices = nearest_indices(n_in, n_out)
+    exact = [((2 * i + 1) * n_in) // (2 * n_out) for i in range(n_out)]
+    assert indices.tolist() == exact
+    assert min(exact) >= 0 and max(exact) < n_in
+    if n_in == n_out:
+        assert exact == list(range(n_in))
+
+
+@settings(deadline=None)
+@given(height=SIDES, width=SIDES, new_height=SIDES, new_width=SIDES, seed=st.integers(0, 9))
+def test_nearest_keeps_to_the_codes(height, width, new_height, new_width, seed):
+    codes = np.random.default_rng(seed).choice(np.array([1, 2, 3, 255], np.uint8), (height, width))
+    small = resize_nearest(codes, new_height, new_width)
+    assert small.shape == (new_height, new_width) and small.dtype == np.uint8
+    assert set(np.unique(small)) <= set(np.unique(codes))
+    y, x = new_height // 2, new_width // 3
+    assert small[y, x] == codes[((2 * y + 1) * height) // (2 * new_height), ((2 * x + 1) * width) // (2 * new_width)]
+
+
+@settings(deadline=None, max_examples=60)
+@given(height=st.integers(2, 200), width=st.integers(2, 200), new_height=SIDES, new_width=SIDES, seed=st.integers(0, 9))
+def test_pictures_are_resized_as_pillow_does(height, width, new_height, new_width, seed):
+    picture = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    expected = np.asarray(Image.fromarray(picture).resize((new_width, new_height), Image.Resampling.BILINEAR))
+    got = resize_image(picture, new_height, new_width)
+    difference = np.abs(got.astype(int) - expected)
+    assert difference.max() <= 2
+    if new_width == 1:
+        return  # torch's float kernel for the CPU, which stands in for the GPU's here, is wrong for that width alone
+    on_device = resize_image_on_device(torch.from_numpy(picture), new_height, new_width).numpy()
+    difference = np.abs(on_device.astype(int) - expected)
+    assert difference.max() <= 2
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_jpegs_decode_as_pillow_does(subsampling, progressive):
+    data = jpeg(smooth(61, 83), subsampling=subsampling, progressive=progressive)
+    expected = np.asarray(Image.open(io.BytesIO(data)), dtype=int)
+    assert np.abs(decode_image(memoryview(data)) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2, 10, 200, 600])
+def test_a_cut_jpeg_is_damaged(cut):
+    data = jpeg(smooth(61, 83))
+    with pytest.raises(DecodeError, match="image is damaged"):
+        decode_image(data[: len(data) - cut] if cut else b"")
+
+
+def test_only_8_bit_grey_pngs_are_masks():
+    codes = np.random.default_rng(0).integers(0, 256, (9, 7), dtype=np.uint8)
+    assert np.array_equal(decode_mask(png(Image.fromarray(codes))), codes)
+    palette = Image.fromarray(codes, "P")
+    palette.putpalette(list(range(256)) * 3)
+    for other in (
+        png(palette), png(Image.fromarray(codes.astype(np.uint16))), png(Image.fromarray(codes).convert("RGB")),
+        png(Image.fromarray(codes > 9)), jpeg(codes), b"",
+    ):  # fmt: skip
+        with pytest.raises(DecodeError, match="no 8-bit grey PNG"):
+            decode_mask(other)
+    with pytest.raises(DecodeError, match="mask is damaged"):
+        decode_mask(png(Image.fromarray(codes))[:-30])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_turned_is_what_exif_means(orientation):
+    picture = smooth(5, 8)
+    exif = Image.Exif()
+    exif[274] = orientation
+    opened = Image.open(io.BytesIO(png_with(picture, exif)))
+    assert np.array_equal(turned(picture, orientation), np.asarray(ImageOps.exif_transpose(opened)))
+    assert np.array_equal(to_rgb(opened), turned(picture, orientation))
+    assert np.array_equal(to_rgb(opened, upright=False), picture)
+
+
+def png_with(picture: np.ndarray, exif: Image.Exif) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG", exif=exif)
+    return buffer.getvalue()
+
+
+@pytest.mark.skipif(not available(), reason="nvImageCodec comes with DALI, on Linux")
+def test_nvimagecodec_decodes_a_batch_and_names_what_it_could_not():
+    decoder = BatchDecoder(torch.device("cpu"), 2)
+    try:
+        pictures = [smooth(60 + n, 80 - n, n) for n in range(5)]
+        encoded = [memoryview(jpeg(p)) for p in pictures]
+        images, failed = decoder.decode(encoded, (33, 44))
+        assert failed == [] and images.shape == (5, 33, 44, 3) and images.dtype == torch.uint8
+        for n, picture in enumerate(pictures):
+            expected = np.asarray(Image.open(io.BytesIO(jpeg(picture))).resize((44, 33), Image.Resampling.BILINEAR))
+            assert np.abs(images[n].numpy().astype(int) - expected).mean() < 2
+        future = decoder.submit(lambda: decoder.decode(encoded, (33, 44))[0])
+        assert torch.equal(decoder.take(future), images)
+        encoded[3] = memoryview(b"\xff\xd8 no picture")
+        assert decoder.decode(encoded, (33, 44))[1] == [3]
+    finally:
+        decoder.close()

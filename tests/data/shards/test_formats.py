@@ -1,0 +1,142 @@
+"""What other tools make of the shards: webdataset, DALI's own reader, wds2idx, tar."""
+
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset as wds
+
+from petseg import Manifest
+from petseg.data.decode.cpu import decode_image, decode_mask
+from petseg.data.shards.index import format_index, read_index, scan_tar
+from petseg.data.shards.reader import ShardReader
+from petseg.errors import PetsegError
+
+
+def samples(shards: Path, split: str) -> list[tuple[str, bytes, bytes]]:
+    reader = ShardReader(shards, Manifest.load(shards), split)
+    try:
+        return [(reader.key(i), *(bytes(part) for part in reader.read(i))) for i in range(len(reader))]
+    finally:
+        reader.close()
+
+
+@pytest.mark.parametrize("made", ["packed", "originals"])
+def test_webdataset_reads_them(request, made):
+    shards = request.getfixturevalue(made)
+    tars = [str(shards / info.name) for info in Manifest.load(shards).split("train").shards]
+    dataset = wds.WebDataset(tars, shardshuffle=False)
+    assert [(s["__key__"], s["jpg"], s["png"]) for s in dataset] == samples(shards, "train")
+    for sample in wds.WebDataset(tars[:1], shardshuffle=False).decode("rgb8"):
+        assert sample["jpg"].shape == sample["png"].shape and sample["jpg"].dtype == np.uint8
+
+
+@pytest.mark.parametrize("made", ["packed", "originals"])
+def test_the_index_is_wds2idxs(request, made, tmp_path):
+    shards = request.getfixturevalue(made)
+    for number, tar in enumerate(sorted(shards.glob("*.tar"))):
+        made_by_dali = tmp_path / f"{number}.idx"
+        subprocess.run([Path(sys.executable).with_name("wds2idx"), tar, made_by_dali], check=True, capture_output=True)
+        ours = tar.with_suffix(".idx")
+        assert ours.read_bytes() == made_by_dali.read_bytes()
+        assert format_index(read_index(ours)) == ours.read_bytes()
+        assert scan_tar(tar) == read_index(ours)
+
+
+def test_dalis_own_reader_takes_tar_and_index(packed):
+    from nvidia.dali import fn, pipeline_def
+
+    manifest = Manifest.load(packed)
+    tars = [packed / info.name for info in manifest.split("train").shards]
+
+    @pipeline_def(batch_size=42, num_threads=1, device_id=None)
+    def pipeline():
+        return tuple(
+            fn.readers.webdataset(
+                paths=[str(tar) for tar in tars],
+                index_paths=[str(tar.with_suffix(".idx")) for tar in tars],
+                ext=["jpg", "png"],
+            )
+        )
+
+    made = pipeline()
+    made.build()
+    jpegs, pngs = made.run()
+    got = [(jpegs.at(i).tobytes(), pngs.at(i).tobytes()) for i in range(42)]
+    assert got == [(image, mask) for _, image, mask in samples(packed, "train")]
+
+
+def test_the_tars_are_plain(packed, tmp_path):
+    for tar in packed.glob("*.tar"):
+        with tarfile.open(tar, "r:") as opened:
+            members = opened.getmembers()
+            opened.extractall(tmp_path, filter="data")
+        assert {(m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode, m.type) for m in members} == {
+            (0, 0, 0, "", "", 0o644, tarfile.REGTYPE)
+        }
+        names = [m.name for m in members]
+        assert [n.removesuffix(".jpg") for n in names[::2]] == [n.removesuffix(".png") for n in names[1::2]]
+        assert tar.stat().st_size % 10240 == 0
+    for key, image, mask in samples(packed, "train"):
+        assert (tmp_path / f"{key}.jpg").read_bytes() == image and (tmp_path / f"{key}.png").read_bytes() == mask
+
+
+def test_what_petseg_encoded_is_baseline_and_grey(packed):
+    from petseg.data.shards.normalise import frame_marker
+
+    for _, image, mask in samples(packed, "train"):
+        assert frame_marker(image) == 0xC0
+        assert min(decode_image(image).shape[:2]) == 64
+        assert decode_image(image).shape[:2] == decode_mask(mask).shape
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "no whole index"),
+        (b"v1.1 1\njpg 512 10 a.jpg\n", "no whole index"),
+        (b"v1.2 2\njpg 512 10 a.jpg\n", "no whole index"),
+        (b"v1.2 1\njpg 512 ten a.jpg\n", "line 2 is damaged"),
+        (b"v1.2 1\njpg 512 -10 a.jpg\n", "line 2 is damaged"),
+        (b"v1.2 1\njpg 512 10\n", "line 2 is damaged"),
+        (b"\xff\xfe", "cannot be read"),
+    ],
+)
+def test_a_damaged_index_is_named_with_what_to_do(packed_copy, content, words):
+    index = next(packed_copy.glob("val-*.idx"))
+    index.write_bytes(content)
+    with pytest.raises(PetsegError, match=words) as caught:
+        ShardReader(packed_copy, Manifest.load(packed_copy), "val")
+    assert "petseg index" in str(caught.value) and index.name in str(caught.value)
+
+
+@pytest.mark.parametrize("change", ["missing", "shorter", "longer", "other samples", "beyond the end"])
+def test_a_tar_that_is_not_what_the_manifest_says(packed_copy, change):
+    tar = next(packed_copy.glob("val-*.tar"))
+    index = tar.with_suffix(".idx")
+    if change == "missing":
+        tar.unlink()
+    elif change == "shorter":
+        tar.write_bytes(tar.read_bytes()[:-10240])
+    elif change == "longer":
+        tar.write_bytes(tar.read_bytes() + bytes(512))
+    elif change == "other samples":
+        lines = index.read_text().splitlines()
+        index.write_text("\n".join(["v1.2 11", *lines[2:]]) + "\n")
+        change = "lists 11 samples, the manifest says 12"
+    else:
+        lines = index.read_text().splitlines()
+        fields = lines[-1].split(" ")
+        fields[1] = str(10**12)
+        index.write_text("\n".join([*lines[:-1], " ".join(fields)]) + "\n")
+    words = {"missing": "cannot be read"}.get(change, change)
+    with pytest.raises(PetsegError, match=words):
+        ShardReader(packed_copy, Manifest.load(packed_copy), "val")
+
+
+def test_many_shards_do_not_need_as_many_open_files(packed, monkeypatch):
+    monkeypatch.setattr("petseg.data.shards.reader.MAX_OPEN", 2)
+    assert len(samples(packed, "train")) == 42

@@ -1,0 +1,255 @@
+"""Every kind of picture that people have: made fit, or left out with a reason, never half-decoded."""
+
+import io
+
+import numpy as np
+import pytest
+import simplejpeg
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from petseg.classes import OXFORD, ClassTable
+from petseg.data.decode.cpu import decode_image, decode_mask
+from petseg.data.decode.pictures import turned
+from petseg.data.shards.normalise import RejectError, frame_marker, normalise
+
+HEIGHT, WIDTH = 60, 90
+
+
+def picture(height: int = HEIGHT, width: int = WIDTH, seed: int = 0) -> np.ndarray:
+    """Smooth, so that JPEG's losses stay small; no two corners alike."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def codes(height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
+    mask = np.full((height, width), 2, np.uint8)
+    mask[: height // 3, : width // 2] = 1
+    mask[height // 3 : height // 2, :7] = 3
+    return mask
+
+
+def encoded(image: Image.Image | np.ndarray, kind: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def jpeg(pixels: np.ndarray | None = None, **options) -> bytes:
+    return encoded(picture() if pixels is None else pixels, "JPEG", **{"quality": 95, **options})
+
+
+def fit(image: bytes, mask: bytes | None = None, short_side: int = 0, classes: ClassTable = OXFORD, **options):
+    return normalise(
+        image, encoded(codes()) if mask is None else mask, classes=classes, short_side=short_side, quality=95, **options
+    )
+
+
+def near(data: bytes, expected: np.ndarray, tolerance: float = 3.0) -> None:
+    got = decode_image(data)
+    assert got.shape == expected.shape
+    assert np.abs(got.astype(int) - expected).mean() < tolerance
+
+
+GREY = picture()[..., :1].repeat(3, axis=2)
+FORMATS = {
+    "png": (encoded(picture()), picture()),
+    "gif": (encoded(Image.fromarray(picture()).quantize(256, dither=Image.Dither.NONE), "GIF"), picture()),
+    "bmp": (encoded(picture(), "BMP"), picture()),
+    "webp": (encoded(picture(), "WEBP", lossless=True), picture()),
+    "tiff": (encoded(picture(), "TIFF"), picture()),
+    "grey jpeg": (jpeg(picture()[..., 0]), GREY),
+    "cmyk jpeg": (encoded(Image.fromarray(picture()).convert("CMYK"), "JPEG", quality=95), picture()),
+    "grey png": (encoded(picture()[..., 0]), GREY),
+    "16-bit png": (encoded(picture()[..., 0].astype(np.uint16) * 257), GREY),
+    "palette png": (encoded(Image.fromarray(picture()).quantize(256, dither=Image.Dither.NONE)), picture()),
+    "transparent png": (
+        encoded(np.dstack([picture(), np.full((HEIGHT, WIDTH), 255, np.uint8)])), picture()
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("short_side", [0, 256])
+def test_any_format_becomes_an_rgb_jpeg(name, short_side):
+    data, expected = FORMATS[name]
+    sample = fit(data, short_side=short_side)
+    near(sample.image, expected, tolerance=6 if name in {"gif", "palette png", "cmyk jpeg"} else 3)
+    assert sample.converted and not sample.kept and not sample.progressive
+    assert frame_marker(sample.image) == 0xC0
+    assert np.array_equal(decode_mask(sample.mask), codes())
+    assert sample.pixel_counts == {1: 20 * 45, 2: HEIGHT * WIDTH - 20 * 45 - 70, 3: 70}
+
+
+def test_sound_jpegs_are_kept_to_the_byte():
+    for options in ({}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_rows": 1}):
+        data = jpeg(**options)
+        sample = fit(data)
+        assert sample.image == data and sample.kept and not sample.converted
+        assert sample.progressive == bool(options.get("progressive"))
+    assert not fit(jpeg(), short_side=200).kept
+
+
+def test_transparency_is_laid_over_white():
+    rgba = np.zeros((HEIGHT, WIDTH, 4), np.uint8)
+    near(fit(encoded(rgba)).image, np.full((HEIGHT, WIDTH, 3), 255))
+
+
+@pytest.mark.parametrize(
+    ("orientation", "frame"), [*((o, "stored") for o in range(1, 9)), *((o, "upright") for o in (1, 5, 6, 7, 8))]
+)
+def test_pictures_are_turned_upright_and_their_masks_with_them(orientation, frame):
+    exif = Image.Exif()
+    exif[274] = orientation
+    data = jpeg(exif=exif)
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    # A mask of the stored frame turns with its picture; one that was drawn on the upright picture stays.
+    mask = codes() if frame == "stored" else turned(codes(), orientation)
+    sample = fit(data, encoded(mask))
+    near(sample.image, upright)
+    assert np.array_equal(decode_mask(sample.mask), turned(codes(), orientation))
+    assert sample.kept == (orientation == 1)
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 65535])
+def test_odd_orientations_mean_upright(orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    data = jpeg(exif=exif)
+    assert fit(data).image == data
+
+
+def two_bit_png() -> bytes:
+    import struct
+    import zlib
+
+    rows = b"".join(
+        b"\0" + bytes((r[0] << 6) | (r[1] << 4) | (r[2] << 2) | r[3] for r in np.pad(row, (0, 2)).reshape(-1, 4))
+        for row in codes()
+    )
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    head = struct.pack(">IIBBBBB", WIDTH, HEIGHT, 2, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def palette_mask() -> bytes:
+    image = Image.fromarray(codes(), "P")
+    image.putpalette([0, 0, 0, 255, 0, 0, 9, 9, 9, 1, 2, 3])
+    return encoded(image)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        encoded(codes()),
+        encoded(codes().astype(np.uint16)),
+        palette_mask(),
+        two_bit_png(),
+        encoded(codes(), "TIFF"),
+        encoded(codes(), "BMP"),
+    ],
+    ids=["8-bit", "16-bit", "palette", "2-bit", "tiff", "bmp"],
+)
+def test_masks_of_any_depth_keep_their_codes(mask):
+    assert np.array_equal(decode_mask(fit(jpeg(), mask).mask), codes())
+
+
+def test_ignored_codes_are_kept_as_they_are():
+    void = codes()
+    void[0] = 255
+    voc = ClassTable.from_dict({"codes": [1, 2, 3], "ignored": [255]})
+    sample = fit(jpeg(), encoded(void), classes=voc)
+    assert np.array_equal(decode_mask(sample.mask), void) and sample.pixel_counts[255] == WIDTH
+
+
+def flipped(data: bytes) -> bytes:
+    """With one byte of its pixels changed, which most decoders never notice."""
+    changed = bytearray(data)
+    changed[len(data) // 2] ^= 1
+    return bytes(changed)
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "reason"),
+    [
+        (b"", None, "image is empty"),
+        (b"no picture", None, "image is no picture"),
+        (jpeg()[: len(jpeg()) // 2], None, "image is damaged"),
+        (jpeg(progressive=True)[:-300], None, "image is damaged"),
+        (jpeg()[:-2], None, "image is damaged"),
+        (flipped(encoded(picture())), None, "image is damaged"),
+        (encoded(picture())[:-200], None, "image is damaged"),
+        (FORMATS["gif"][0][:-900], None, "image is damaged"),
+        (jpeg(), b"", "mask is empty"),
+        (jpeg(), b"no mask", "mask is no picture"),
+        (jpeg(), encoded(codes())[:-30], "mask is damaged"),
+        (jpeg(), flipped(encoded(codes())), "mask is damaged"),
+        (jpeg(), encoded(codes(), "JPEG"), "mask is a JPEG"),
+        (jpeg(), encoded(picture()), "mask is RGB"),
+        (jpeg(), encoded(codes(HEIGHT, WIDTH - 1)), "mask is 89x60, its image 90x60"),
+        (jpeg(), encoded(np.zeros((HEIGHT, WIDTH), np.uint8)), "unknown codes 0$"),
+        (jpeg(), encoded(codes().astype(np.uint16) + 300), "codes over 255"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_left_out_with_its_reason(image, mask, reason):
+    with pytest.raises(RejectError, match=reason):
+        fit(image, mask)
+
+
+@pytest.mark.parametrize("cut", [0.3, 0.6, 0.9, 0.99])
+def test_a_truncated_picture_is_never_padded_with_grey(cut):
+    for options in ({}, {"progressive": True}):
+        data = jpeg(**options)
+        with pytest.raises(RejectError, match="image is damaged"):
+            fit(data[: int(len(data) * cut)])
+
+
+def test_a_padded_end_is_no_damage():
+    data = jpeg()
+    padded = data[:-2] + bytes(5) + data[-2:]
+    near(fit(padded).image, picture())
+    assert not fit(padded).kept
+
+
+def test_large_pictures_are_refused_by_their_header():
+    with pytest.raises(RejectError, match="image is too large"):
+        fit(jpeg(), max_pixels=HEIGHT * WIDTH - 1)
+
+
+@settings(deadline=None, max_examples=40)
+@given(height=st.integers(1, 120), width=st.integers(1, 120), short_side=st.sampled_from([0, 16, 33, 64]))
+def test_sizes_are_reduced_and_never_enlarged(height, width, short_side):
+    sample = fit(jpeg(picture(height, width)), encoded(codes(height, width)), short_side=short_side)
+    got = decode_image(sample.image).shape[:2]
+    assert got == decode_mask(sample.mask).shape == (sample.height, sample.width)
+    if short_side and short_side < min(height, width):
+        assert min(got) == short_side
+        assert abs(got[0] / got[1] - height / width) < height / width * (1.5 / min(got))
+    else:
+        assert got == (height, width)
+
+
+def test_the_statistics_are_the_pixels():
+    sample = fit(jpeg(), short_side=32)
+    pixels = simplejpeg.decode_jpeg(sample.image).reshape(-1, 3).astype(np.int64)
+    assert sample.channel_sums == tuple(pixels.sum(0))
+    assert sample.channel_squares == tuple((pixels**2).sum(0))
+
+
+@settings(deadline=None, max_examples=150)
+@given(data=st.data())
+def test_damaged_bytes_are_rejected_or_whole_but_never_a_crash(data):
+    kind = data.draw(st.sampled_from(sorted(FORMATS)))
+    raw = bytearray(FORMATS[kind][0])
+    for at in data.draw(st.lists(st.integers(0, len(raw) - 1), min_size=1, max_size=6)):
+        raw[at] = data.draw(st.integers(0, 255))
+    try:
+        sample = fit(bytes(raw), short_side=data.draw(st.sampled_from([0, 32])))
+    except RejectError as reason:
+        assert len(str(reason).splitlines()) == 1
+    else:
+        assert decode_image(sample.image).shape[:2] == (sample.height, sample.width)

@@ -1,0 +1,201 @@
+"""What `petseg verify` finds, what `petseg index` takes and refuses, and what `petseg show` shows."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from petseg import Manifest, build_loader
+from petseg.classes import OXFORD, ClassTable
+from petseg.data.shards.adopt import adopt
+from petseg.data.shards.manifest import MANIFEST_NAME
+from petseg.data.shards.show import contact_sheet
+from petseg.data.shards.verify import verify
+from petseg.errors import PetsegError
+
+# --- verify
+
+
+@pytest.mark.parametrize("made", ["packed", "originals"])
+def test_sound_shards_have_nothing_to_find(request, made):
+    shards = request.getfixturevalue(made)
+    seen: list[int] = []
+    manifest = Manifest.load(shards)
+    assert verify(shards, manifest, progress=seen.append) == []
+    assert sum(seen) == sum(split.samples for split in manifest.splits.values())
+
+
+@pytest.mark.parametrize("at", [700, 3000, 9000])
+def test_one_flipped_bit_is_found(packed_copy, at):
+    tar = next(packed_copy.glob("val-*.tar"))
+    data = bytearray(tar.read_bytes())
+    data[at] ^= 1
+    tar.write_bytes(data)
+    problems = verify(packed_copy, Manifest.load(packed_copy))
+    assert any(tar.name in problem and "SHA-256" in problem for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda tar: tar.unlink(), "cannot be read"),
+        (lambda tar: tar.write_bytes(tar.read_bytes()[:30_000]), "ends in the middle|shorter"),
+        (lambda tar: tar.write_bytes(tar.read_bytes() + b"x"), "longer"),
+        (lambda tar: tar.write_bytes(b"no tar" * 1000), "no whole, uncompressed tar"),
+        (lambda tar: tar.with_suffix(".idx").unlink(), r"\.idx is missing"),
+        (lambda tar: tar.with_suffix(".idx").write_text("v1.2 0\n"), r"\.idx does not fit its tar"),
+    ],
+)
+def test_what_is_wrong_is_named(packed_copy, change, words):
+    import re
+
+    tar = next(packed_copy.glob("val-*.tar"))
+    change(tar)
+    problems = verify(packed_copy, Manifest.load(packed_copy))
+    assert any(tar.stem in problem and re.search(words, problem) for problem in problems), problems
+
+
+# --- index
+
+
+def png(array: np.ndarray, **options) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG", **options)
+    return buffer.getvalue()
+
+
+def jpeg(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+RNG = np.random.default_rng(0)
+
+
+def sample(key: str, height: int = 40, width: int = 56, **members: bytes) -> dict[str, bytes]:
+    picture = RNG.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    mask = RNG.integers(1, 4, (height, width), dtype=np.uint8)
+    return {f"{key}.{e}": d for e, d in ({"jpg": jpeg(picture), "png": png(mask)} | members).items() if d}
+
+
+def write_tar(path: Path, *samples: dict[str, bytes]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for one in samples:
+            for name, data in one.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def test_fit_tars_get_an_index_and_a_manifest_and_are_not_touched(tmp_path):
+    tars = [
+        write_tar(tmp_path / name, *(sample(f"{name[:-4]}_{n}") for n in range(6)))
+        for name in ("train-0.tar", "train-1.tar", "shard-val.tar")
+    ]
+    before = [tar.read_bytes() for tar in tars]
+    manifest = adopt(tmp_path, None)
+    assert [tar.read_bytes() for tar in tars] == before
+    assert {name: split.samples for name, split in manifest.splits.items()} == {"train": 12, "val": 6}
+    assert manifest.classes == OXFORD and (manifest.max_height, manifest.max_width) == (40, 56)
+    assert verify(tmp_path, Manifest.load(tmp_path)) == []
+    for name in ("dali", "webdataset"):
+        loader = build_loader(name, shards=tmp_path, split="train", batch_size=6, size=(16, 16))
+        assert [i for batch in loader for i in batch.indices.tolist()] == list(range(12))
+        loader.close()
+
+
+def test_tars_that_webdataset_wrote_are_fit(tmp_path):
+    import webdataset as wds
+
+    with wds.ShardWriter(str(tmp_path / "train-%02d.tar"), maxcount=3, verbose=0) as sink:
+        for n in range(6):
+            made = sample(f"k{n}")
+            sink.write({"__key__": f"k{n}", "jpg": made[f"k{n}.jpg"], "png": made[f"k{n}.png"]})
+    assert adopt(tmp_path, None).split("train").samples == 6
+    assert verify(tmp_path, Manifest.load(tmp_path)) == []
+
+
+def test_a_lost_index_is_written_anew(packed_copy):
+    index = next(packed_copy.glob("train-*.idx"))
+    whole, manifest = index.read_bytes(), (packed_copy / MANIFEST_NAME).read_bytes()
+    index.unlink()
+    adopt(packed_copy, None)
+    assert index.read_bytes() == whole and (packed_copy / MANIFEST_NAME).read_bytes() == manifest
+
+
+def palette() -> bytes:
+    image = Image.fromarray(np.full((40, 56), 1, np.uint8), "P")
+    image.putpalette([0, 0, 0, 255, 0, 0])
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        ({"png": palette()}, "no 8-bit grey PNG"),
+        ({"png": b"", "seg.png": png(np.ones((40, 56), np.uint8))}, "its members are jpg, seg.png"),
+        ({"png": png(np.zeros((40, 56), np.uint8))}, "unknown codes 0"),
+        ({"png": png(np.ones((40, 55), np.uint8))}, "mask is 55x40, its image 56x40"),
+        ({"jpg": b"", "png": png(np.ones((40, 56), np.uint8))}, "its members are png"),
+        ({"jpg": b"\xff\xd8nothing"}, "image is damaged"),
+        ({"json": b"{}"}, "its members are jpg, json, png"),
+    ],
+)
+def test_unfit_tars_are_sent_to_petseg_shard(tmp_path, members, words):
+    write_tar(tmp_path / "train.tar", sample("a"), sample("b", **members))
+    with pytest.raises(PetsegError, match=words) as caught:
+        adopt(tmp_path, None)
+    assert f"petseg-shard 'tars:{tmp_path}/*.tar' OUT" in str(caught.value) and "sample b" in str(caught.value)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["train.tar"], "something was half-written"
+
+
+def test_other_classes_come_from_a_map(tmp_path):
+    road = ClassTable.from_dict({"codes": [0, 1], "names": ["rest", "road"], "ignored": [255]})
+    mask = np.array([[0, 1], [255, 1]], np.uint8).repeat(20, 0).repeat(28, 1)
+    write_tar(tmp_path / "a.tar", sample("a", png=png(mask)))
+    with pytest.raises(PetsegError, match="unknown codes"):
+        adopt(tmp_path, None)
+    manifest = adopt(tmp_path, road)
+    assert manifest.classes == road and manifest.pixel_counts == {0: 560, 1: 1120, 255: 560}
+
+
+def test_folders_without_tars(tmp_path):
+    with pytest.raises(PetsegError, match="no such folder"):
+        adopt(tmp_path / "nowhere", None)
+    with pytest.raises(PetsegError, match=r"holds no \.tar"):
+        adopt(tmp_path, None)
+    (tmp_path / "a.tar").write_bytes(b"\x1f\x8b" + bytes(2000))
+    with pytest.raises(PetsegError, match="no whole, uncompressed tar"):
+        adopt(tmp_path, None)
+
+
+# --- show
+
+
+def test_a_contact_sheet_shows_pictures_and_masks(packed, tmp_path):
+    out = tmp_path / "sheet.png"
+    assert contact_sheet(packed, out, split="val", count=5) == 5
+    first = out.read_bytes()
+    sheet = np.asarray(Image.open(out))
+    for colour in OXFORD.palette():
+        assert (sheet == colour).all(-1).sum() > 100, "a class's colour is missing"
+    contact_sheet(packed, out, split="val", count=5)
+    assert out.read_bytes() == first
+    assert contact_sheet(packed, out, split="test", count=100) == 6
+
+
+def test_a_sheet_that_cannot_be_made(packed, tmp_path):
+    with pytest.raises(PetsegError, match="--count"):
+        contact_sheet(packed, tmp_path / "a.png", count=0)
+    with pytest.raises(PetsegError, match="no split 'holdout'"):
+        contact_sheet(packed, tmp_path / "a.png", split="holdout")
+    with pytest.raises(PetsegError, match="--out"):
+        contact_sheet(packed, tmp_path / "nowhere" / "a.png")

@@ -1,0 +1,98 @@
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from petseg.data.order import epoch_order, keyed_hash, mix64, rank_slice
+
+SIZES = st.lists(st.integers(0, 30), max_size=12)
+
+
+@given(SIZES, st.integers(-(2**70), 2**70), st.integers(0, 10**6), st.none() | st.integers(1, 15))
+def test_every_sample_once(sizes, seed, epoch, window):
+    order = epoch_order(sizes, seed, epoch, window)
+    assert order.dtype == np.int64
+    assert sorted(order.tolist()) == list(range(sum(sizes)))
+
+
+# Literals: a run that is resumed under another version or platform must go on in the same order.
+def test_the_order_never_changes():
+    assert epoch_order([5, 0, 7], 0, 0).tolist() == [4, 2, 10, 6, 7, 3, 0, 11, 9, 8, 5, 1]
+    assert epoch_order([3, 4, 2, 3], 7, 2, window=2).tolist() == [2, 0, 7, 8, 1, 9, 6, 10, 4, 11, 5, 3]
+    assert mix64(np.array([1, 2**64 - 1], np.uint64)).tolist() == [6238072747940578789, 13029008266876403067]
+    assert keyed_hash(np.array([0, -1]), -3, 2**80).tolist() == [12567128895053298597, 12039853778548678553]
+
+
+def test_epochs_and_seeds_differ():
+    orders = {tuple(epoch_order([200], seed, epoch)) for seed in range(5) for epoch in range(5)}
+    assert len(orders) == 25
+    assert tuple(range(200)) not in orders
+
+
+def test_first_places_are_spread_evenly():
+    first = [epoch_order([10], seed, 0)[0] for seed in range(2000)]
+    counts = np.bincount(first, minlength=10)
+    assert abs(counts - 200).max() < 75
+
+
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=10), st.integers(1, 10), st.integers(0, 99))
+def test_window_bounds_the_shards_in_play(sizes, window, seed):
+    owner = np.repeat(np.arange(len(sizes)), sizes)[epoch_order(sizes, seed, 0, window)]
+    first = {s: np.flatnonzero(owner == s)[0] for s in range(len(sizes))}
+    last = {s: np.flatnonzero(owner == s)[-1] for s in range(len(sizes))}
+    for place in range(len(owner)):
+        assert sum(first[s] <= place <= last[s] for s in first) <= window
+
+
+@pytest.mark.parametrize("bad", [{"sizes": [3, -1]}, {"sizes": [3], "window": 0}])
+def test_order_refuses_nonsense(bad):
+    with pytest.raises(ValueError, match="must"):
+        epoch_order(**{"seed": 0, "epoch": 0, **bad})
+
+
+def together(order, batch, world, consumed=0, **options):
+    slices = [rank_slice(order, batch, rank, world, consumed, **options) for rank in range(world)]
+    return np.stack(slices, axis=1).reshape(-1) if slices[0].size else np.zeros(0, np.int64)
+
+
+@given(st.integers(0, 200), st.integers(1, 9), st.integers(1, 5), st.data())
+def test_ranks_together_see_the_order(n, batch, world, data):
+    order = epoch_order([n], 1, 1)
+    consumed = data.draw(st.integers(0, n))
+    rest = order[consumed:]
+    whole = len(rest) // (batch * world) * batch * world
+    np.testing.assert_array_equal(together(order, batch, world, consumed), rest[:whole])
+    padded = together(order, batch, world, consumed, drop_last=False)
+    np.testing.assert_array_equal(padded[: len(rest)], rest)
+    assert (padded[len(rest) :] == -1).all()
+    assert len(padded) - len(rest) < batch * world
+
+
+@given(st.integers(0, 300), st.lists(st.tuples(st.integers(1, 9), st.integers(1, 5), st.integers(0, 6)), max_size=6))
+def test_going_on_under_another_batch_and_world(n, legs):
+    order = epoch_order([n], 3, 0)
+    consumed, seen = 0, []
+    for batch, world, steps in legs:
+        part = together(order, batch, world, consumed)[: steps * batch * world]
+        seen += part.tolist()
+        consumed += len(part)
+    assert seen == order[:consumed].tolist()
+
+
+@pytest.mark.parametrize(
+    ("batch", "rank", "world", "consumed"),
+    [(0, 0, 1, 0), (1, 1, 1, 0), (1, -1, 1, 0), (1, 0, 0, 0), (1, 0, 1, 6), (1, 0, 1, -1)],
+)
+def test_rank_slice_refuses_nonsense(batch, rank, world, consumed):
+    with pytest.raises(ValueError, match=r"sense|outside"):
+        rank_slice(np.arange(5), batch, rank, world, consumed)
+
+
+@settings(max_examples=1)
+@given(st.just(10**6))
+def test_a_million_samples_take_less_than_two_seconds(n):
+    start = time.perf_counter()
+    epoch_order([n // 100] * 100, 0, 0)
+    assert time.perf_counter() - start < 2
