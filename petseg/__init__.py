@@ -8,14 +8,14 @@ if TYPE_CHECKING:
     from petseg.data.loaders.build import build_loader
     from petseg.data.loaders.loader import Batch
     from petseg.data.shards.manifest import Manifest
-    from petseg.model import UNet
+    from petseg.model.networks import UNet
 
 __all__ = ["Batch", "Manifest", "UNet", "build_loader"]
 
 _HOMES = {
     "Batch": "petseg.data.loaders.loader",
     "Manifest": "petseg.data.shards.manifest",
-    "UNet": "petseg.model",
+    "UNet": "petseg.model.networks",
     "build_loader": "petseg.data.loaders.build",
 }
 

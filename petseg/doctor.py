@@ -222,7 +222,7 @@ def _installed(package: str, *, advice: str) -> Check:
 def _compiler() -> Check:
     import torch
 
-    from petseg.training.choices import missing_compiler
+    from petseg.training.auto import missing_compiler
 
     reason = missing_compiler(torch.device("cpu"))
     if reason:
@@ -300,7 +300,8 @@ def _will_use() -> list[Check]:
     import torch
 
     from petseg.distributed import resolve_device
-    from petseg.training.choices import missing_compiler, resolve_amp, resolve_loader
+    from petseg.inference.choices import resolve_amp, resolve_loader
+    from petseg.training.auto import missing_compiler
 
     device = resolve_device("auto")
     reason = missing_compiler(device)

@@ -19,7 +19,7 @@ from PIL import Image
 
 from petseg import Manifest
 from petseg.cli import run, shard_app, train_app, umbrella
-from petseg.training.checkpoint import load_checkpoint
+from petseg.inference.trained import load_checkpoint
 
 TINY = ["--size", "32", "--width", "4", "--depth", "3", "--batch-size", "8", "--epochs", "2", "--amp", "off",
         "--device", "cpu", "--gallery", "2"]  # fmt: skip

@@ -16,7 +16,7 @@ def test_the_public_names_are_these_and_no_more():
     from petseg.data.loaders.build import build_loader
     from petseg.data.loaders.loader import Batch
     from petseg.data.shards.manifest import Manifest
-    from petseg.model import UNet
+    from petseg.model.networks import UNet
 
     assert petseg.__all__ == ["Batch", "Manifest", "UNet", "build_loader"]
     assert (petseg.Batch, petseg.Manifest, petseg.UNet, petseg.build_loader) == (Batch, Manifest, UNet, build_loader)

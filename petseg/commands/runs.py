@@ -17,8 +17,8 @@ from petseg.config import TrainConfig, read_toml, resolve
 from petseg.data.shards.manifest import MANIFEST_NAME, Manifest
 from petseg.distributed import World, open_world, resolve_device
 from petseg.errors import PetsegError
-from petseg.training.fit import FitResult, Reporter, fit
-from petseg.training.run import SUMMARY, RunFolder, new_run_folder, newest_run_folder
+from petseg.training.run_folder import SUMMARY, RunFolder, new_run_folder, newest_run_folder
+from petseg.training.trainer import FitResult, Reporter, fit
 
 RUNS = Path("runs")
 """Where runs go that were given no folder."""
@@ -76,9 +76,8 @@ def evaluate_command(
     Raises:
         PetsegError: bad input.
     """
-    from petseg.fullsize import evaluate_full_size
-    from petseg.training.checkpoint import load_trained
-    from petseg.training.score import score
+    from petseg.inference.evaluate import evaluate_full_size, score
+    from petseg.inference.trained import load_trained
 
     console = screen.out()
     where = resolve_device(device)
@@ -104,8 +103,8 @@ def predict_command(run: Path, images: Sequence[Path], out: Path, *, device: str
     Raises:
         PetsegError: bad input; what could be done was done.
     """
-    from petseg.predict import pictures_in, predict
-    from petseg.training.checkpoint import load_trained
+    from petseg.inference.predict import pictures_in, predict
+    from petseg.inference.trained import load_trained
 
     console = screen.out()
     where = resolve_device(device)
@@ -127,7 +126,7 @@ def export_command(run: Path, fmt: str, out: Path | None, image: Path | None) ->
     Raises:
         PetsegError: bad input, or a file that does not compute what the network does.
     """
-    from petseg.export import export
+    from petseg.inference.export import export
 
     console = screen.out()
     with console.status("exporting and checking ..."):
@@ -188,7 +187,7 @@ def _say_cache(console: Console, config: TrainConfig) -> None:
 def _with_events(reporter: screen.ConsoleReporter, run: RunFolder, config: TrainConfig, world: World) -> Reporter:
     if not (config.tensorboard and world.is_main):
         return reporter
-    from petseg.events import EventWriter
+    from petseg.training.tensorboard import EventWriter
 
     return EventWriter(reporter, run.path)
 
@@ -198,9 +197,9 @@ def _conclude(console: Console, result: FitResult, *, demo: bool, device: torch.
     if result.summary is None or result.test is None:
         console.print(f"Stopped and saved. Go on with: petseg-train --resume --run-dir {escape(str(run))}")
         return
+    from petseg.inference.trained import load_trained
     from petseg.report import write_report
     from petseg.report.panels import make_panels
-    from petseg.training.checkpoint import load_trained
 
     summary = result.summary
     trained = load_trained(run, device)

@@ -11,9 +11,9 @@ from petseg.data.decode.resize import resize_image, resize_nearest
 from petseg.data.order import keyed_hash
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.reader import ShardReader
+from petseg.inference.trained import TrainedModel
+from petseg.model.transform import InputTransform
 from petseg.report.gallery import Panel
-from petseg.training.checkpoint import TrainedModel
-from petseg.training.step import InputTransform
 
 WORST = 4
 """Worst cases in a report."""

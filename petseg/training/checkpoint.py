@@ -1,22 +1,16 @@
-"""Checkpoints: written whole or not at all, read without running anything that they hold."""
+"""Writing checkpoints, whole or not at all."""
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from petseg.classes import ClassTable
-from petseg.config import TrainConfig
 from petseg.errors import PetsegError
-from petseg.model import Network, build_model
+from petseg.inference.trained import FORMAT
 from petseg.system import write_atomic
-
-FORMAT = 1
-BEST, LAST = "best.pt", "last.pt"
 
 
 def save_checkpoint(path: Path, data: dict[str, Any]) -> None:
@@ -32,115 +26,4 @@ def save_checkpoint(path: Path, data: dict[str, Any]) -> None:
     except OSError as error:
         raise PetsegError(
             f"{path} could not be written ({error.strerror}): free some space, or choose another --run-dir."
-        ) from error
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU with `weights_only=True`.
-
-    Raises:
-        PetsegError: no such file, damaged, not petseg's, or of a newer format.
-    """
-    try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise PetsegError(f"no such checkpoint: {path}.") from None
-    except OSError as error:
-        raise PetsegError(f"{path} cannot be read ({error.strerror or error}).") from error
-    except Exception as error:  # damaged bytes lead an unpickler to raise nearly anything
-        raise PetsegError(f"{path} is damaged or no checkpoint of petseg's; use another one of the run.") from error
-    if not isinstance(data, dict) or "format" not in data or "config" not in data:
-        raise PetsegError(f"{path} is no checkpoint of petseg's.")
-    if not isinstance(data["format"], int):
-        raise PetsegError(f"{path} is no checkpoint of petseg's.")
-    if data["format"] > FORMAT:
-        raise PetsegError(f"{path} has format {data['format']}, newer than this petseg's {FORMAT}: upgrade petseg.")
-    return data
-
-
-def checkpoint_path(run: Path, name: str = BEST) -> Path:
-    """The checkpoint that RUN means: RUN itself if it is a file, else RUN/best.pt, else RUN/last.pt.
-
-    Raises:
-        PetsegError: there is none.
-    """
-    if run.is_file():
-        return run
-    if not run.is_dir():
-        raise PetsegError(f"no such run: {run}; give the folder that petseg-train wrote, or a .pt file in it.")
-    for candidate in (run / name, run / LAST):
-        if candidate.is_file():
-            return candidate
-    raise PetsegError(f"{run} holds no {name} and no {LAST}: it is no run folder, or nothing was saved yet.")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainedModel:
-    """A trained network and what its inputs and outputs mean."""
-
-    network: Network
-    """In evaluation mode, with the averaged weights where there are any, fp32."""
-    classes: ClassTable
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    config: TrainConfig
-    path: Path
-    """The checkpoint that it came from."""
-    decode_policy: str
-    """How the pictures that it learned from were decoded, such as `fancy-upsampling`."""
-
-
-def load_trained(run: Path, device: torch.device) -> TrainedModel:
-    """The network of a run folder (its best checkpoint) or of a checkpoint file.
-
-    Raises:
-        PetsegError: see `load_checkpoint` and `checkpoint_path`.
-    """
-    path = checkpoint_path(run)
-    data = load_checkpoint(path)
-    try:
-        config = TrainConfig(**data["config"])
-        classes = ClassTable.from_dict(data["classes"])
-        network = network_for(config, classes)
-        load_weights(network, data["ema"] or data["model"], path)
-        red, green, blue = data["mean"]
-        dred, dgreen, dblue = data["std"]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise PetsegError(f"{path} is damaged ({error}); use another checkpoint of the run.") from error
-    return TrainedModel(
-        network=network.eval().requires_grad_(False).to(device),
-        classes=classes,
-        mean=(red, green, blue),
-        std=(dred, dgreen, dblue),
-        config=config,
-        path=path,
-        decode_policy=str(data.get("decode_policy", "")),
-    )
-
-
-def network_for(config: TrainConfig, classes: ClassTable) -> Network:
-    """The network that a configuration describes, freshly initialised."""
-    return build_model(
-        config.arch,
-        classes=len(classes),
-        width=config.width,
-        depth=config.depth,
-        dropout=config.dropout,
-        norm=config.norm,
-        upsample=config.upsample,
-    )
-
-
-def load_weights(network: Network, weights: dict[str, torch.Tensor], path: Path) -> None:
-    """Put weights into a network.
-
-    Raises:
-        PetsegError: they are of another architecture.
-    """
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise PetsegError(
-            f"{path} is of another architecture than --arch, --width, --depth, --norm and --upsample describe: "
-            "give the options of the run that it came from."
         ) from error

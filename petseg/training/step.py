@@ -9,44 +9,16 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from petseg.augment import Policy, augment, normalise, to_float
 from petseg.classes import ClassTable
 from petseg.config import TrainConfig
 from petseg.data.loaders.loader import Batch
 from petseg.distributed import World
-from petseg.losses import segmentation_loss
-from petseg.model import Network
-from petseg.training.choices import amp_dtype
+from petseg.inference.choices import amp_dtype
+from petseg.model.augment import Policy, augment
+from petseg.model.losses import segmentation_loss
+from petseg.model.networks import Network
+from petseg.model.transform import InputTransform, to_float
 from petseg.training.recipe import Ema, build_optimizer, rate_at, set_rate
-
-
-class InputTransform(nn.Module):
-    """From u8[N, H, W, 3] to the network's input; the same in training, evaluation and export."""
-
-    mean: torch.Tensor
-    std: torch.Tensor
-
-    def __init__(
-        self,
-        mean: tuple[float, float, float],
-        std: tuple[float, float, float],
-        *,
-        apply: bool = True,
-        channels_last: bool = True,
-    ) -> None:
-        super().__init__()
-        self.apply_statistics = apply
-        self.channels_last = channels_last
-        self.register_buffer("mean", torch.tensor(mean), persistent=False)
-        self.register_buffer("std", torch.tensor(std), persistent=False)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """f32[N, 3, H, W] of u8[N, H, W, 3]."""
-        return self.scale(to_float(images, channels_last=self.channels_last))
-
-    def scale(self, x: torch.Tensor) -> torch.Tensor:
-        """The same for pictures that are f32[N, 3, H, W] in 0-1 already."""
-        return normalise(x, self.mean, self.std) if self.apply_statistics else x
 
 
 class TrainStep:

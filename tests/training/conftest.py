@@ -8,8 +8,8 @@ import torch
 
 from petseg.config import resolve
 from petseg.distributed import World
-from petseg.training.fit import FitResult, fit
-from petseg.training.run import RunFolder
+from petseg.training.run_folder import RunFolder
+from petseg.training.trainer import FitResult, fit
 
 TINY = {
     "size": "32", "width": 4, "depth": 3, "batch_size": 8, "epochs": 2, "device": "cpu", "amp": "off",

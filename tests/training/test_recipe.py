@@ -12,9 +12,10 @@ from torch import nn
 from petseg.classes import OXFORD
 from petseg.config import TrainConfig
 from petseg.errors import PetsegError
-from petseg.model import UNet
-from petseg.training import choices
-from petseg.training.checkpoint import checkpoint_path, load_checkpoint, load_trained, save_checkpoint
+from petseg.inference.trained import checkpoint_path, load_checkpoint, load_trained
+from petseg.model.networks import UNet
+from petseg.training import auto
+from petseg.training.checkpoint import save_checkpoint
 from petseg.training.recipe import Ema, build_optimizer, rate_at, set_rate
 
 CPU = torch.device("cpu")
@@ -79,38 +80,23 @@ def test_the_average_is_exponential_and_warms_up():
 # --- auto
 
 
-def test_amp_is_what_the_hardware_multiplies(monkeypatch):
-    for there, expected in ((True, "bf16"), (False, "off")):
-        monkeypatch.setattr(choices, "cpu_has_bf16", lambda there=there: there)
-        assert choices.resolve_amp("auto", CPU) == expected
-    for asked in ("bf16", "fp16", "off"):
-        assert choices.resolve_amp(asked, CPU) == asked
-    assert [choices.amp_dtype(a) for a in ("bf16", "fp16", "off")] == [torch.bfloat16, torch.float16, None]
-
-
-def test_the_loader_is_the_faster_one():
-    assert choices.resolve_loader("auto", CPU) == "webdataset"
-    assert choices.resolve_loader("dali", CPU) == "dali"
-    assert choices.resolve_loader("auto", torch.device("cuda", 0)) == "dali"
-
-
 def test_compile_pays_in_a_long_run_alone(monkeypatch):
     config = TrainConfig(size="128", width=32)
     network = UNet(width=32)
-    assert choices.resolve_compile("auto", CPU, network, config, 100) == (False, None)
+    assert auto.resolve_compile("auto", CPU, network, config, 100) == (False, None)
     monkeypatch.setenv("CXX", "sh")  # any program will do: it is looked for, not run
-    assert choices.resolve_compile("auto", CPU, network, config, 10**7) == (True, None)
-    assert choices.resolve_compile("off", CPU, network, config, 10**7) == (False, None)
+    assert auto.resolve_compile("auto", CPU, network, config, 10**7) == (True, None)
+    assert auto.resolve_compile("off", CPU, network, config, 10**7) == (False, None)
     monkeypatch.setenv("CXX", "no-such-compiler")
-    chosen, note = choices.resolve_compile("auto", CPU, network, config, 10**7)
+    chosen, note = auto.resolve_compile("auto", CPU, network, config, 10**7)
     assert not chosen and "no C++ compiler" in note
     cuda = torch.device("cuda", 0)
-    assert choices.resolve_compile("auto", cuda, network, config, 32 * 100) == (False, None)
+    assert auto.resolve_compile("auto", cuda, network, config, 32 * 100) == (False, None)
 
 
 def test_flops_grow_with_the_picture():
     network = UNet(width=8, depth=3)
-    small, large = choices.training_flops(network, 32, 32), choices.training_flops(network, 64, 64)
+    small, large = auto.training_flops(network, 32, 32), auto.training_flops(network, 64, 64)
     assert large == pytest.approx(4 * small, rel=0.01)
     x = 3 * 2 * (32 * 32) * (3 * 8 * 9)  # the first convolution alone, forward and backward
     assert small > x

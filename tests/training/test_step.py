@@ -7,8 +7,9 @@ from petseg.classes import OXFORD
 from petseg.config import TrainConfig
 from petseg.data.loaders.loader import Batch
 from petseg.distributed import World
-from petseg.model import UNet
-from petseg.training.step import InputTransform, TrainStep
+from petseg.model.networks import UNet
+from petseg.model.transform import InputTransform
+from petseg.training.step import TrainStep
 
 WORLD = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
 

@@ -21,14 +21,16 @@ from petseg.data.loaders.loader import Loader
 from petseg.data.shards.manifest import Manifest
 from petseg.distributed import World
 from petseg.errors import PetsegError
-from petseg.model import Network, check_size, count_parameters
+from petseg.inference.evaluate import Evaluation, evaluate
+from petseg.inference.trained import BEST, load_checkpoint, load_trained, load_weights, network_for
+from petseg.model.networks import Network, check_size, count_parameters
+from petseg.model.transform import InputTransform
 from petseg.signals import Stop, stop_signals
-from petseg.telemetry import Clock, Phase, peak_memory_mb, verdict
-from petseg.training import choices as auto
-from petseg.training.checkpoint import BEST, load_checkpoint, load_trained, load_weights, network_for, save_checkpoint
-from petseg.training.evaluate import Evaluation, evaluate
-from petseg.training.run import SUMMARY, RunFolder
-from petseg.training.step import InputTransform, TrainStep
+from petseg.training import auto
+from petseg.training.checkpoint import save_checkpoint
+from petseg.training.run_folder import SUMMARY, RunFolder
+from petseg.training.step import TrainStep
+from petseg.training.telemetry import Clock, Phase, peak_memory_mb, verdict
 
 CHECK_EVERY = 50
 """Steps between two looks at whether the loss is finite; each look waits for the device."""

@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import petseg.predict as module
+import petseg.inference.predict as module
 from petseg.classes import OXFORD, ClassTable
 from petseg.config import TrainConfig
 from petseg.data.decode.resize import resize_image
 from petseg.errors import PetsegError
-from petseg.predict import Segmenter, enlarge, overlay, pictures_in, predict, read_photo
-from petseg.training.checkpoint import load_trained, network_for, save_checkpoint
+from petseg.inference.predict import Segmenter, enlarge, overlay, pictures_in, predict, read_photo
+from petseg.inference.trained import load_trained, network_for
+from petseg.training.checkpoint import save_checkpoint
 
 CPU = torch.device("cpu")
 

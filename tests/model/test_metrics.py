@@ -4,7 +4,7 @@ import torch
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassJaccardIndex
 
 from petseg.classes import OXFORD
-from petseg.metrics import confusion_matrices, constant_answer_mean_iou, mean_iou, metrics_from
+from petseg.model.metrics import confusion_matrices, constant_answer_mean_iou, mean_iou, metrics_from
 
 
 def sample(seed):

@@ -12,8 +12,8 @@ import torch
 from petseg import Manifest
 from petseg.config import TrainConfig
 from petseg.errors import PetsegError
-from petseg.training.checkpoint import load_checkpoint, load_trained
-from petseg.training.run import RunFolder, new_run_folder, newest_run_folder
+from petseg.inference.trained import load_checkpoint, load_trained
+from petseg.training.run_folder import RunFolder, new_run_folder, newest_run_folder
 
 LOADERS = ("dali", "webdataset")
 
@@ -251,7 +251,7 @@ def test_run_folders_have_names_of_their_own(tmp_path):
 def test_nothing_half_written_is_left_by_a_full_disk(train, tmp_path, monkeypatch):
     import errno
 
-    from petseg.data.shards import manifest
+    from petseg import system
 
     real = os.fsync
 
@@ -260,13 +260,13 @@ def test_nothing_half_written_is_left_by_a_full_disk(train, tmp_path, monkeypatc
 
     def after_two(step):
         if step == 7:
-            monkeypatch.setattr(manifest.os, "fsync", full)
+            monkeypatch.setattr(system.os, "fsync", full)
 
     with pytest.raises(
         PetsegError, match=r"(metrics\.jsonl|last\.pt) could not be written \(No space left on device\)"
     ):
         train(epochs=3, on_step=after_two)
-    monkeypatch.setattr(manifest.os, "fsync", real)
+    monkeypatch.setattr(system.os, "fsync", real)
     assert not [p for p in (tmp_path / "run").iterdir() if "partial" in p.name]
     result, _ = train(resume=True)
     assert result.summary["epochs"] == 3

@@ -1,6 +1,6 @@
 import torch
 
-from petseg.augment import Policy, augment, uniforms
+from petseg.model.augment import Policy, augment, uniforms
 
 NONE = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0}
 EPOCH = torch.tensor(3)

@@ -1,4 +1,4 @@
-"""From uint8 batches to the network's input, and augmentation of whole batches on their device.
+"""Augmentation of whole batches on their device.
 
 Augmentation parameters are a hash of (seed, epoch, sample index). So they are the same under any loader, batch size,
 number of ranks or resume, and no random state has to be saved for them.
@@ -30,17 +30,6 @@ class Policy:
     brightness: float = 0.25
     contrast: float = 0.25
     saturation: float = 0.25
-
-
-def to_float(images: torch.Tensor, *, channels_last: bool = True) -> torch.Tensor:
-    """u8[N, H, W, 3] to f32[N, 3, H, W] in 0-1; channels_last is the layout that the bytes have already."""
-    x = images.permute(0, 3, 1, 2).float() / 255
-    return x if channels_last else x.contiguous()
-
-
-def normalise(x: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
-    """(x - mean) / std for x f32[N, 3, H, W] and mean, std f32[3], both on x's device."""
-    return (x - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
 
 
 def uniforms(indices: torch.Tensor, epoch: torch.Tensor, seed: int, streams: int) -> torch.Tensor:

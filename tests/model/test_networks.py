@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from petseg.errors import PetsegError
-from petseg.model import SeedUNet, UNet, build_model, check_size, count_parameters
-from petseg.training.choices import training_flops
+from petseg.model.networks import SeedUNet, UNet, build_model, check_size, count_parameters
+from petseg.training.auto import training_flops
 
 
 def test_parameter_counts_and_flops():

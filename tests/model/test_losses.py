@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from petseg.losses import cross_entropy_sum, dice_sums, segmentation_loss
+from petseg.model.losses import cross_entropy_sum, dice_sums, segmentation_loss
 
 
 def sample(seed=0, n=2, classes=3, side=9):

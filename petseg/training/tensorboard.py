@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from petseg.errors import PetsegError
-from petseg.training.fit import Reporter
+from petseg.training.trainer import Reporter
 
 
 class EventWriter:

@@ -23,9 +23,9 @@ from torch import nn
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.reader import ShardReader
 from petseg.errors import PetsegError
-from petseg.predict import read_photo
-from petseg.training.checkpoint import TrainedModel, load_trained
-from petseg.training.step import InputTransform
+from petseg.inference.predict import read_photo
+from petseg.inference.trained import TrainedModel, load_trained
+from petseg.model.transform import InputTransform
 
 Format = Literal["onnx", "torch-export"]
 

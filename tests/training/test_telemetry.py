@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from petseg.telemetry import Clock, peak_memory_mb, verdict
+from petseg.training.telemetry import Clock, peak_memory_mb, verdict
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 

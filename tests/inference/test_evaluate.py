@@ -10,13 +10,12 @@ from petseg import Manifest, build_loader
 from petseg.classes import OXFORD
 from petseg.data.shards.reader import ShardReader
 from petseg.distributed import World
-from petseg.fullsize import evaluate_full_size
-from petseg.metrics import mean_iou
-from petseg.predict import Segmenter
+from petseg.inference.evaluate import evaluate, evaluate_full_size
+from petseg.inference.predict import Segmenter
+from petseg.inference.trained import load_trained
+from petseg.model.metrics import mean_iou
+from petseg.model.transform import InputTransform
 from petseg.report.panels import choose, make_panels
-from petseg.training.checkpoint import load_trained
-from petseg.training.evaluate import evaluate
-from petseg.training.step import InputTransform
 
 CPU = torch.device("cpu")
 WORLD = World(rank=0, local_rank=0, size=1, device=CPU)

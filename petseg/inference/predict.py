@@ -17,9 +17,9 @@ from petseg.classes import ClassTable
 from petseg.data.decode.pictures import MAX_PIXELS, to_rgb
 from petseg.data.decode.resize import resize_image
 from petseg.errors import PetsegError
+from petseg.inference.trained import TrainedModel
+from petseg.model.transform import InputTransform
 from petseg.system import write_atomic
-from petseg.training.checkpoint import TrainedModel
-from petseg.training.step import InputTransform
 
 MAX_SIDE = 65_500
 """Longest side in pixels that the JPEG library writes, so the longest that an overlay can have."""

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from petseg.errors import PetsegError
+from petseg.inference.trained import LAST
 from petseg.system import write_atomic
-from petseg.training.checkpoint import LAST
 
 CONFIG, METRICS, SUMMARY = "config.toml", "metrics.jsonl", "summary.json"
 

@@ -1,0 +1,41 @@
+"""Mixed precision and loader that `auto` means on a device."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+
+def amp_dtype(amp: str) -> torch.dtype | None:
+    """The autocast dtype of a resolved `--amp`, None for `off`."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}[amp]
+
+
+def resolve_amp(choice: Literal["auto", "bf16", "fp16", "off"], device: torch.device) -> Literal["bf16", "fp16", "off"]:
+    """`auto` means bf16 where the hardware multiplies in it, fp16 on older GPUs, off on older CPUs."""
+    if choice != "auto":
+        return choice
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
+    return "bf16" if cpu_has_bf16() else "off"
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bf16 in hardware (AVX512-BF16, AMX or Arm's BF16); emulation is slower than fp32."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text("ascii", errors="replace").split()
+    except OSError:
+        return False
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)
+
+
+def resolve_loader(
+    choice: Literal["auto", "dali", "webdataset"], device: torch.device
+) -> Literal["dali", "webdataset"]:
+    """`auto` means DALI where it decodes on a GPU, else the webdataset loader, which is the faster one on CPUs."""
+    if choice != "auto":
+        return choice
+    return "dali" if device.type == "cuda" and importlib.util.find_spec("nvidia.dali") else "webdataset"

@@ -1,0 +1,229 @@
+"""Scores of a network on a split: every sample once, on any number of ranks, at the network's size or each image's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from petseg.classes import ClassTable
+from petseg.data.loaders.build import build_loader
+from petseg.data.loaders.loader import Loader
+from petseg.data.shards.manifest import Manifest
+from petseg.data.shards.reader import ShardReader
+from petseg.distributed import World
+from petseg.errors import PetsegError
+from petseg.inference.choices import amp_dtype, resolve_loader
+from petseg.inference.predict import Segmenter
+from petseg.inference.trained import TrainedModel
+from petseg.model.losses import combine, cross_entropy_sum, dice_sums
+from petseg.model.metrics import confusion_matrices, constant_answer_mean_iou, mean_iou, metrics_from
+from petseg.model.networks import Network
+from petseg.model.transform import InputTransform
+
+_BAND_ROWS = 512
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """What an evaluation found."""
+
+    metrics: dict[str, Any]
+    """As `metrics_from` gives them, plus `loss`, `samples` and `baseline_mean_iou`."""
+    image_iou: dict[int, float]
+    """Mean IoU of each picture, by sample index."""
+
+
+@torch.no_grad()
+def evaluate(
+    network: Network,
+    loader: Loader,
+    classes: ClassTable,
+    transform: InputTransform,
+    world: World,
+    *,
+    amp: str = "off",
+    dice: float = 1.0,
+    progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Score `network` on what `loader` yields.
+
+    Args:
+        network: the unwrapped module, so that a rank with nothing left keeps no other waiting.
+        loader: an evaluation loader; padding rows (index -1) count for nothing.
+        classes: class table of the shards.
+        transform: input transform, on the device.
+        world: the ranks that share the work.
+        amp: resolved `--amp`.
+        dice: weight of the Dice loss in `loss`.
+        progress: called with the number of samples after each batch.
+    """
+    n = len(classes)
+    was_training = network.training
+    network.eval()
+    confusion = torch.zeros((n, n), dtype=torch.int64, device=world.device)
+    sums = torch.zeros(2 + 2 * n, dtype=torch.float64, device=world.device)
+    per_image: list[tuple[torch.Tensor, torch.Tensor]] = []
+    samples = torch.zeros(1, dtype=torch.int64, device=world.device)
+    for batch in loader:
+        samples += (batch.indices >= 0).sum()
+        masks = classes.masks(batch.codes, batch.indices)
+        dtype = amp_dtype(amp)
+        with torch.autocast(world.device.type, dtype, enabled=dtype is not None):
+            outputs = network(transform(batch.images))
+        each = confusion_matrices(outputs.argmax(1), masks, n)
+        confusion += each.sum(0)
+        ce_sum, pixels = cross_entropy_sum(outputs, masks)
+        overlap, size = dice_sums(outputs, masks)
+        sums += torch.cat([ce_sum.view(1), pixels.view(1), overlap, size]).double()
+        per_image.append((batch.indices, each))
+        if progress:
+            progress(batch.indices.shape[0])
+    network.train(was_training)
+    world.sum(confusion)
+    world.sum(sums)
+    world.sum(samples)
+    total = confusion.cpu().numpy()
+    ious = _image_ious(per_image, world)
+    loss = combine(sums[0], sums[1], sums[2 : 2 + n], sums[2 + n :], dice=dice)
+    metrics = {
+        "loss": float(loss),
+        **metrics_from(total, classes),
+        "samples": int(samples),
+        "baseline_mean_iou": constant_answer_mean_iou(total),
+    }
+    return Evaluation(metrics=metrics, image_iou=ious)
+
+
+def score(
+    trained: TrainedModel,
+    shards: Path,
+    manifest: Manifest,
+    split: str,
+    *,
+    device: torch.device,
+    progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Score a network at the size and in the precision that it was trained in.
+
+    Args:
+        trained: a network on `device`.
+        shards: shard folder.
+        manifest: its manifest.
+        split: name of a split.
+        device: where the network runs.
+        progress: called with the number of samples after each batch.
+
+    Raises:
+        PetsegError: shards of other classes, no such split, or shards that cannot be read.
+    """
+    config = trained.config
+    check_classes(trained, shards, manifest)
+    transform = InputTransform(
+        trained.mean, trained.std, apply=config.normalise, channels_last=config.channels_last
+    ).to(device)
+    memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
+    network = trained.network.to(memory_format=memory_format)
+    # bf16 and fp16 of a GPU run are not for every CPU: there the weights are used in full.
+    amp = config.amp if device.type == "cuda" else "off"
+    loader = build_loader(
+        resolve_loader("auto" if config.loader == "dali" and device.type == "cpu" else config.loader, device),
+        shards=shards,
+        split=split,
+        batch_size=config.batch_size,
+        size=config.height_width,
+        device=device,
+        num_threads=config.num_threads,
+    )
+    try:
+        world = World(rank=0, local_rank=0, size=1, device=device)
+        return evaluate(
+            network, loader, manifest.classes, transform, world, amp=amp, dice=config.dice, progress=progress
+        )
+    finally:
+        loader.close()
+
+
+def check_classes(trained: TrainedModel, shards: Path, manifest: Manifest) -> None:
+    """Whether shards hold the classes that a network predicts.
+
+    Raises:
+        PetsegError: they do not.
+    """
+    if manifest.classes.codes != trained.classes.codes:
+        raise PetsegError(
+            f"{shards} has the class codes {list(manifest.classes.codes)}, but {trained.path} was trained on "
+            f"{list(trained.classes.codes)}: give shards of the same classes."
+        )
+
+
+def evaluate_full_size(
+    trained: TrainedModel,
+    folder: Path,
+    manifest: Manifest,
+    split: str,
+    *,
+    device: torch.device,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Score every sample of a split against its mask as it is on disk, not squashed to the network's size.
+
+    Each picture is decoded in full and squashed to the run's size, its probabilities are enlarged bilinearly to the
+    picture's own size, and the likeliest class of each pixel is compared with the mask. Every pixel counts once, so
+    larger pictures weigh more.
+
+    Args:
+        trained: a network on `device`.
+        folder: shard folder.
+        manifest: its manifest.
+        split: name of a split.
+        device: where the network runs.
+        progress: called with 1 after each sample.
+
+    Returns:
+        As `metrics_from`, plus `samples` and `baseline_mean_iou`.
+
+    Raises:
+        PetsegError: no such split, shards of other classes than the network's, or a damaged sample.
+    """
+    check_classes(trained, folder, manifest)
+    segmenter = Segmenter(trained, device)
+    n = len(manifest.classes)
+    lookup = manifest.classes.lookup()
+    confusion = np.zeros((n, n), dtype=np.int64)
+    reader = ShardReader(folder, manifest, split)
+    try:
+        for index in range(len(reader)):
+            picture, codes = reader.decoded(index)
+            predicted, truth = segmenter.segment(picture), lookup[codes]
+            for first in range(0, len(truth), _BAND_ROWS):
+                rows = slice(first, first + _BAND_ROWS)
+                p, t = (torch.from_numpy(a[rows]).long().unsqueeze(0) for a in (predicted, truth))
+                confusion += confusion_matrices(p, t, n)[0].numpy()
+            if progress:
+                progress(1)
+        samples = len(reader)
+    finally:
+        reader.close()
+    return {
+        **metrics_from(confusion, manifest.classes),
+        "samples": samples,
+        "baseline_mean_iou": constant_answer_mean_iou(confusion),
+    }
+
+
+def _image_ious(per_image: list[tuple[torch.Tensor, torch.Tensor]], world: World) -> dict[int, float]:
+    mine: dict[int, float] = {}
+    if per_image:
+        indices = torch.cat([i for i, _ in per_image]).cpu().numpy()
+        scores = mean_iou(torch.cat([c for _, c in per_image]).cpu().numpy())
+        mine = {int(i): float(s) for i, s in zip(indices, scores, strict=True) if i >= 0 and not np.isnan(s)}
+    if world.size == 1:
+        return mine
+    everyone: list[dict[int, float]] = [{}] * world.size
+    torch.distributed.all_gather_object(everyone, mine)
+    return {index: score for part in everyone for index, score in part.items()}

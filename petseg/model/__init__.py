@@ -1,0 +1,1 @@
+"""Networks, augmentation, losses and metrics."""
