@@ -1,5 +1,5 @@
 """`python -m petseg`."""
 
-from petseg.cli import main
+from petseg.cli.app import main
 
 main()

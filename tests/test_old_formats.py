@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from petseg.cli import run, train_app, umbrella
+from petseg.cli.app import run, train_app, umbrella
 
 FORMAT_1 = Path(__file__).parent / "fixtures" / "format-1"
 

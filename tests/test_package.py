@@ -27,8 +27,8 @@ def test_the_public_names_are_these_and_no_more():
 
 def test_commands_that_need_no_torch_do_not_load_it():
     code = (
-        "import sys, petseg, petseg.cli\n"
-        "assert petseg.cli.run(petseg.cli.umbrella, 'petseg', ['--help']) == 0\n"
+        "import sys, petseg, petseg.cli.app\n"
+        "assert petseg.cli.app.run(petseg.cli.app.umbrella, 'petseg', ['--help']) == 0\n"
         "sys.exit(int('torch' in sys.modules or 'nvidia.dali' in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
@@ -38,7 +38,7 @@ def test_commands_that_need_no_torch_do_not_load_it():
 def test_the_readmes_options_exist():
     import re
 
-    from petseg.cli import shard_app, train_app, umbrella
+    from petseg.cli.app import shard_app, train_app, umbrella
 
     flags = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", (ROOT / "README.md").read_text("utf-8")))
     known = {"--help", "--nproc-per-node", "--extra", "--no-install-package"}  # torchrun's and uv's

@@ -1,6 +1,6 @@
 """`petseg-shard` for people who look for a script: `python tools/make_shards.py SOURCE OUT`."""
 
-from petseg.cli import shard_main
+from petseg.cli.app import shard_main
 
 if __name__ == "__main__":
     shard_main()

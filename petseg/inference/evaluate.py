@@ -1,4 +1,4 @@
-"""Scores of a network on a split: every sample once, on any number of ranks, at the network's size or each image's own."""
+"""Scores of a network on a split: every sample once, on any number of ranks, at the network's size or the images'."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def test_the_loss_does_not_depend_on_the_batch(packed):
 
 @pytest.fixture(scope="module")
 def trained(packed, tmp_path_factory):
-    from petseg.cli import run, train_app
+    from petseg.cli.app import run, train_app
 
     folder = tmp_path_factory.mktemp("runs") / "run"
     options = ["--size", "32x48", "--width", "4", "--depth", "3", "--epochs", "1", "--amp", "off", "--gallery", "0"]

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from petseg import Manifest
-from petseg.cli import run, shard_app, train_app, umbrella
+from petseg.cli.app import run, shard_app, train_app, umbrella
 from petseg.inference.trained import load_checkpoint
 
 TINY = ["--size", "32", "--width", "4", "--depth", "3", "--batch-size", "8", "--epochs", "2", "--amp", "off",
@@ -199,7 +199,7 @@ def test_train_leaves_a_run_and_says_where(trained, packed, petseg):
 
 
 def test_without_shards_the_demo_is_drawn_packed_and_learned(petseg, monkeypatch):
-    monkeypatch.setattr("petseg.commands.runs.DEMO_SAMPLES", 40)
+    monkeypatch.setattr("petseg.cli.runs.DEMO_SAMPLES", 40)
     code, out, err = petseg("train", "--epochs", 1, "--width", 4, "--gallery", 1)
     assert (code, err) == (0, "")
     assert "No --shards were given: the recipe is demo, on 40 drawn cats and dogs" in out
@@ -412,7 +412,7 @@ def test_every_door_opens(environment, name):
 
 
 def test_the_script_is_the_same_command(environment):
-    script = Path(__file__).parents[1] / "tools" / "make_shards.py"
+    script = Path(__file__).parents[2] / "tools" / "make_shards.py"
     done = subprocess.run(
         [sys.executable, script, "synthetic:6", "out", "--workers", "1", "--short-side", "32"],
         env=environment, capture_output=True, text=True, check=False,

@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from petseg import doctor
-from petseg.doctor import Check, examine, render
+from petseg.cli import doctor
+from petseg.cli.doctor import Check, examine, render
 
 
 def shown(checks: list[Check], width: int) -> str:

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from petseg.cli.options import with_train_flags
 from petseg.errors import PetsegError
-from petseg.flags import with_train_flags
 
 umbrella = typer.Typer(
     name="petseg",
@@ -63,8 +63,8 @@ def shard(
     cache: Annotated[Path, typer.Option(help="Folder for the download of `oxford`.")] = Path("downloads"),
 ) -> None:
     """Pack pictures and masks into WebDataset shards with DALI indices."""
-    from petseg import console
-    from petseg.commands.shards import pack_command
+    from petseg.cli import console
+    from petseg.cli.shards import pack_command
 
     rejected = pack_command(
         console.out(),
@@ -98,7 +98,7 @@ def train(
     ] = None,
 ) -> None:
     """Train a network. Without --shards, pets are drawn, packed and learned in minutes."""
-    from petseg.commands.runs import train_command
+    from petseg.cli.runs import train_command
 
     raise typer.Exit(train_command(flags, config=config, resume=resume))
 
@@ -117,7 +117,7 @@ def evaluate(
     device: DeviceOption = "auto",
 ) -> None:
     """Score a run on a split."""
-    from petseg.commands.runs import evaluate_command
+    from petseg.cli.runs import evaluate_command
 
     evaluate_command(run, shards=shards, split=split, as_json=as_json, full_size=full_size, device=device)
 
@@ -132,7 +132,7 @@ def predict(
     device: DeviceOption = "auto",
 ) -> None:
     """Write masks (PNG, the class codes) and overlays of any photo, at its own size."""
-    from petseg.commands.runs import predict_command
+    from petseg.cli.runs import predict_command
 
     predict_command(run, images, out, device=device)
 
@@ -145,7 +145,7 @@ def export(
     image: Annotated[Path | None, typer.Option(help="Photo to check the file on.", show_default=False)] = None,
 ) -> None:
     """Export a trained network, checked against it on a real picture."""
-    from petseg.commands.runs import export_command
+    from petseg.cli.runs import export_command
 
     export_command(run, fmt, out, image)
 
@@ -153,8 +153,8 @@ def export(
 @umbrella.command()
 def verify(folder: ShardsArgument) -> None:
     """Check shards: hashes, index against tar, every sample decodes, masks hold only known codes."""
-    from petseg import console
-    from petseg.commands.shards import verify_command
+    from petseg.cli import console
+    from petseg.cli.shards import verify_command
 
     verify_command(console.out(), folder)
 
@@ -167,8 +167,8 @@ def index(
     ] = None,
 ) -> None:
     """Give tars made by other tools an index and a manifest, without rewriting them."""
-    from petseg import console
-    from petseg.commands.shards import index_command
+    from petseg.cli import console
+    from petseg.cli.shards import index_command
 
     index_command(console.out(), folder, classes)
 
@@ -181,8 +181,8 @@ def show(
     count: Annotated[int, typer.Option(help="Samples to show.")] = 24,
 ) -> None:
     """Write a contact sheet: samples with their masks."""
-    from petseg import console
-    from petseg.commands.shards import show_command
+    from petseg.cli import console
+    from petseg.cli.shards import show_command
 
     show_command(console.out(), folder, out, split, count)
 
@@ -190,8 +190,8 @@ def show(
 @umbrella.command()
 def doctor() -> None:
     """Say what this machine has and what petseg will use."""
-    from petseg import console
-    from petseg.doctor import examine, render
+    from petseg.cli import console
+    from petseg.cli.doctor import examine, render
 
     screen = console.out()
     with screen.status("looking around ..."):
@@ -216,7 +216,7 @@ def train_main() -> None:
 
 def run(app: typer.Typer, name: str, args: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code: 0, 1 (rejects under --strict), 2 (bad input), 128 + signal."""
-    from petseg import console
+    from petseg.cli import console
 
     command = typer.main.get_command(app)
     try:

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
-from petseg import console as screen
+from petseg.cli import console as screen
 from petseg.config import TrainConfig, read_toml, resolve
 from petseg.data.shards.manifest import MANIFEST_NAME, Manifest
 from petseg.distributed import World, open_world, resolve_device
@@ -153,7 +153,7 @@ def _run_to_resume(run_dir: str | None) -> RunFolder:
 
 def _demo_shards(console: Console, world: World, config: TrainConfig) -> Path:
     """Shards of drawn pets, made on the first run and used again."""
-    from petseg.commands.shards import pack_with_progress
+    from petseg.cli.shards import pack_with_progress
     from petseg.data.shards.pack import PackOptions
     from petseg.data.sources.synthetic import SyntheticSource
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from petseg.classes import ClassTable
-from petseg.console import packing_table, progress
+from petseg.cli.console import packing_table, progress
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.pack import PackOptions, PackReport, pack
 from petseg.data.sources import Source

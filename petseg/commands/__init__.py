@@ -1,1 +1,0 @@
-"""What the commands do, between the parser (`petseg.cli`) and the library."""
