@@ -83,11 +83,11 @@ class UNet(nn.Module):
 
 
 class SeedUNet(nn.Module):
-    """The notebook's network: 64-128-256, 2,172,163 parameters for 3 classes, 3.62 GMAC forward at 100x100.
+    """The notebook's network, layer for layer: 64-128-256, 2,174,089 parameters for 3 classes.
 
-    Two convolutions a level on the way down, one on the way up; each is followed by ReLU and then BatchNorm with
-    momentum 0.01; 4x4 transposed convolutions of stride 2; a sigmoid head, whose output the notebook gave to
-    cross-entropy as if it were logits.
+    Every convolution, the transposed ones and the last one too, is followed by ReLU and then by BatchNorm with momentum
+    0.01. A sigmoid comes last; the notebook gave its output to cross-entropy as if it were logits. Modules stand in
+    the notebook's order, so weights can be taken over by position. Only the padding to a multiple of 4 px is added.
     """
 
     stride = 4
@@ -97,11 +97,11 @@ class SeedUNet(nn.Module):
         self.down1 = nn.Sequential(_seed_conv(3, 64), _seed_conv(64, 64))
         self.down2 = nn.Sequential(_seed_conv(64, 128), _seed_conv(128, 128))
         self.bottom = nn.Sequential(_seed_conv(128, 256), _seed_conv(256, 256))
-        self.up2 = nn.ConvTranspose2d(256, 128, 4, stride=2, padding=1)
+        self.up2 = _seed_upsampling(256, 128)
         self.merge2 = _seed_conv(256, 128)
-        self.up1 = nn.ConvTranspose2d(128, 64, 4, stride=2, padding=1)
+        self.up1 = _seed_upsampling(128, 64)
         self.merge1 = _seed_conv(128, 64)
-        self.head = nn.Conv2d(64, classes, 1)
+        self.head = _seed_conv(64, classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Sigmoid outputs f[N, classes, H, W] in 0-1 of images f[N, 3, H, W]."""
@@ -109,8 +109,8 @@ class SeedUNet(nn.Module):
         skip1 = self.down1(x)
         skip2 = self.down2(F.max_pool2d(skip1, 2))
         x = self.bottom(F.max_pool2d(skip2, 2))
-        x = self.merge2(torch.cat([skip2, self.up2(x)], dim=1))
-        x = self.merge1(torch.cat([skip1, self.up1(x)], dim=1))
+        x = self.merge2(torch.cat([self.up2(x), skip2], dim=1))
+        x = self.merge1(torch.cat([self.up1(x), skip1], dim=1))
         outputs: torch.Tensor = self.head(x).sigmoid()
         return outputs[..., :height, :width]
 
@@ -200,4 +200,12 @@ def _upsampling(deep: int, shallow: int, kind: Upsample) -> nn.Module:
 def _seed_conv(below: int, here: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(below, here, 3, padding=1), nn.ReLU(inplace=True), nn.BatchNorm2d(here, momentum=0.01)
+    )
+
+
+def _seed_upsampling(below: int, here: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.ConvTranspose2d(below, here, 4, stride=2, padding=1),
+        nn.ReLU(inplace=True),
+        nn.BatchNorm2d(here, momentum=0.01),
     )
