@@ -89,7 +89,7 @@ def test_strict_turns_a_reject_into_exit_code_1(oxford_copy, petseg):
     for strict, expected in (([], 0), (["--strict"], 1)):
         code, out, err = petseg("shard", oxford_copy, f"out{expected}", "--short-side", 32, "--workers", 1, *strict)
         assert code == expected and err == ""
-        assert "rejected Drawn_2: image is no picture" in out
+        assert "rejected Drawn_2: image is of no known format" in out
     assert Manifest.load(Path("out1")).rejected[0].key == "Drawn_2"
 
 

@@ -1,25 +1,206 @@
-"""Pictures of any format by Pillow: upright, 8-bit RGB."""
+"""Images of any format by Pillow: whole or refused, upright, 8-bit RGB."""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import math
+import re
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+
 import numpy as np
-from PIL import Image, ImageOps
+import simplejpeg
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 178_956_970
-"""Largest picture in pixels, judged by its header: Pillow's own limit for a decompression bomb (half a GiB as RGB)."""
+"""Largest image in pixels, judged by its header: Pillow's own limit for a decompression bomb (half a GiB as RGB)."""
+
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+"""What is opened, by Pillow's names (MPO comes with JPEG). Its other plugins stay shut: EPS would start Ghostscript."""
+
+_ORIENTATION = 274
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 
 
-def to_rgb(opened: Image.Image, *, upright: bool = True) -> np.ndarray:
-    """Pixels of an opened picture, its first frame.
+class PictureError(Exception):
+    """An image that is not taken; the text is a clause that its name goes before, such as `is damaged (...)`."""
+
+
+@contextlib.contextmanager
+def opened(data: bytes, *, max_pixels: int = MAX_PIXELS, allow_damaged: bool = False) -> Iterator[Image.Image]:
+    """Open an image; whatever goes wrong inside the block is a `PictureError`.
 
     Args:
-        opened: any mode; 16 bits are cut to 8, transparency is laid over white.
+        data: the whole file.
+        max_pixels: larger images are refused by their header.
+        allow_damaged: let Pillow fill up what is missing.
+
+    Raises:
+        PictureError: empty, of another format than `FORMATS`, too large, or damaged.
+    """
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of oddities that are judged here
+            ImageFile.LOAD_TRUNCATED_IMAGES = allow_damaged
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                if image.width * image.height > max_pixels:
+                    raise PictureError(f"is too large ({image.width}x{image.height})")
+                yield image
+    except PictureError:
+        raise
+    except UnidentifiedImageError:
+        kinds = "JPEG, PNG, GIF, BMP, WebP, TIFF, PPM"
+        raise PictureError(f"is of no known format ({kinds})" if data else "is empty") from None
+    except Image.DecompressionBombError:
+        raise PictureError(f"is too large (over {MAX_PIXELS} pixels)") from None
+    except Exception as error:  # damaged bytes lead Pillow's plugins to raise nearly anything
+        text = " ".join(str(error).split()).rstrip(".")
+        raise PictureError(f"is damaged ({text or type(error).__name__})") from error
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
+def check_whole(data: bytes, image: Image.Image) -> None:
+    """Look for what Pillow fills up without a word: the rest of a JPEG, of a PNG, and of what a TIFF compresses.
+
+    Args:
+        data: the whole file.
+        image: the same, opened.
+
+    Raises:
+        ValueError: a part is missing or altered.
+        PictureError: nobody can tell.
+    """
+    if image.format in {"JPEG", "MPO"}:
+        decode_jpeg(data, "CMYK" if image.mode == "CMYK" else "RGB")
+    elif image.format == "PNG":
+        _check_png(data)
+    elif image.format == "TIFF":
+        _check_tiff(data, image)
+
+
+def decode_jpeg(data: bytes, colorspace: str = "RGB") -> tuple[np.ndarray, bool]:
+    """Decode a JPEG by libjpeg-turbo, whose warnings are taken as errors.
+
+    Returns:
+        (u8[H, W, C]; whether there was nothing to warn of). A padded end is warned of and harmless.
+
+    Raises:
+        ValueError: damaged.
+        PictureError: a chroma subsampling that libjpeg-turbo's strict decoder does not take.
+    """
+    try:
+        pixels: np.ndarray = simplejpeg.decode_jpeg(data, colorspace=colorspace, strict=True)
+    except ValueError as error:
+        if "subsampling level" in str(error):
+            raise PictureError("has a rare chroma subsampling, which hides missing parts: save it anew") from error
+        extra = re.search(r"(\d+) extraneous bytes before marker 0xd9", str(error))
+        if not (extra and _is_padding(data, int(extra[1]))):
+            raise
+        return simplejpeg.decode_jpeg(data, colorspace=colorspace, strict=False), False
+    return pixels, True
+
+
+def _is_padding(data: bytes, n: int) -> bool:
+    """Whether `n` bytes of zeros (or of 0xFF) stand between the last byte of a scan and the end marker.
+
+    A scan's last byte is filled up with ones (ITU-T T.81, F.1.2.3), so a zero before the zeros, unless it follows 0xFF
+    as a stuffed byte, means that the scan itself was overwritten.
+    """
+    zeros = rb"(?:[^\x00]|\xff\x00)\x00{%d}\xff\xd9" % n
+    return re.search(zeros + rb"|\xff{%d}\xff\xd9" % n, data, re.DOTALL) is not None
+
+
+def _check_png(data: bytes) -> None:
+    """Check the sums of all chunks, and that there are as many bytes of pixels as the header promises."""
+    at, packed, header = len(_PNG_SIGNATURE), [], b""
+    while True:
+        head = data[at : at + 8]
+        if len(head) < 8:
+            raise ValueError("it ends before its end chunk")
+        size, kind = struct.unpack(">I4s", head)
+        body = data[at + 8 : at + 8 + size]
+        if data[at + 8 + size : at + 12 + size] != struct.pack(">I", zlib.crc32(head[4:] + body)):
+            raise ValueError(f"the checksum of its {kind.decode('latin-1')} chunk does not hold")
+        if kind == b"IHDR":
+            header = body
+        elif kind == b"IDAT":
+            packed.append(body)
+        elif kind == b"IEND":
+            break
+        at += 12 + size
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
+    bits = depth * _PNG_CHANNELS[colour]
+    passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
+    sizes = [(math.ceil((width - x) / dx), math.ceil((height - y) / dy)) for x, y, dx, dy in passes]
+    expected = sum(rows * (1 + math.ceil(columns * bits / 8)) for columns, rows in sizes if columns > 0 and rows > 0)
+    found = _inflated(b"".join(packed), expected)
+    if found < expected:
+        raise ValueError(f"it holds {100 * found // expected}% of its pixels")
+
+
+def _inflated(data: bytes, limit: int) -> int:
+    """Bytes that zlib data inflates to, counted up to `limit`."""
+    inflater, found = zlib.decompressobj(), 0
+    while found < limit and not inflater.eof:
+        part = inflater.decompress(data, 1 << 20)
+        data = inflater.unconsumed_tail
+        found += len(part)
+        if not part and not data:
+            break
+    return found
+
+
+def _check_tiff(data: bytes, image: Image.Image) -> None:
+    """Decode every strip or tile of the first frame, for the compressions that libtiff decodes past gaps (TIFF 6.0)."""
+    tags = image.tag_v2  # type: ignore[attr-defined]
+    compression = tags.get(259, 1)
+    if compression in {1, 5, 32773}:  # none, LZW, PackBits: here a gap is an error of Pillow's
+        return
+    if compression not in {7, 8, 32946}:
+        raise PictureError(f"is a TIFF compressed by {image.info.get('compression')}, which hides gaps: save it anew")
+    tiled = 324 in tags
+    offsets, counts = (tags[324], tags[325]) if tiled else (tags[273], tags[279])
+    rows = tags[323] if tiled else min(tags.get(278, image.height), image.height)
+    for number, (offset, count) in enumerate(zip(offsets, counts, strict=True)):
+        part = data[offset : offset + count]
+        if compression != 7:
+            zlib.decompress(part)
+            continue
+        tables = tags.get(347, b"")
+        pixels, _ = decode_jpeg(tables[:-2] + part[2:] if tables else part)
+        down = math.ceil(image.height / rows)
+        wanted = rows if tiled else min(rows, image.height - number % down * rows)
+        if pixels.shape[0] < wanted:
+            raise ValueError(f"part {number + 1} has {pixels.shape[0]} rows instead of {wanted}")
+
+
+def exif_orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 2 to 8; 1 (upright) where there is none or none that makes sense."""
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # a broken EXIF block says nothing about the image
+        return 1
+    return value if isinstance(value, int) and 2 <= value <= 8 else 1
+
+
+def to_rgb(picture: Image.Image, *, upright: bool = True) -> np.ndarray:
+    """Pixels of an opened image, its first frame.
+
+    Args:
+        picture: opened, of any mode; 16 bits are cut to 8, transparency is laid over white.
         upright: turn it by its EXIF orientation.
 
     Returns:
         u8[H, W, 3], RGB.
     """
-    image = ImageOps.exif_transpose(opened) if upright else opened
+    image = ImageOps.exif_transpose(picture) if upright else picture
     if image.mode.startswith("I") or image.mode == "F":
         grey = np.asarray(image)
         # Mode I holds 16-bit grey too; what goes beyond 8 bits is cut to them, what does not is taken as it is.

@@ -20,21 +20,25 @@ def nearest_indices(n_in: int, n_out: int) -> np.ndarray:
     return indices
 
 
-def resize_nearest(codes: np.ndarray, height: int, width: int) -> np.ndarray:
+def resize_nearest(codes: np.ndarray, height: int, width: int, out: np.ndarray | None = None) -> np.ndarray:
     """A mask at another size, every value one that stood in it.
 
     Args:
         codes: u8[H, W].
         height: rows of the result.
         width: columns of the result.
+        out: u8[height, width] to write into.
 
     Returns:
-        u8[height, width].
+        u8[height, width]; `out` where it was given.
     """
-    if codes.shape == (height, width):
+    if codes.shape != (height, width):
+        rows, columns = nearest_indices(codes.shape[0], height), nearest_indices(codes.shape[1], width)
+        codes = codes[rows[:, None], columns]
+    if out is None:
         return codes
-    rows, columns = nearest_indices(codes.shape[0], height), nearest_indices(codes.shape[1], width)
-    return np.ascontiguousarray(codes[rows[:, None], columns])
+    out[:] = codes
+    return out
 
 
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:

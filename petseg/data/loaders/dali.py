@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch.utils.dlpack import from_dlpack
 
-from petseg.data.decode.cpu import DecodeError, decode_image
+from petseg.data.decode.cpu import DecodeError, check_image_header, check_mask_header, decode_image
+from petseg.data.decode.resize import resize_nearest
 from petseg.data.loaders.culprit import name_culprit
 from petseg.data.loaders.loader import Pixels, Pull
 from petseg.data.shards.manifest import Manifest
@@ -55,6 +56,7 @@ class DaliEngine:
         self._pull = pull
         self._reader = reader
         self._device = device
+        self._size = size
         self._pulls: deque[np.ndarray | None] = deque()
         # DALI knows no empty batch: where there is nothing to make, it makes this one sample, which nobody sees.
         self._idle = np.zeros(1, np.int64)
@@ -75,7 +77,8 @@ class DaliEngine:
         try:
             # The stream makes DALI's work visible to what torch queues next, without waiting on the host.
             stream = torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
-            images, codes = (from_dlpack(out.as_tensor()) for out in self._pipeline.run(stream))
+            pictures, masks = self._pipeline.run(stream)
+            images = from_dlpack(pictures.as_tensor())
         except RuntimeError as error:
             pulls = [indices for indices in self._pulls if indices is not None]
             self._pipeline = None  # it works ahead no more
@@ -83,12 +86,21 @@ class DaliEngine:
             self.close()
             raise fault from error
         indices = self._pulls.popleft()
-        return None if indices is None else Pixels(images, codes.squeeze(-1))
+        return None if indices is None else Pixels(images, self._resized(masks, len(indices)))
 
     def close(self) -> None:
         """See `Engine`."""
         self._pipeline = None  # its threads and buffers go with it
         self._reader.close()
+
+    def _resized(self, masks: Any, n: int) -> torch.Tensor:
+        """Decoded masks of any size, gathered by index: DALI's own nearest resize rounds in float32."""
+        height, width = self._size
+        on_gpu = self._device.type == "cuda"
+        codes = torch.empty((n, height, width), dtype=torch.uint8, pin_memory=on_gpu)
+        for row in range(n):
+            resize_nearest(np.asarray(masks[row])[..., 0], height, width, codes.numpy()[row])
+        return codes.to(self._device, non_blocking=True) if on_gpu else codes
 
     def _feed(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
         indices = self._pull()
@@ -101,12 +113,14 @@ class DaliEngine:
 
     def _read(self, index: int) -> tuple[memoryview, memoryview]:
         image, mask = self._reader.read(index)
-        if image[-2:] != JPEG_END:
-            # Either something stands behind the picture, or its end is missing: then DALI would fill it up with grey.
-            try:
+        try:
+            check_image_header(image)
+            check_mask_header(mask)
+            if image[-2:] != JPEG_END:
+                # Either something stands behind the image, or its end is missing: then DALI would fill it with grey.
                 decode_image(image)
-            except DecodeError as fault:
-                raise self._reader.bad_sample(index, fault) from fault
+        except DecodeError as fault:
+            raise self._reader.bad_sample(index, fault) from fault
         return image, mask
 
 
@@ -157,16 +171,6 @@ def _pipeline(
         )
         images = fn.resize(images, size=[height, width], interp_type=types.INTERP_LINEAR, antialias=True)
         masks = fn.decoders.image(pngs, device="cpu", output_type=types.GRAY, adjust_orientation=False)
-        # `((2*i + 1) * n_in) // (2 * n_out)` exactly: source positions are multiples of 1 / (2 * n_out) px, so a
-        # quarter of 1 / n_out moves every tie off its edge, by more than float32 loses.
-        shift = np.asarray([0.25 / height, 0.25 / width], dtype=np.float32)
-        codes: Any = fn.resize(
-            masks,
-            size=[height, width],
-            interp_type=types.INTERP_NN,
-            roi_start=shift,
-            roi_end=fn.cast(masks.shape()[:2], dtype=types.FLOAT) + shift,
-        )
-        pipeline.set_outputs(images, codes.gpu() if gpu else codes)
+        pipeline.set_outputs(images, masks)
     pipeline.build()
     return pipeline

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from petseg.data.decode.cpu import DecodeError, decode_image, decode_mask
+from petseg.data.decode.cpu import DecodeError, check_image_header, decode_image, decode_mask
 from petseg.data.decode.resize import resize_image, resize_nearest
 from petseg.data.loaders.loader import Pixels, Pull
 from petseg.data.shards.reader import ShardReader
@@ -130,7 +130,11 @@ class ThreadEngine:
             for row in rows:
                 index = int(indices[row])
                 encoded[row], mask = self._reader.read(index)
-                codes.numpy()[row] = resize_nearest(self._mask(index, mask), height, width)
+                try:
+                    check_image_header(encoded[row])
+                except DecodeError as fault:
+                    raise self._reader.bad_sample(index, fault) from fault
+                resize_nearest(self._mask(index, mask), height, width, codes.numpy()[row])
 
         def decode(tasks: list[Future[None]]) -> torch.Tensor:
             for task in tasks:
@@ -152,7 +156,7 @@ class ThreadEngine:
         except DecodeError as fault:
             raise self._reader.bad_sample(index, fault) from fault
         image_out[:] = resize_image(picture, height, width)
-        codes_out[:] = resize_nearest(self._mask(index, mask), height, width)
+        resize_nearest(self._mask(index, mask), height, width, codes_out)
 
     def _mask(self, index: int, mask: memoryview) -> np.ndarray:
         try:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import Image, UnidentifiedImageError
 
 from petseg.classes import ClassTable
-from petseg.data.decode.pictures import MAX_PIXELS, to_rgb, turned
+from petseg.data.decode.pictures import (
+    MAX_PIXELS,
+    PictureError,
+    check_whole,
+    decode_jpeg,
+    exif_orientation,
+    opened,
+    to_rgb,
+    turned,
+)
 from petseg.data.decode.resize import resize_image, resize_nearest
 
 MAX_SIDE = 65_500
 """Longest side in pixels that the JPEG library writes."""
 
-_ORIENTATION = 274
 _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 3]
 _HISTOGRAM_PIXELS = 1 << 24
 # What a baseline or progressive decoder takes; the rest (lossless, arithmetic) is for libjpeg alone.
@@ -65,7 +70,7 @@ def normalise(
     """Decode a pair in full, judge it, and encode it as shards hold it.
 
     Args:
-        image: a picture in any format that Pillow opens.
+        image: in any format of `pictures.FORMATS`.
         mask: one code a pixel: grey (1, 2, 4, 8 or 16 bits) or a palette whose indices are the codes.
         classes: codes that the mask may hold.
         short_side: reduce to this short side in pixels, never enlarge; 0 keeps the size, and the bytes of sound JPEGs.
@@ -75,10 +80,8 @@ def normalise(
     Raises:
         RejectError: damaged (also in part), too large, of an unknown kind, or a mask that does not fit.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of oddities that are judged here
-        pixels, orientation, keep = _decode_image(image, max_pixels)
-        codes = _decode_mask(mask, max_pixels)
+    pixels, orientation, keep = _decode_image(image, max_pixels)
+    codes = _decode_mask(mask, max_pixels)
     converted = not keep
     stored = pixels.shape[:2]
     upright = stored[::-1] if orientation >= 5 else stored
@@ -147,86 +150,41 @@ def frame_marker(jpeg: bytes) -> int | None:
 def _decode_image(data: bytes, max_pixels: int) -> tuple[np.ndarray, int, bool]:
     """(u8[H, W, 3] as stored, EXIF orientation 1 to 8, whether the bytes can be kept)."""
     try:
-        with Image.open(io.BytesIO(data)) as opened:
-            if opened.width * opened.height > max_pixels:
-                raise RejectError(f"image is too large ({opened.width}x{opened.height})")
-            orientation = _orientation(opened)
-            if opened.format in {"JPEG", "MPO"} and opened.mode in {"RGB", "L"}:
-                pixels, sound = _decode_jpeg(data, opened)
-                # Grey JPEGs, pictures in pictures, foreign colour transforms and rare processes are encoded anew:
+        with opened(data, max_pixels=max_pixels) as picture:
+            orientation = exif_orientation(picture)
+            if picture.format in {"JPEG", "MPO"} and picture.mode in {"RGB", "L"}:
+                pixels, sound = decode_jpeg(data)
+                # Grey JPEGs, images in images, foreign colour transforms and rare processes are encoded anew:
                 # not every decoder agrees on them.
-                plain = opened.format == "JPEG" and opened.mode == "RGB" and opened.info.get("adobe_transform", 1) == 1
+                plain = (
+                    picture.format == "JPEG" and picture.mode == "RGB" and picture.info.get("adobe_transform", 1) == 1
+                )
                 rare = frame_marker(data) not in {_BASELINE, _EXTENDED, _PROGRESSIVE}
                 return pixels, orientation, sound and plain and not rare and orientation == 1
-            _check_sums(data, opened)
-            return to_rgb(opened, upright=False), orientation, False
-    except RejectError:
-        raise
-    except UnidentifiedImageError:
-        raise RejectError("image is no picture that Pillow knows" if data else "image is empty") from None
-    except Image.DecompressionBombError:
-        raise RejectError("image is too large") from None
-    except Exception as error:  # damaged bytes lead Pillow's plugins to raise nearly anything
-        raise RejectError(f"image is damaged ({_clause(error)})") from error
-
-
-def _decode_jpeg(data: bytes, opened: Image.Image) -> tuple[np.ndarray, bool]:
-    """(pixels, whether libjpeg had nothing to say)."""
-    try:
-        pixels: np.ndarray = simplejpeg.decode_jpeg(data, strict=True)
-    except ValueError as error:
-        text = str(error)
-        if "extraneous bytes before marker" in text:
-            # Nothing of the picture is missing: some cameras pad before the end.
-            pixels = simplejpeg.decode_jpeg(data, strict=False)
-            return pixels, False
-        if "subsampling" in text:
-            return to_rgb(opened, upright=False), False
-        raise RejectError(f"image is damaged ({_clause(error)})") from error
-    return pixels, True
+            check_whole(data, picture)
+            return to_rgb(picture, upright=False), orientation, False
+    except PictureError as error:
+        raise RejectError(f"image {error}") from error
 
 
 def _decode_mask(data: bytes, max_pixels: int) -> np.ndarray:
     try:
-        with Image.open(io.BytesIO(data)) as opened:
-            if opened.width * opened.height > max_pixels:
-                raise RejectError(f"mask is too large ({opened.width}x{opened.height})")
-            if opened.format in {"JPEG", "MPO"}:
-                raise RejectError("mask is a JPEG, which does not keep codes")
-            if opened.mode not in {"1", "L", "P"} and not opened.mode.startswith("I"):
-                raise RejectError(f"mask is {opened.mode}, not one code a pixel")
-            _check_sums(data, opened)
-            values = np.asarray(opened)
-            if opened.format == "PNG" and opened.mode == "L":
+        with opened(data, max_pixels=max_pixels) as picture:
+            if picture.format in {"JPEG", "MPO"}:
+                raise PictureError("is a JPEG, which does not keep codes")
+            if picture.mode not in {"1", "L", "P"} and not picture.mode.startswith("I"):
+                raise PictureError(f"is {picture.mode}, not one code a pixel")
+            check_whole(data, picture)
+            values = np.asarray(picture)
+            if picture.format == "PNG" and picture.mode == "L":
                 # Pillow spreads 2 and 4 bits over 0 to 255; the codes are what was stored.
                 depth = data[24]
                 values = values // (255 // ((1 << depth) - 1)) if depth < 8 else values
-    except RejectError:
-        raise
-    except UnidentifiedImageError:
-        raise RejectError("mask is no picture that Pillow knows" if data else "mask is empty") from None
-    except Image.DecompressionBombError:
-        raise RejectError("mask is too large") from None
-    except Exception as error:  # damaged bytes lead Pillow's plugins to raise nearly anything
-        raise RejectError(f"mask is damaged ({_clause(error)})") from error
+    except PictureError as error:
+        raise RejectError(f"mask {error}") from error
     if values.size and (values.min() < 0 or values.max() > 255):
         raise RejectError("mask holds codes over 255")
     return np.ascontiguousarray(values, dtype=np.uint8)
-
-
-def _check_sums(data: bytes, opened: Image.Image) -> None:
-    """Raise if a PNG's checksums do not hold: Pillow decodes past flipped bits in its pixels without a word."""
-    if opened.format == "PNG":
-        with Image.open(io.BytesIO(data)) as again:  # `verify` leaves a picture that cannot be decoded
-            again.verify()
-
-
-def _orientation(opened: Image.Image) -> int:
-    try:
-        value = opened.getexif().get(_ORIENTATION, 1)
-    except Exception:  # a broken EXIF block says nothing about the picture
-        return 1
-    return value if isinstance(value, int) and 2 <= value <= 8 else 1
 
 
 def _moments(pixels: np.ndarray) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
@@ -242,8 +200,3 @@ def _moments(pixels: np.ndarray) -> tuple[tuple[int, int, int], tuple[int, int, 
             sums[channel] += int(counts @ values)
             squares[channel] += int(counts @ values**2)
     return (sums[0], sums[1], sums[2]), (squares[0], squares[1], squares[2])
-
-
-def _clause(error: Exception) -> str:
-    text = " ".join(str(error).split()).rstrip(".")
-    return text or type(error).__name__

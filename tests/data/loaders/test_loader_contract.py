@@ -16,10 +16,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from petseg import Manifest, build_loader
+from petseg.classes import OXFORD
 from petseg.data.loaders.loader import LoaderPlan, OrderedLoader
 from petseg.data.loaders.random import RandomEngine
 from petseg.data.order import epoch_order
+from petseg.data.shards.pack import PackOptions, pack
 from petseg.data.shards.reader import ShardReader
+from petseg.data.sources.folder import FolderSource
 from petseg.errors import PetsegError
 
 CPU = torch.device("cpu")
@@ -142,6 +145,42 @@ def test_codes_are_exact_and_pictures_within_bounds(load, request, name, size, m
     assert len(differences) == Manifest.load(shards).split("train").samples
     assert max(differences) <= 6
     assert np.mean(differences) <= 2
+
+
+LARGE = ((712, 949), (1000, 1333), (2448, 3264), (3264, 2448), (1536, 2048), (601, 803), (333, 1999), (97, 133))
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory) -> Path:
+    """Shards of one large image of each size, its mask noise: any pixel taken from beside the right one shows."""
+    root = tmp_path_factory.mktemp("large")
+    rng = np.random.default_rng(0)
+    for kind in ("images", "masks"):
+        (root / kind).mkdir()
+    for number, (height, width) in enumerate(LARGE):
+        coarse = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8))
+        coarse.resize((width, height), Image.Resampling.BICUBIC).save(root / "images" / f"{number}.jpg", quality=90)
+        mask = rng.integers(1, 4, (height, width), dtype=np.uint8)
+        Image.fromarray(mask).save(root / "masks" / f"{number}.png", compress_level=1)
+    source = FolderSource(root / "images", root / "masks", OXFORD)
+    pack(source, root / "shards", PackOptions(split="random", short_side=0), workers=1)
+    return root / "shards"
+
+
+@pytest.mark.parametrize("name", LOADERS)
+@pytest.mark.parametrize("size", [(97, 133), (224, 224), (448, 448), (640, 640)], ids=lambda s: f"{s[0]}x{s[1]}")
+def test_codes_of_large_images_are_exact_too(load, large, name, size):
+    seen, differences = 0, []
+    for split in Manifest.load(large).splits:
+        for batch in load(name, large, split=split, size=size, batch_size=2, training=False):
+            for row, index in enumerate(batch.indices.tolist()):
+                if index < 0:
+                    continue
+                picture, codes = reference(large, index, size, split)
+                assert np.array_equal(batch.codes[row].numpy(), codes), f"codes of {split} {index} differ"
+                differences.append(np.abs(batch.images[row].numpy().astype(np.int16) - picture).mean())
+                seen += 1
+    assert seen == len(LARGE) and max(differences) <= 6 and np.mean(differences) <= 2
 
 
 @pytest.mark.parametrize("name", LOADERS)

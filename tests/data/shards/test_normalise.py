@@ -177,7 +177,7 @@ def flipped(data: bytes) -> bytes:
     ("image", "mask", "reason"),
     [
         (b"", None, "image is empty"),
-        (b"no picture", None, "image is no picture"),
+        (b"no picture", None, "image is of no known format"),
         (jpeg()[: len(jpeg()) // 2], None, "image is damaged"),
         (jpeg(progressive=True)[:-300], None, "image is damaged"),
         (jpeg()[:-2], None, "image is damaged"),
@@ -185,7 +185,7 @@ def flipped(data: bytes) -> bytes:
         (encoded(picture())[:-200], None, "image is damaged"),
         (FORMATS["gif"][0][:-900], None, "image is damaged"),
         (jpeg(), b"", "mask is empty"),
-        (jpeg(), b"no mask", "mask is no picture"),
+        (jpeg(), b"no mask", "mask is of no known format"),
         (jpeg(), encoded(codes())[:-30], "mask is damaged"),
         (jpeg(), flipped(encoded(codes())), "mask is damaged"),
         (jpeg(), encoded(codes(), "JPEG"), "mask is a JPEG"),
