@@ -72,6 +72,7 @@ class TrainConfig:
     cache: Literal["none", "host", "device"] = option("none", "Keep decoded samples in memory after the first epoch.")
     num_threads: int = option(0, "Decoding threads; 0 for one a core.", minimum=0)
     prefetch_batches: int = option(2, "Batches that are made ahead.", minimum=1, maximum=64)
+    verify: bool = option(True, "Check the shards' hashes, once after each change, before they are used.")
     window: int = option(0, "Shards in play at once when shuffling; 0 for all of them.", minimum=0)
     seed: int = option(0, "Seed of order, augmentation and weights.", minimum=0, maximum=2**63 - 1)
     run_dir: str = option("", "Folder for the run. Default: runs/ and the time.")

@@ -80,6 +80,11 @@ def resolve_device(text: str, local_rank: int = 0) -> torch.device:
     return torch.device("cuda", index)
 
 
+def local_share() -> tuple[int, int]:
+    """(this process's number among torchrun's on this machine, how many those are); (0, 1) without torchrun."""
+    return int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 @contextmanager
 def open_world(device: str) -> Iterator[World]:
     """Join the process group that torchrun's environment names, if any, and leave it at the end.

@@ -32,6 +32,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason="slow; ask for it with --slow"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """What petseg remembers of files stays out of the user's own cache folder, in started processes too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 def write_oxford(root: Path, n: int = 24, *, seed: int = 5) -> Path:
     """Drawn pets as Oxford publishes its own: odd sizes, lists, and the files that nobody wants."""
     source = SyntheticSource(n, seed)
@@ -92,6 +100,6 @@ def packed_copy(packed, tmp_path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def environment() -> dict[str, str]:
+def environment(own_cache) -> dict[str, str]:
     """For processes that tests start: no colours, no width of a terminal."""
     return {**os.environ, "NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "200"}

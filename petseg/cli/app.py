@@ -129,12 +129,15 @@ def predict(
         list[Path], typer.Argument(metavar="IMAGES...", help="Photos, or folders of photos.", show_default=False)
     ],
     out: Annotated[Path, typer.Option(help="Folder for masks and overlays.", show_default=False)],
+    allow_damaged: Annotated[
+        bool, typer.Option("--allow-damaged", help="Take photos of which a part is missing, too.")
+    ] = False,
     device: DeviceOption = "auto",
 ) -> None:
     """Write masks (PNG, the class codes) and overlays of any photo, at its own size."""
     from petseg.cli.runs import predict_command
 
-    predict_command(run, images, out, device=device)
+    predict_command(run, images, out, device=device, allow_damaged=allow_damaged)
 
 
 @umbrella.command()

@@ -13,7 +13,7 @@ import typer
 from petseg.config import TrainConfig
 
 PANELS = {
-    "Data": ("shards", "loader", "size", "batch_size", "cache", "num_threads", "prefetch_batches", "window"),
+    "Data": ("shards", "loader", "size", "batch_size", "cache", "num_threads", "prefetch_batches", "window", "verify"),
     "Network": ("arch", "width", "depth", "dropout", "norm", "upsample"),
     "Recipe": (
         "recipe", "epochs", "optimizer", "lr", "weight_decay", "schedule", "warmup", "grad_clip", "dice", "ema",

@@ -14,7 +14,8 @@ from rich.markup import escape
 
 from petseg.cli import console as screen
 from petseg.config import TrainConfig, read_toml, resolve
-from petseg.data.shards.manifest import MANIFEST_NAME, Manifest
+from petseg.data.shards.manifest import Manifest
+from petseg.data.sources.files import MANIFEST_NAME
 from petseg.distributed import World, open_world, resolve_device
 from petseg.errors import PetsegError
 from petseg.training.run_folder import SUMMARY, RunFolder, new_run_folder, newest_run_folder
@@ -97,7 +98,7 @@ def evaluate_command(
         print(json.dumps(result))  # noqa: T201 - one line for programs, without a console's wrapping or colours
 
 
-def predict_command(run: Path, images: Sequence[Path], out: Path, *, device: str) -> None:
+def predict_command(run: Path, images: Sequence[Path], out: Path, *, device: str, allow_damaged: bool = False) -> None:
     """`petseg predict`.
 
     Raises:
@@ -111,7 +112,7 @@ def predict_command(run: Path, images: Sequence[Path], out: Path, *, device: str
     trained = load_trained(run, where)
     with screen.progress(console, "predicting") as (advance, expect):
         expect(len(pictures_in(images)))
-        done = predict(trained, images, out, device=where, progress=advance)
+        done = predict(trained, images, out, device=where, allow_damaged=allow_damaged, progress=advance)
     for one in done[:20]:
         shares = ", ".join(f"{name} {100 * share:.0f}%" for name, share in one.shares.items())
         console.print(f"{escape(str(one.image))}: {escape(shares)}")

@@ -135,10 +135,17 @@ def index_command(console: Console, folder: Path, classes: Path | None) -> None:
         PetsegError: no tars, or tars that have to be repacked.
     """
     from petseg.data.shards.adopt import adopt
+    from petseg.data.sources.files import named_split
 
     table = ClassTable.from_toml(classes) if classes else None
     with progress(console, "indexing") as (advance, expect):
         manifest = adopt(folder, table, progress=advance, planned=expect)
+    train = manifest.splits["train"].shards if "train" in manifest.splits else ()
+    if guessed := [shard.name for shard in train if named_split(shard.name) != "train"]:
+        more = f" and {len(guessed) - 5} more" if len(guessed) > 5 else ""
+        console.print(
+            f"Taken for train, as their names say neither train, val nor test: {escape(', '.join(guessed[:5]))}{more}."
+        )
     samples = ", ".join(f"{name} {split.samples:,}" for name, split in manifest.splits.items())
     console.print(f"{escape(str(folder))} now has an index beside every tar and a manifest.json ({samples} samples).")
 

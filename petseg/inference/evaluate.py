@@ -138,6 +138,7 @@ def score(
         size=config.height_width,
         device=device,
         num_threads=config.num_threads,
+        verify=config.verify,
     )
     try:
         world = World(rank=0, local_rank=0, size=1, device=device)
@@ -195,7 +196,7 @@ def evaluate_full_size(
     n = len(manifest.classes)
     lookup = manifest.classes.lookup()
     confusion = np.zeros((n, n), dtype=np.int64)
-    reader = ShardReader(folder, manifest, split)
+    reader = ShardReader(folder, manifest, split, verify=trained.config.verify)
     try:
         for index in range(len(reader)):
             picture, codes = reader.decoded(index)

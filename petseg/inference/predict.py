@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from petseg.classes import ClassTable
-from petseg.data.decode.pictures import MAX_PIXELS, to_rgb
+from petseg.data.decode.pictures import PictureError, check_whole, opened, to_rgb
 from petseg.data.decode.resize import resize_image
+from petseg.data.sources.files import IMAGES
 from petseg.errors import PetsegError
 from petseg.inference.trained import TrainedModel
 from petseg.model.transform import InputTransform
@@ -132,7 +132,7 @@ def enlarge(
 def pictures_in(images: Sequence[Path]) -> list[Path]:
     """The photos that a command line means: files as they are, and for a folder the pictures directly in it.
 
-    A folder's pictures are the files whose suffix Pillow knows, without dotfiles, sorted by name. A picture that is
+    A folder's images are the files with a suffix that petseg packs, without dotfiles, sorted by name. A picture that is
     named twice counts once. Files are not opened, and need not exist.
 
     Raises:
@@ -142,12 +142,11 @@ def pictures_in(images: Sequence[Path]) -> list[Path]:
     for path in images:
         chosen = [path]
         if path.is_dir():
-            suffixes = Image.registered_extensions()
             try:
                 entries = sorted(path.iterdir())
             except OSError as error:
                 raise PetsegError(f"{path} cannot be read ({error.strerror}).") from error
-            chosen = [p for p in entries if p.suffix.lower() in suffixes and not p.name.startswith(".") and p.is_file()]
+            chosen = [p for p in entries if p.suffix.lower() in IMAGES and not p.name.startswith(".") and p.is_file()]
             if not chosen:
                 raise PetsegError(f"{path} has no picture directly in it: give photos, or a folder of photos.")
         for one in chosen:
@@ -163,15 +162,17 @@ def predict(
     out: Path,
     *,
     device: torch.device,
+    allow_damaged: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> list[Prediction]:
     """Write a mask and an overlay of every photo into `out`; a photo that cannot be read keeps no other waiting.
 
     Args:
         trained: a network on `device`.
-        images: photos in any format that Pillow opens, or folders of them (see `pictures_in`).
+        images: photos in any format that petseg packs, or folders of them (see `pictures_in`).
         out: folder, made if need be; `NAME.png` and `NAME_overlay.jpg` in it are replaced, nothing else is touched.
         device: where the network runs.
+        allow_damaged: take photos of which a part is missing, too.
         progress: called with 1 after each photo.
 
     Returns:
@@ -193,7 +194,7 @@ def predict(
     failed: list[str] = []
     for photo, (mask_path, overlay_path) in zip(photos, plan, strict=True):
         try:
-            picture = read_photo(photo)
+            picture = read_photo(photo, allow_damaged=allow_damaged)
         except PetsegError as error:
             failed.append(str(error))
         else:
@@ -207,43 +208,42 @@ def predict(
             progress(1)
     if failed:
         more = len(failed) - _NAMED_FAILURES
+        hint = "; --allow-damaged takes what is damaged" if any(" is damaged (" in each for each in failed) else ""
         listed = "; ".join(failed[:_NAMED_FAILURES]) + (f"; and {more} more" if more > 0 else "")
-        rest = f"; the other {len(done)} are in {out}." if done else "."
-        raise PetsegError(f"{len(failed)} of {len(photos)} pictures could not be read: {listed}{rest}")
+        rest = f"; the other {len(done)} are in {out}" if done else ""
+        raise PetsegError(f"{len(failed)} of {len(photos)} pictures could not be read: {listed}{rest}{hint}.")
     return done
 
 
-def read_photo(path: Path) -> np.ndarray:
+def read_photo(path: Path, *, allow_damaged: bool = False) -> np.ndarray:
     """A photo, upright and in RGB.
+
+    Args:
+        path: a file of a format that petseg packs.
+        allow_damaged: take one of which a part is missing, filled up by its decoder.
 
     Returns:
         u8[H, W, 3].
 
     Raises:
-        PetsegError: one clause, without a full stop: no such file, no picture, damaged, or too large (judged by the
-            header, before anything is decoded).
+        PetsegError: one clause, without a full stop: no such file, no image, a part is missing, or too large (judged by
+            the header, before anything is decoded).
     """
     try:
-        with warnings.catch_warnings():
-            # Our own limit below speaks in one sentence; Pillow warns from half of it.
-            warnings.simplefilter("ignore")
-            with Image.open(path) as opened:
-                width, height = opened.size
-                if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-                    raise PetsegError(f"{path} is too large ({width}x{height})")
-                return to_rgb(opened)
-    except PetsegError:
-        raise
+        data = path.read_bytes()
     except FileNotFoundError:
         raise PetsegError(f"no such file: {path}") from None
-    except Image.DecompressionBombError:
-        raise PetsegError(f"{path} is too large (over {MAX_PIXELS} pixels)") from None
-    except UnidentifiedImageError:
-        raise PetsegError(f"{path} is no picture that Pillow knows") from None
     except OSError as error:
         raise PetsegError(f"{path} cannot be read ({error.strerror or error})") from error
-    except Exception as error:  # damaged bytes lead Pillow's plugins to raise nearly anything
-        raise PetsegError(f"{path} is damaged ({type(error).__name__})") from error
+    try:
+        with opened(data, allow_damaged=allow_damaged) as picture:
+            if max(picture.size) > MAX_SIDE:
+                raise PictureError(f"is too large ({picture.width}x{picture.height})")
+            if not allow_damaged:
+                check_whole(data, picture)
+            return to_rgb(picture)
+    except PictureError as error:
+        raise PetsegError(f"{path} {error}") from error
 
 
 def overlay(picture: np.ndarray, mask: np.ndarray, classes: ClassTable) -> np.ndarray:

@@ -50,7 +50,7 @@ def make_panels(
         PetsegError: shards that cannot be read.
     """
     drawn, worst = choose(image_iou, count)
-    reader = ShardReader(shards, Manifest.load(shards), split)
+    reader = ShardReader(shards, Manifest.load(shards), split, verify=trained.config.verify)
     try:
         panels = {
             index: _panel(trained, reader, index, image_iou[index], device) for index in dict.fromkeys([*drawn, *worst])

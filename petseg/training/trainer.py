@@ -18,6 +18,7 @@ from petseg.classes import ClassTable
 from petseg.config import TrainConfig
 from petseg.data.loaders.build import build_loader
 from petseg.data.loaders.loader import Loader
+from petseg.data.shards.hashes import unknown_shards
 from petseg.data.shards.manifest import Manifest
 from petseg.distributed import World
 from petseg.errors import PetsegError
@@ -37,6 +38,10 @@ CHECK_EVERY = 50
 
 AGREE_EVERY = 10
 """Steps between two agreements of several ranks on whether to stop."""
+
+
+ANNOUNCED_BYTES = 2_000_000_000
+"""Hashing more shards than this takes seconds, so it is said."""
 
 
 class Reporter(Protocol):
@@ -157,6 +162,7 @@ class _Job:
         self.earlier_seconds = 0.0
         # Of an epoch that was stopped half-way: the clock at its beginning, and the samples that were seen.
         self.part: tuple[dict[Phase, float], int] | None = None
+        self._announce_hashing()
         self.loader = self._loader("train", training=True)
         self.val = self._loader("val") if self.manifest.splits.get("val") and self._samples("val") else None
         if self.val is None:
@@ -171,6 +177,14 @@ class _Job:
     def note(self, text: str) -> None:
         if self.world.is_main:
             self.reporter.note(text)
+
+    def _announce_hashing(self) -> None:
+        every = [shard for split in self.manifest.splits.values() for shard in split.shards]
+        size = (
+            sum(shard.bytes for shard in unknown_shards(Path(self.config.shards), every)) if self.config.verify else 0
+        )
+        if size > ANNOUNCED_BYTES:
+            self.note(f"Checking the hashes of {size / 1e9:.1f} GB of shards, this once (--no-verify goes without).")
 
     def close(self) -> None:
         self.loader.close()
@@ -197,6 +211,7 @@ class _Job:
             num_threads=config.num_threads,
             prefetch_batches=config.prefetch_batches,
             cache=config.cache if training or split == "val" else "none",
+            verify=config.verify,
         )
 
     def _restore(self, checkpoint: dict[str, Any]) -> None:

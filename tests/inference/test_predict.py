@@ -13,6 +13,7 @@ from PIL import Image
 import petseg.inference.predict as module
 from petseg.classes import OXFORD, ClassTable
 from petseg.config import TrainConfig
+from petseg.data.decode.pictures import MAX_PIXELS
 from petseg.data.decode.resize import resize_image
 from petseg.errors import PetsegError
 from petseg.inference.predict import Segmenter, enlarge, overlay, pictures_in, predict, read_photo
@@ -87,7 +88,8 @@ def test_segment_is_squash_network_enlarge_argmax(tmp_path, options):
     top = large.topk(2, dim=0).values
     clear = (top[0] - top[1] > 1e-5).numpy()
     mask = Segmenter(trained, CPU).segment(pixels)
-    assert mask.dtype == np.uint8 and clear.mean() > 0.95
+    # Untrained, the notebook's last ReLU leaves many pixels at the same value in every class.
+    assert mask.dtype == np.uint8 and clear.mean() > (0.4 if options.get("arch") == "seed" else 0.95)
     assert (mask == large.argmax(0).numpy())[clear].all()
 
 
@@ -170,6 +172,20 @@ def test_unreadable_photos_keep_no_other_waiting_and_are_named_at_the_end(traine
     assert sum(ticks) == 5
 
 
+def test_a_photo_that_ends_early_is_refused_unless_asked_for(trained, tmp_path):
+    whole = save(tmp_path / "whole.jpg", picture(200, 200)).read_bytes()
+    ends = {
+        "cut.jpg": whole[: len(whole) // 2],
+        "closed.jpg": whole[: len(whole) // 2] + b"\xff\xd9",  # an end marker hides it from Pillow
+    }
+    for name, data in ends.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(PetsegError, match=rf"{name} is damaged .*; --allow-damaged takes what is damaged\."):
+            predict(trained, [tmp_path / name], tmp_path / "out", device=CPU)
+        (result,) = predict(trained, [tmp_path / name], tmp_path / "out", device=CPU, allow_damaged=True)
+        assert Image.open(result.mask).size == (200, 200)
+
+
 def test_a_long_list_of_failures_is_cut(trained, tmp_path):
     with pytest.raises(PetsegError, match=r"^9 of 9 .*and 4 more\.$"):
         predict(trained, [tmp_path / f"{i}.jpg" for i in range(9)], tmp_path / "out", device=CPU)
@@ -194,7 +210,7 @@ def test_a_bomb_is_refused_by_its_header(tmp_path, size, monkeypatch):
 
 
 def test_the_limit_itself_is_decoded(tmp_path, recwarn):
-    assert 13_377 * 13_377 <= module.MAX_PIXELS < 13_378 * 13_378
+    assert 13_377 * 13_377 <= MAX_PIXELS < 13_378 * 13_378
     with pytest.raises(PetsegError) as caught:  # for want of pixels, not for its size
         read_photo(bomb(tmp_path / "big.png", 65_500, 2))
     assert "too large" not in str(caught.value) and not recwarn.list

@@ -15,6 +15,7 @@ from petseg.data.loaders.random import RandomEngine
 from petseg.data.loaders.threads import ThreadEngine
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.reader import ShardReader
+from petseg.distributed import local_share
 from petseg.errors import PetsegError
 from petseg.system import usable_cores
 
@@ -38,6 +39,7 @@ def build_loader(
     num_threads: int = 0,
     prefetch_batches: int = 2,
     cache: Literal["none", "host", "device"] = "none",
+    verify: bool = True,
 ) -> OrderedLoader:
     """A loader over one split of a shard folder.
 
@@ -57,6 +59,7 @@ def build_loader(
         num_threads: decoding threads; 0 for one a usable core.
         prefetch_batches: batches that are made ahead.
         cache: keep decoded samples in `host` memory (one copy a machine) or on the `device`.
+        verify: check the shards' hashes first; what was found sound is remembered, so only a first run pays for it.
 
     Raises:
         PetsegError: no such loader, folder or split; DALI is not installed; shards that are not what the manifest
@@ -94,7 +97,8 @@ def build_loader(
         )
         return OrderedLoader(plan, size, device, engine)
     store = make_store(cache, chosen.samples, size, device, world) if cache != "none" else None
-    reader = ShardReader(shards, manifest, split)
+    share = local_share() if world > 1 else (0, 1)
+    reader = ShardReader(shards, manifest, split, verify=verify, share=share)
     if name == "dali":
         engine = partial(
             DaliEngine,

@@ -12,13 +12,14 @@ import numpy as np
 from petseg.classes import OXFORD, ClassTable
 from petseg.data.decode.cpu import DecodeError, decode_image
 from petseg.data.shards.index import Entry, format_index, index_name, scan_tar, write_index
-from petseg.data.shards.manifest import MANIFEST_NAME, Encoding, Manifest, ShardInfo, Split
+from petseg.data.shards.manifest import Encoding, Manifest, ShardInfo, Split
 from petseg.data.shards.normalise import frame_marker
 from petseg.data.shards.verify import check_sample
+from petseg.data.sources import TRAINVAL
+from petseg.data.sources.files import MANIFEST_NAME, named_split, refuse_unfinished
 from petseg.errors import PetsegError
 
 _KEY = re.compile(r"[A-Za-z0-9_-]+")
-_SPLIT = re.compile(r"(train|val|test)(?![a-z])")
 
 
 def adopt(
@@ -31,8 +32,8 @@ def adopt(
     """Write the indices and the manifest of tars that are already fit; the tars are only read.
 
     Fit means: uncompressed; each sample one `.jpg` (or `.jpeg`) and one 8-bit grey `.png` of its size holding known
-    codes; keys of letters, digits, _ and -, each once. Splits go by the files' names (`train-0.tar`); where a name
-    says none, everything is `train`. With a manifest already there, only indices that do not fit are written anew.
+    codes; keys of letters, digits, _ and -, each once. Splits go by the files' names (`train-0.tar`); a tar whose name
+    says none is `train`. With a manifest already there, only indices that do not fit are written anew.
 
     Args:
         folder: where the tars are.
@@ -41,10 +42,11 @@ def adopt(
         planned: called once with the number of samples.
 
     Raises:
-        PetsegError: no such folder, no tar in it, or one that has to be repacked (the sentence says how).
+        PetsegError: no such folder, an unfinished pack, no tar, or one that has to be repacked (the sentence says how).
     """
     if not folder.is_dir():
         raise PetsegError(f"no such folder: {folder}; give the folder that holds the tars.")
+    refuse_unfinished(folder)
     paths = sorted(path for path in folder.glob("*.tar") if not path.name.startswith("."))
     if not paths:
         raise PetsegError(f"{folder} holds no .tar file: give the folder that holds the tars.")
@@ -94,7 +96,7 @@ class _Survey:
         """Check and count the samples of one tar."""
         if not entries:
             raise PetsegError(f"{path} holds no sample: remove it.")
-        sums = self._sums.setdefault(split_of(path), [0] * 7)
+        sums = self._sums.setdefault(split_of(path.name), [0] * 7)
         with path.open("rb") as file:
             for entry in entries:
                 image, mask = self._parts(path, entry, file.read, file.seek)
@@ -124,7 +126,7 @@ class _Survey:
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             info = ShardInfo(name=path.name, samples=len(entries), bytes=path.stat().st_size, sha256=digest)
-            splits.setdefault(split_of(path), []).append(info)
+            splits.setdefault(split_of(path.name), []).append(info)
         train = self._sums.get("train") or [sum(column) for column in zip(*self._sums.values(), strict=True)]
         mean = [train[1 + c] / train[0] for c in range(3)]
         std = [max((train[4 + c] / train[0] - mean[c] ** 2), 1.0) ** 0.5 for c in range(3)]
@@ -170,7 +172,7 @@ class _Survey:
         )
 
 
-def split_of(path: Path) -> str:
-    """The split that a tar's name speaks of, else `train`."""
-    match = _SPLIT.search(path.name.lower())
-    return match[1] if match else "train"
+def split_of(name: str) -> str:
+    """The split that a tar goes to: as its name says, `train` where that says none or `trainval`."""
+    split = named_split(name)
+    return "train" if split in {None, TRAINVAL} else str(split)

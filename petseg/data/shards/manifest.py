@@ -11,13 +11,12 @@ from typing import Any
 
 from petseg.classes import ClassTable
 from petseg.data.sources import Rejected
+from petseg.data.sources.files import MANIFEST_NAME, refuse_unfinished
 from petseg.errors import PetsegError
 from petseg.system import write_atomic
 
 FORMAT = 1
 """Version of the manifest that this petseg writes, and the newest that it reads."""
-
-MANIFEST_NAME = "manifest.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -191,10 +190,11 @@ class Manifest:
         """Read the manifest of a shard folder.
 
         Raises:
-            PetsegError: no such folder, no manifest in it, a newer format, or a damaged file.
+            PetsegError: no such folder, an unfinished pack, no manifest, one of a newer format, or a damaged one.
         """
         if not folder.is_dir():
             raise PetsegError(f"no such folder: {folder}; give the folder that petseg-shard wrote.")
+        refuse_unfinished(folder)
         path = folder / MANIFEST_NAME
         try:
             data = json.loads(path.read_bytes())

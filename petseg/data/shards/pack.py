@@ -14,16 +14,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from petseg.data.shards.index import index_name
-from petseg.data.shards.manifest import MANIFEST_NAME, Encoding, Manifest, Split
+from petseg.data.shards.manifest import Encoding, Manifest, Split
 from petseg.data.shards.plan import SPLIT_MODES, SPLITS, Plan, make_plan, split_of
 from petseg.data.shards.pool import run_jobs
 from petseg.data.shards.work import ShardJob, ShardStats, ShardWork, cannot_write, stats_path
 from petseg.data.sources import Listing, Rejected, Source
+from petseg.data.sources.files import MANIFEST_NAME, WORK_FOLDER
 from petseg.errors import PetsegError
 from petseg.system import write_atomic
-
-WORK_FOLDER = ".packing"
-"""Folder inside the output while it is being packed: the plan, and the statistics of finished shards."""
 
 PLAN_NAME = "plan.json"
 
@@ -94,8 +92,8 @@ def pack(
 
     Equal sources and options give equal bytes, whatever `workers` is and however often the run was killed. Every file
     appears under its final name when it is whole, the manifest last. A run that is killed, interrupted or out of disk
-    leaves its finished shards; the same call goes on from them. A shard whose samples were all rejected is left out,
-    and so is a split without shards; the other shards keep their names.
+    leaves its finished shards; the same call goes on from them, and redoes those whose sources changed since. A shard
+    whose samples were all rejected is left out, and so is a split without shards; the other shards keep their names.
 
     Args:
         source: where the pairs come from; picklable if `workers` is more than 1.
@@ -125,15 +123,12 @@ def pack(
     with _folder(out, identity):
         if planned:
             planned(plan.samples)
-        done = {name: stats for name in plan.shards if (stats := _finished(out, name)) is not None}
-        resumed = len(done)
-        for name in done:
-            report(len(plan.shards[name]))
+        finished = {name: stats for name in plan.shards if (stats := _finished(out, name)) is not None}
+        done: dict[str, ShardStats] = {}
         pairs = {pair.key: pair for pair in listing.pairs}
         jobs = [
-            ShardJob(name=name, pairs=tuple(pairs[key] for key in keys))
+            ShardJob(name=name, pairs=tuple(pairs[key] for key in keys), finished=finished.get(name))
             for name, keys in plan.shards.items()
-            if name not in done
         ]
         jobs.sort(key=lambda job: -len(job.pairs))
         work = ShardWork(source=source, out=out, notes=notes, short_side=options.short_side, quality=options.quality)
@@ -155,7 +150,7 @@ def pack(
         unlisted=plan.unlisted,
         ignored=listing.ignored,
         rejected=manifest.rejected,
-        resumed_shards=resumed,
+        resumed_shards=sum(stats.resumed for stats in done.values()),
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from petseg.data.decode.cpu import DecodeError, decode_image, decode_mask
+from petseg.data.shards.hashes import check_hashes
 from petseg.data.shards.index import index_name, read_index
 from petseg.data.shards.manifest import Manifest
 from petseg.errors import PetsegError
@@ -27,12 +28,17 @@ class ShardReader:
         folder: shard folder.
         manifest: its manifest.
         split: name of a split.
+        verify: check the tars' hashes, once after each change (`check_hashes`), so that no decoder is trusted to notice
+            a damaged file.
+        share: of the checking, among the ranks of one machine.
 
     Raises:
         PetsegError: no such split, a tar or index that is missing, or one that is not what the manifest says.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, split: str) -> None:
+    def __init__(
+        self, folder: Path, manifest: Manifest, split: str, *, verify: bool = True, share: tuple[int, int] = (0, 1)
+    ) -> None:
         self.folder = folder
         shards = manifest.split(split).shards
         self._paths = [folder / shard.name for shard in shards]
@@ -57,6 +63,8 @@ class ShardReader:
                     raise PetsegError(f"{index}: sample {key} lies beyond the end of its tar: run petseg index.")
                 spans.append((number, image.offset, image.size, mask.offset, mask.size))
                 self._keys.append(key)
+        if verify:
+            check_hashes(folder, shards, share=share)
         self._spans = np.asarray(spans, dtype=np.int64).reshape(-1, 5)
         self._files: dict[int, int] = {}
         self._lock = threading.Lock()

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from petseg.data.decode.cpu import DecodeError, decode_image, decode_mask
+from petseg.data.decode.pictures import PictureError, exif_orientation, opened
 from petseg.data.shards.index import Entry, format_index, index_name, scan_tar
 from petseg.data.shards.manifest import Manifest, ShardInfo
 from petseg.errors import PetsegError
@@ -54,6 +55,13 @@ def check_sample(image: bytes, mask: bytes, known: set[int]) -> tuple[np.ndarray
         DecodeError: one clause.
     """
     picture, codes = decode_image(image), decode_mask(mask)
+    try:
+        with opened(image) as header:
+            orientation = exif_orientation(header)
+    except PictureError as error:
+        raise DecodeError(f"image {error}") from error
+    if orientation != 1:
+        raise DecodeError(f"image is turned by its EXIF orientation ({orientation}), which loaders do not read")
     if picture.shape[:2] != codes.shape:
         raise DecodeError(f"mask is {codes.shape[1]}x{codes.shape[0]}, its image {picture.shape[1]}x{picture.shape[0]}")
     counts = np.bincount(codes.ravel(), minlength=256)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from petseg.data.shards.index import index_name
+from petseg.data.shards.index import format_index, index_name, scan_tar
 from petseg.data.shards.manifest import ShardInfo
 from petseg.data.shards.normalise import RejectError, Sample, normalise
 from petseg.data.shards.pool import Report
@@ -27,6 +28,8 @@ class ShardJob:
     """File name of the tar."""
     pairs: tuple[Pair, ...]
     """Its samples, in order."""
+    finished: ShardStats | None = None
+    """What an earlier run noted when it had written the shard; it counts only if the sources are still the same."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -50,6 +53,8 @@ class ShardStats:
     progressive: int = 0
     kept: int = 0
     converted: int = 0
+    resumed: bool = False
+    """It was written by an earlier run."""
 
     def add(self, sample: Sample) -> None:
         """Count a sample."""
@@ -96,12 +101,16 @@ class ShardWork:
     quality: int
 
     def __call__(self, job: ShardJob, report: Report) -> ShardStats:
-        """Write one shard, its index and, last, its statistics.
+        """Write one shard, its index and, last, its statistics, unless an earlier run did so from the same bytes.
 
         Raises:
             PetsegError: the folder cannot be written.
         """
         try:
+            if job.finished is not None and self._still_holds(job, job.finished):
+                report(len(job.pairs))
+                job.finished.resumed = True
+                return job.finished
             stats = self._write(job, report)
             stats.save(stats_path(self.notes, job.name))
         except (BrokenPipeError, ConnectionError):
@@ -109,6 +118,23 @@ class ShardWork:
         except OSError as error:
             raise cannot_write(self.out, error) from error
         return stats
+
+    def _still_holds(self, job: ShardJob, finished: ShardStats) -> bool:
+        """Whether a finished shard is what it was, and so are the files that it was made of."""
+        if finished.info is not None:
+            with (self.out / job.name).open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != finished.info.sha256:
+                    return False
+            if (self.out / index_name(job.name)).read_bytes() != format_index(scan_tar(self.out / job.name)):
+                return False
+        again = ShardStats(name=job.name)
+        for pair in job.pairs:
+            if pair.size:  # what is drawn is the same for ever
+                with contextlib.suppress(RejectError):
+                    _read(self.source, pair, again)
+                if again.digests.get(pair.key) != finished.digests.get(pair.key):
+                    return False
+        return True
 
     def _write(self, job: ShardJob, report: Report) -> ShardStats:
         stats = ShardStats(name=job.name)

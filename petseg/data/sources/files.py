@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from petseg.data.sources import TRAINVAL
+from petseg.errors import PetsegError
+
 KEY = re.compile(r"[A-Za-z0-9_-]{1,96}")
 """A fit key; longer ones do not fit into a plain tar header."""
 
@@ -13,6 +16,22 @@ IMAGES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".
 
 MASKS = frozenset({".png", ".bmp", ".gif", ".tif", ".tiff", ".pgm"})
 """Suffixes of masks: formats that keep codes."""
+
+MANIFEST_NAME = "manifest.json"
+"""What makes a folder of shards a data set; it is written last."""
+
+WORK_FOLDER = ".packing"
+"""Folder inside the shards' while they are packed: the plan, and the statistics of finished shards."""
+
+
+def refuse_unfinished(folder: Path) -> None:
+    """Refuse a folder whose pack was not finished, though its tars may look whole.
+
+    Raises:
+        PetsegError: it is one.
+    """
+    if (folder / WORK_FOLDER).is_dir() and not (folder / MANIFEST_NAME).exists():
+        raise PetsegError(f"{folder} holds an unfinished pack: finish it with the petseg-shard command that began it.")
 
 
 def ignored(path: Path) -> bool:
@@ -27,3 +46,23 @@ def unfit_key(key: str) -> str | None:
     if len(key) > 96:
         return "its name is longer than 96 characters"
     return "its name holds characters other than letters, digits, _ and -"
+
+
+_SPLITS = {
+    "train": "train", "training": "train", "trainval": TRAINVAL, "val": "val", "valid": "val", "validation": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+
+
+def named_split(name: str) -> str | None:
+    """The split that a file or folder name speaks of: `train`, `trainval`, `val`, `test`, or None.
+
+    A name speaks of a split by a whole word, so `latest-0.tar` and `interval-0.tar` speak of none; nor does a name with
+    the words of two splits.
+
+    Example:
+        >>> [named_split(n) for n in ("pets-train-000.tar", "Validation_1.tar", "latest.tar", "train-val.tar")]
+        ['train', 'val', None, None]
+    """
+    found = {_SPLITS[word] for word in re.findall(r"[a-z]+", name.lower()) if word in _SPLITS}
+    return found.pop() if len(found) == 1 else None

@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from petseg.classes import ClassTable
-from petseg.data.sources import TRAINVAL, Listing, Pair, Rejected
-from petseg.data.sources.files import IMAGES, MASKS, unfit_key
+from petseg.data.sources import Listing, Pair, Rejected
+from petseg.data.sources.files import IMAGES, MASKS, named_split, refuse_unfinished, unfit_key
 from petseg.errors import PetsegError
 from petseg.system import open_file, read_at
 
 _UNFIT = re.compile(r"[^A-Za-z0-9_-]+")
-_SPLIT = re.compile(r"(trainval|train|val|valid|validation|test)(?![a-z])")
-_SPLITS = {"valid": "val", "validation": "val", "trainval": TRAINVAL}
 _MASK_WORDS = ("mask", "seg", "label", "trimap", "gt")
 
 
@@ -46,7 +44,9 @@ class TarsSource:
         paths = [Path(path) for path in sorted(glob.glob(self.pattern))]  # noqa: PTH207 - absolute patterns
         if not paths:
             raise PetsegError(f"{self.name}: no such file; quote the pattern, such as 'tars:data/*.tar'.")
-        splits = {path: _split_of(path) for path in paths}
+        for folder in {path.parent for path in paths}:
+            refuse_unfinished(folder)
+        splits = {path: named_split(path.name) for path in paths}
         if None in splits.values():
             splits = dict.fromkeys(paths)
         pairs: dict[str, Pair] = {}
@@ -123,8 +123,3 @@ def _choose(members: dict[str, tarfile.TarInfo]) -> tuple[tarfile.TarInfo, tarfi
         return pictures[images[0]], pictures[masks[0]]
     what = ", ".join(sorted(members)) or "nothing"
     return f"its members ({what}) are not one image and one mask"
-
-
-def _split_of(path: Path) -> str | None:
-    match = _SPLIT.search(path.name.lower())
-    return _SPLITS.get(match[1], match[1]) if match else None

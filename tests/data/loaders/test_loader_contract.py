@@ -383,8 +383,37 @@ def damage(shards: Path, split: str, index: int, what: str) -> str:
 @pytest.mark.parametrize("what", ["image", "mask"])
 def test_a_damaged_sample_is_named(load, packed_copy, name, cache, what):
     key = damage(packed_copy, "train", 17, what)
-    loader = load(name, packed_copy, cache=cache)
+    loader = load(name, packed_copy, cache=cache, verify=False)
     with pytest.raises(PetsegError, match=rf"train-.*\.tar: sample {key}: {what} is damaged.*petseg verify"):
+        list(loader)
+
+
+def patch(shards: Path, index: int, what: str, change) -> str:
+    """Apply `change` to a sample's encoded bytes inside its tar, of equal length; returns its key."""
+    reader = ShardReader(shards, Manifest.load(shards), "train", verify=False)
+    part = bytes(reader.read(index)[0 if what == "image" else 1])
+    key, tar = reader.key(index), Path(reader.where(index).partition(": ")[0])
+    reader.close()
+    data = tar.read_bytes()
+    tar.write_bytes(data.replace(part, change(part)))
+    return key
+
+
+def huge_jpeg(data: bytes) -> bytes:
+    at = data.index(b"\xff\xc0")
+    return data[: at + 5] + b"\xf0\xf0\xf0\xf0" + data[at + 9 :]
+
+
+def huge_png(data: bytes) -> bytes:
+    return data[:16] + b"\0\0\xf0\xf0\0\0\xf0\xf0" + data[24:]
+
+
+@every_loader
+@pytest.mark.parametrize(("what", "change"), [("image", huge_jpeg), ("mask", huge_png)], ids=["image", "mask"])
+def test_a_bomb_is_refused_by_its_header(load, packed_copy, name, cache, what, change):
+    key = patch(packed_copy, 17, what, change)
+    loader = load(name, packed_copy, cache=cache, verify=False)
+    with pytest.raises(PetsegError, match=rf"sample {key}: {what} is too large \(61680x61680\)"):
         list(loader)
 
 

@@ -1,6 +1,8 @@
 """Every kind of picture that people have: made fit, or left out with a reason, never half-decoded."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from petseg.data.decode.pictures import turned
 from petseg.data.shards.normalise import RejectError, frame_marker, normalise
 
 HEIGHT, WIDTH = 60, 90
+TIFFS = ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits")
 
 
 def picture(height: int = HEIGHT, width: int = WIDTH, seed: int = 0) -> np.ndarray:
@@ -120,20 +123,20 @@ def test_odd_orientations_mean_upright(orientation):
     assert fit(data).image == data
 
 
-def two_bit_png() -> bytes:
-    import struct
-    import zlib
-
-    rows = b"".join(
-        b"\0" + bytes((r[0] << 6) | (r[1] << 4) | (r[2] << 2) | r[3] for r in np.pad(row, (0, 2)).reshape(-1, 4))
-        for row in codes()
-    )
+def png(rows, height: int, depth: int = 8, colour: int = 0, *, width: int = WIDTH, interlaced: int = 0) -> bytes:
+    """A PNG by hand, its checksums right: rows of packed bytes, under a header that promises `height` of them."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    head = struct.pack(">IIBBBBB", WIDTH, HEIGHT, 2, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
+    pixels = b"".join(b"\0" + row.tobytes() for row in rows)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
+
+
+def two_bit_png() -> bytes:
+    quads = np.pad(codes(), ((0, 0), (0, 2))).reshape(HEIGHT, -1, 4)
+    return png((quads << np.array([6, 4, 2, 0], np.uint8)).sum(2).astype(np.uint8), HEIGHT, depth=2)
 
 
 def palette_mask() -> bytes:
@@ -198,6 +201,117 @@ def flipped(data: bytes) -> bytes:
 def test_what_does_not_fit_is_left_out_with_its_reason(image, mask, reason):
     with pytest.raises(RejectError, match=reason):
         fit(image, mask)
+
+
+CMYK = FORMATS["cmyk jpeg"][0]
+JPEG_IN_TIFF = encoded(picture(), "TIFF", compression="jpeg")
+
+
+def zeroed(data: bytes, length: int = 200) -> bytes:
+    """With zeros in its middle."""
+    return data[: len(data) // 2] + bytes(length) + data[len(data) // 2 + length :]
+
+
+def taller_tiff(data: bytes, factor: int = 2) -> bytes:
+    """A TIFF whose header promises more rows than there are."""
+    changed = bytearray(data)
+    (at,) = struct.unpack_from("<I", data, 4)
+    for entry in range(at + 2, at + 2 + 12 * struct.unpack_from("<H", data, at)[0], 12):
+        tag, kind = struct.unpack_from("<HH", data, entry)
+        if tag in {257, 278}:  # ImageLength, RowsPerStrip
+            layout = "<H" if kind == 3 else "<I"
+            struct.pack_into(layout, changed, entry + 8, factor * struct.unpack_from(layout, data, entry + 8)[0])
+    return bytes(changed)
+
+
+def taller_gif() -> bytes:
+    """A GIF whose pixels end half-way, by the end code that belongs there."""
+    half = Image.fromarray(picture()[: HEIGHT // 2]).quantize(64)
+    data = bytearray(encoded(half, "GIF"))
+    at = data.index(b"\x2c\0\0\0\0")
+    struct.pack_into("<H", data, 8, HEIGHT)
+    struct.pack_into("<H", data, at + 7, HEIGHT)
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        CMYK[: len(CMYK) // 2] + b"\xff\xd9",
+        zeroed(CMYK),
+        jpeg()[: len(jpeg()) // 2] + b"\xff\xd9",
+        zeroed(jpeg()),
+        jpeg()[:-300] + bytes(298) + b"\xff\xd9",
+        png(picture().reshape(HEIGHT, -1)[: HEIGHT // 2], HEIGHT, colour=2),
+        zeroed(JPEG_IN_TIFF),
+        taller_tiff(JPEG_IN_TIFF),
+        *(taller_tiff(encoded(picture(), "TIFF", compression=c)) for c in TIFFS),
+        zeroed(encoded(picture(), "TIFF", compression="tiff_adobe_deflate"), 8),
+        taller_gif(),
+        encoded(picture(), "PPM")[:-100],
+        encoded(picture(), "BMP")[:-100],
+        encoded(picture(), "WEBP")[:-100],
+    ],
+    ids=[
+        "cmyk-half", "cmyk-zeros", "jpeg-half", "jpeg-zeros", "jpeg-zero-tail", "png-half", "jpeg-in-tiff-zeros",
+        "jpeg-in-tiff-half", "tiff-half", "lzw-half", "deflate-half", "packbits-half", "deflate-zeros", "gif-half",
+        "ppm-cut", "bmp-cut", "webp-cut",
+    ],
+)  # fmt: skip
+def test_an_image_of_which_a_part_is_missing_is_rejected(image):
+    with pytest.raises(RejectError, match="image is damaged"):
+        fit(image, encoded(codes()))
+
+
+@pytest.mark.parametrize(
+    "options", [{"compression": c} for c in ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg")]
+)
+def test_whole_tiffs_are_taken(options):
+    near(fit(encoded(picture(), "TIFF", **options)).image, picture(), tolerance=6)
+
+
+@pytest.mark.parametrize("colours", [2, 16, 256])
+@pytest.mark.parametrize("size", [(1, 1), (5, 3), (8, 8), (61, 90)])
+def test_whole_shallow_pngs_are_taken(size, colours):
+    image = Image.fromarray(picture(*size)).quantize(colours)
+    fit(encoded(image, bits={2: 1, 16: 4, 256: 8}[colours]), encoded(np.ones(size, np.uint8)))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 5), (5, 3), (8, 8), (61, 90)])
+def test_interlaced_pngs_are_taken_whole_only(size):
+    mask = np.random.default_rng(1).integers(1, 4, size, dtype=np.uint8)
+    passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+    rows = [row for x, y, dx, dy in passes for row in mask[y::dy, x::dx] if row.size]
+    data = png(rows, size[0], width=size[1], interlaced=1)
+    assert np.array_equal(decode_mask(fit(jpeg(picture(*size)), data).mask), mask)
+    with pytest.raises(RejectError, match=r"mask is damaged .*% of its pixels"):
+        fit(jpeg(picture(*size)), png(rows[:-1], size[0], width=size[1], interlaced=1))
+
+
+def test_a_mask_with_half_its_rows_is_rejected():
+    zero = ClassTable.from_dict({"codes": [0, 1, 2, 3]})
+    assert fit(jpeg(), png(codes(), HEIGHT), classes=zero).pixel_counts[1] == 20 * 45
+    with pytest.raises(RejectError, match=r"mask is damaged .*it holds 50% of its pixels"):
+        fit(jpeg(), png(codes()[: HEIGHT // 2], HEIGHT), classes=zero)
+
+
+def test_what_cannot_be_checked_is_said(tmp_path):
+    image = Image.fromarray(picture()[..., 0] > 128)
+    with pytest.raises(RejectError, match="a TIFF compressed by group4, which hides gaps: save it anew"):
+        fit(encoded(image, "TIFF", compression="group4"))
+
+
+def test_no_program_is_started_for_a_file_that_is_no_image(monkeypatch):
+    from PIL import EpsImagePlugin
+
+    started = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **_: started.append(args))
+    eps = encoded(picture(), "EPS")
+    with pytest.raises(RejectError, match="image is of no known format"):
+        fit(eps)
+    with pytest.raises(RejectError, match="mask is of no known format"):
+        fit(jpeg(), eps)
+    assert not started
 
 
 @pytest.mark.parametrize("cut", [0.3, 0.6, 0.9, 0.99])

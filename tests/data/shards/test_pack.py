@@ -215,12 +215,48 @@ def test_a_stopped_pack_goes_on_to_the_same_bytes(oxford, reference, tmp_path, e
         pytest.skip("it was faster than the signal")
     if how == signal.SIGINT:
         assert process.returncode == 130 and stderr.strip() == "error: interrupted."
-    with pytest.raises(PetsegError, match=r"manifest\.json"):
+    with pytest.raises(PetsegError, match="unfinished pack"):
         Manifest.load(out)
     time.sleep(0.3)  # its workers see that their parent is gone
     report = pack(OxfordSource(oxford), out, OFFICIAL, workers=1)
     assert report.resumed_shards >= 1
     assert content(out) == content(reference)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("change", ["image", "mask", "tar", "index"])
+def test_a_finished_shard_is_redone_where_its_sources_changed(oxford_copy, tmp_path, change, workers):
+    out, source = tmp_path / "out", OxfordSource(oxford_copy)
+
+    def stop_late(_: int, seen=[]) -> None:  # noqa: B006 - it counts
+        seen.append(1)
+        if len(list(out.glob(f"{WORK_FOLDER}/*.tar.json"))) >= 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack(source, out, OFFICIAL, workers=1, progress=stop_late)
+    finished = json.loads(sorted(out.glob(f"{WORK_FOLDER}/*.tar.json"))[0].read_bytes())
+    key = next(iter(finished["digests"]))
+    image, mask = oxford_copy / "images" / f"{key}.jpg", oxford_copy / "annotations" / "trimaps" / f"{key}.png"
+    tar = out / finished["name"]
+    if change == "image":  # another sound JPEG of the same length
+        other = next(p for p in (oxford_copy / "images").glob("*.jpg") if p != image).read_bytes()
+        data = image.read_bytes()
+        image.write_bytes((other + bytes(len(data)))[: len(data)] if len(other) <= len(data) else data[:-9] + bytes(9))
+    elif change == "mask":
+        data = bytearray(mask.read_bytes())
+        data[len(data) // 2] ^= 1
+        mask.write_bytes(data)
+    elif change == "tar":
+        data = bytearray(tar.read_bytes())
+        data[700] ^= 1
+        tar.write_bytes(data)
+    else:
+        tar.with_suffix(".idx").write_text("v1.2 0\n")
+    report = pack(source, out, OFFICIAL, workers=workers)
+    pack(source, tmp_path / "fresh", OFFICIAL, workers=1)
+    assert content(out) == content(tmp_path / "fresh")
+    assert report.resumed_shards == 2
 
 
 def test_a_pack_goes_on_only_with_its_own_source_and_options(oxford, tmp_path):

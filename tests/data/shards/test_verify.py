@@ -11,9 +11,10 @@ from PIL import Image
 from petseg import Manifest, build_loader
 from petseg.classes import OXFORD, ClassTable
 from petseg.data.shards.adopt import adopt
-from petseg.data.shards.manifest import MANIFEST_NAME
 from petseg.data.shards.show import contact_sheet
 from petseg.data.shards.verify import verify
+from petseg.data.sources.files import MANIFEST_NAME, WORK_FOLDER, named_split
+from petseg.data.sources.tars import TarsSource
 from petseg.errors import PetsegError
 
 # --- verify
@@ -137,6 +138,25 @@ def palette() -> bytes:
     return buffer.getvalue()
 
 
+def turned_jpeg() -> bytes:
+    exif = Image.Exif()
+    exif[274] = 6
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((40, 56, 3), np.uint8)).save(buffer, "JPEG", exif=exif)
+    return buffer.getvalue()
+
+
+def huge_jpeg() -> bytes:
+    data = jpeg(np.zeros((40, 56, 3), np.uint8))
+    at = data.index(b"\xff\xc0")
+    return data[: at + 5] + b"\xf0\xf0\xf0\xf0" + data[at + 9 :]
+
+
+def huge_png() -> bytes:
+    data = png(np.ones((40, 56), np.uint8))
+    return data[:16] + b"\0\0\xf0\xf0\0\0\xf0\xf0" + data[24:]
+
+
 @pytest.mark.parametrize(
     ("members", "words"),
     [
@@ -147,6 +167,9 @@ def palette() -> bytes:
         ({"jpg": b"", "png": png(np.ones((40, 56), np.uint8))}, "its members are png"),
         ({"jpg": b"\xff\xd8nothing"}, "image is damaged"),
         ({"json": b"{}"}, "its members are jpg, json, png"),
+        ({"jpg": turned_jpeg()}, "turned by its EXIF orientation"),
+        ({"jpg": huge_jpeg()}, r"image is too large \(61680x61680\)"),
+        ({"png": huge_png()}, r"mask is too large \(61680x61680\)"),
     ],
 )
 def test_unfit_tars_are_sent_to_petseg_shard(tmp_path, members, words):
@@ -155,6 +178,37 @@ def test_unfit_tars_are_sent_to_petseg_shard(tmp_path, members, words):
         adopt(tmp_path, None)
     assert f"petseg-shard 'tars:{tmp_path}/*.tar' OUT" in str(caught.value) and "sample b" in str(caught.value)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["train.tar"], "something was half-written"
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("train-0.tar", "train"), ("pets_Train.tar", "train"), ("training-0.tar", "train"), ("train2017.tar", "train"),
+        ("val-0.tar", "val"), ("valid-0.tar", "val"), ("validation-000.tar", "val"), ("shard.val.0.tar", "val"),
+        ("test-0.tar", "test"), ("testing-0.tar", "test"), ("trainval-0.tar", "trainval"),
+        ("latest-0.tar", None), ("interval-0.tar", None), ("trains.tar", None), ("contest.tar", None),
+        ("shard-000.tar", None), ("train-test.tar", None),
+    ],
+)  # fmt: skip
+def test_names_speak_of_a_split_by_a_whole_word(tmp_path, name, split):
+    assert named_split(name) == split
+    write_tar(tmp_path / name, sample("a"))
+    expected = "train" if split in {None, "trainval"} else split
+    assert list(adopt(tmp_path, None).splits) == [expected]
+    assert {pair.split for pair in TarsSource(f"{tmp_path}/*.tar", OXFORD).listing().pairs} == {split}
+
+
+def test_an_unfinished_pack_is_no_data_set(packed_copy):
+    (packed_copy / MANIFEST_NAME).unlink()
+    (packed_copy / WORK_FOLDER).mkdir()
+    for use in (
+        lambda: adopt(packed_copy, None),
+        lambda: Manifest.load(packed_copy),
+        lambda: TarsSource(f"{packed_copy}/*.tar", OXFORD).listing(),
+    ):
+        with pytest.raises(PetsegError, match="holds an unfinished pack: finish it with the petseg-shard command"):
+            use()
+    assert not (packed_copy / MANIFEST_NAME).exists()
 
 
 def test_other_classes_come_from_a_map(tmp_path):

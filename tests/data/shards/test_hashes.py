@@ -1,0 +1,117 @@
+"""Shards are hashed once, remembered, and hashed again when they change; both loaders refuse what was altered."""
+
+import hashlib
+import os
+import time
+from pathlib import Path
+
+import platformdirs
+import pytest
+
+from petseg import Manifest, build_loader
+from petseg.data.shards.hashes import check_hashes, unknown_shards
+from petseg.data.shards.reader import ShardReader
+from petseg.errors import PetsegError
+
+
+@pytest.fixture
+def settled(packed_copy) -> Path:
+    """Shards that were written long enough ago to be remembered."""
+    for tar in packed_copy.glob("*.tar"):
+        os.utime(tar, ns=(1_700_000_000_000_000_000,) * 2)
+    return packed_copy
+
+
+@pytest.fixture
+def hashed(monkeypatch) -> list[str]:
+    """Names of the files that are hashed."""
+    names: list[str] = []
+    real = hashlib.file_digest
+
+    def counting(file, digest):
+        names.append(Path(file.name).name)
+        return real(file, digest)
+
+    monkeypatch.setattr(hashlib, "file_digest", counting)
+    return names
+
+
+def check(shards: Path) -> None:
+    check_hashes(shards, Manifest.load(shards).split("train").shards)
+
+
+def break_an_image(shards: Path) -> Path:
+    """Zeros inside one JPEG, its end intact: DALI would fill the rest up and say nothing."""
+    manifest = Manifest.load(shards)
+    reader = ShardReader(shards, manifest, "train", verify=False)
+    image = bytes(reader.read(17)[0])
+    tar = Path(reader.where(17).partition(": ")[0])
+    reader.close()
+    data = bytearray(tar.read_bytes())
+    at = data.find(image) + len(image) // 2
+    data[at : at + 60] = bytes(60)
+    stat = tar.stat()
+    tar.write_bytes(data)
+    os.utime(tar, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    return tar
+
+
+@pytest.mark.parametrize("name", ["dali", "webdataset"])
+def test_a_loader_refuses_shards_that_were_altered(settled, name):
+    def load(**more):
+        return build_loader(name, shards=settled, split="train", batch_size=4, size=(32, 32), **more)
+
+    load().close()  # remembered as sound, and altered since, with the time stamp put back
+    tar = break_an_image(settled)
+    with pytest.raises(PetsegError, match=rf"{tar.name} has another SHA-256 .*petseg verify .*--no-verify"):
+        load()
+    load(verify=False).close()
+
+
+def test_sound_shards_are_hashed_once(settled, hashed):
+    check(settled)
+    assert sorted(hashed) == sorted(path.name for path in settled.glob("train-*.tar"))
+    check(settled)
+    check(settled)
+    assert len(hashed) == len(set(hashed))
+
+
+def test_a_shard_that_was_just_written_is_not_remembered_yet(packed_copy, hashed):
+    first = next(packed_copy.glob("train-*.tar"))
+    os.utime(first, ns=(time.time_ns(),) * 2)
+    check(packed_copy)
+    check(packed_copy)
+    assert hashed.count(first.name) == 2
+
+
+def test_a_copy_is_hashed_for_itself(settled, hashed, tmp_path):
+    import shutil
+
+    check(settled)
+    check(Path(shutil.copytree(settled, tmp_path / "copy")))
+    assert len(hashed) == 2 * len(set(hashed))
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"train-000000.tar": 7}', b"\xff"])
+def test_a_damaged_memory_is_no_error(settled, hashed, content):
+    check(settled)
+    for file in platformdirs.user_cache_path("petseg", appauthor=False).rglob("*.json"):
+        file.write_bytes(content)
+    check(settled)
+    assert len(hashed) == 2 * len(set(hashed))
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(settled, hashed, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    check(settled)
+    check(settled)
+    assert len(hashed) == 2 * len(set(hashed))
+
+
+def test_the_ranks_of_a_machine_share_the_work(settled, hashed):
+    shards = Manifest.load(settled).split("train").shards
+    for rank in range(3):
+        check_hashes(settled, shards, share=(rank, 3))
+    assert sorted(hashed) == sorted(shard.name for shard in shards)
+    assert unknown_shards(settled, shards) == []
