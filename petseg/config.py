@@ -63,6 +63,7 @@ class TrainConfig:
     augment: bool = option(True, "Move and recolour training pictures, on the device.")
     normalise: bool = option(True, "Subtract the channel means and divide by the deviations.")
     patience: int = option(0, "Stop after so many epochs without a better mean IoU; 0 for never.", minimum=0)
+    sync_batchnorm: bool = option(False, "One BatchNorm over the batches of all ranks (GPUs only).")
     amp: Literal["auto", "bf16", "fp16", "off"] = option(
         "auto", "Mixed precision. auto: bf16 where the hardware has it."
     )

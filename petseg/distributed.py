@@ -39,6 +39,12 @@ class World:
             return flag
         return bool(self.sum(torch.tensor(int(flag), device=self.device)).item())
 
+    def broadcast_buffers(self, module: torch.nn.Module) -> None:
+        """Rank 0's buffers, on every rank: each rank's BatchNorm has seen other batches."""
+        if self.size > 1:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, src=0)
+
     def barrier(self) -> None:
         """Wait for every rank."""
         if self.size > 1:
@@ -53,12 +59,11 @@ class World:
         return box[0]
 
 
-def resolve_device(text: str, local_rank: int = 0) -> torch.device:
-    """The device that `--device` means.
+def resolve_device(text: str) -> torch.device:
+    """The device that `--device` means. Under torchrun the GPU's index is LOCAL_RANK, whatever index is named.
 
     Args:
         text: `auto`, `cpu`, `cuda` or `cuda:N`.
-        local_rank: index among this machine's processes, which picks the GPU where none is named.
 
     Raises:
         PetsegError: an unknown device, or one that this machine lacks.
@@ -74,9 +79,11 @@ def resolve_device(text: str, local_rank: int = 0) -> torch.device:
         raise PetsegError(
             f"--device {text}: this machine has no usable CUDA GPU; use --device cpu or see petseg doctor."
         )
-    index = int(number) if number else local_rank % torch.cuda.device_count()
-    if index >= torch.cuda.device_count():
-        raise PetsegError(f"--device {text}: this machine has {torch.cuda.device_count()} GPUs, counted from 0.")
+    count, rank = torch.cuda.device_count(), os.environ.get("LOCAL_RANK")
+    index = int(number or 0) if rank is None else int(rank)
+    if index >= count:
+        what = f"--device {text}" if rank is None else f"LOCAL_RANK {rank}"
+        raise PetsegError(f"{what}: this machine has {count} GPU(s), counted from 0; start at most {count} processes.")
     return torch.device("cuda", index)
 
 
@@ -94,7 +101,7 @@ def open_world(device: str) -> Iterator[World]:
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    resolved = resolve_device(device, local_rank)
+    resolved = resolve_device(device)
     if resolved.type == "cuda":
         torch.cuda.set_device(resolved)
     rank = int(os.environ.get("RANK", "0"))

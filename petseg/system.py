@@ -29,10 +29,25 @@ def write_atomic(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
+        replace_durably(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def replace_durably(source: Path, target: Path) -> None:
+    """Rename a file over another, and wait until the folder that names them is on the disk too.
+
+    Raises:
+        OSError: the folder is read-only or went away.
+    """
+    source.replace(target)
+    if hasattr(os, "O_DIRECTORY"):  # Windows has no descriptors of folders
+        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def open_file(path: Path | str) -> int:

@@ -65,3 +65,40 @@ def test_a_gpu_that_is_not_there(text):
     with pytest.raises(PetsegError, match="no usable CUDA GPU; use --device cpu"):
         resolve_device(text)
     assert resolve_device("auto") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("text", ["auto", "cuda", "cuda:0", "cuda:3"])
+def test_under_torchrun_each_rank_has_its_own_gpu(monkeypatch, text):
+    """A run's config.toml may name rank 0's GPU: every rank would go there."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    for rank in range(4):
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        assert resolve_device(text) == torch.device("cuda", rank)
+    monkeypatch.setenv("LOCAL_RANK", "4")
+    with pytest.raises(PetsegError, match=r"LOCAL_RANK 4: this machine has 4 GPU\(s\)"):
+        resolve_device(text)
+    monkeypatch.delenv("LOCAL_RANK")
+    assert resolve_device("cuda:3") == torch.device("cuda", 3) and resolve_device("cuda") == torch.device("cuda", 0)
+
+
+def test_ranks_score_the_network_that_is_saved(packed, tmp_path, environment):
+    """By the default options: BatchNorm, averaged weights, dropout, Dice. Each rank's BatchNorm sees other batches."""
+    run = tmp_path / "run"
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "petseg", "train"]
+    options = ["--size", "32", "--width", "4", "--depth", "3", "--device", "cpu", "--amp", "off", "--epochs", "2",
+               "--batch-size", "4", "--lr", "1e-2", "--shards", str(packed), "--run-dir", str(run)]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, *launcher, *options], env={**environment, "OMP_NUM_THREADS": "1"}, capture_output=True,
+        text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    scored = subprocess.run(
+        [sys.executable, "-m", "petseg", "eval", str(run), "--split", "val", "--device", "cpu", "--json"],
+        env=environment, capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    found = json.loads(scored.stdout.splitlines()[-1])
+    best = max((record["val"] for record in records), key=lambda val: val["mean_iou"])
+    assert found["mean_iou"] == pytest.approx(best["mean_iou"], abs=1e-9)
+    assert found["loss"] == pytest.approx(best["loss"], rel=1e-5)

@@ -60,7 +60,7 @@ def shard(
     classes: Annotated[
         Path | None, typer.Option(help="Class map (TOML: codes, names, colours, ignored).", show_default=False)
     ] = None,
-    cache: Annotated[Path, typer.Option(help="Folder for the download of `oxford`.")] = Path("downloads"),
+    download_dir: Annotated[Path, typer.Option(help="Folder for the download of `oxford`.")] = Path("downloads"),
 ) -> None:
     """Pack pictures and masks into WebDataset shards with DALI indices."""
     from petseg.cli import console
@@ -77,7 +77,7 @@ def shard(
         seed=seed,
         workers=workers,
         classes=classes,
-        cache=cache,
+        download_dir=download_dir,
     )
     if strict and rejected:
         raise typer.Exit(1)
@@ -114,12 +114,29 @@ def evaluate(
     full_size: Annotated[
         bool, typer.Option("--full-size", help="Score at each picture's own size in the shards.")
     ] = False,
+    loader: Annotated[
+        str | None, typer.Option(metavar="dali|webdataset", help="Default: the run's own.", show_default=False)
+    ] = None,
+    amp: Annotated[
+        str | None, typer.Option(metavar="auto|bf16|fp16|off", help="Default: the run's own.", show_default=False)
+    ] = None,
+    channels_last: Annotated[
+        bool | None,
+        typer.Option("--channels-last/--no-channels-last", help="Default: the run's own.", show_default=False),
+    ] = None,
+    verify: Annotated[
+        bool | None,
+        typer.Option("--verify/--no-verify", help="Check hashes. Default: as the run did.", show_default=False),
+    ] = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Score a run on a split."""
+    """Score a run on a split, as the run itself did unless told otherwise."""
     from petseg.cli.runs import evaluate_command
 
-    evaluate_command(run, shards=shards, split=split, as_json=as_json, full_size=full_size, device=device)
+    changes = {"loader": loader, "amp": amp, "channels_last": channels_last, "verify": verify}
+    evaluate_command(
+        run, shards=shards, split=split, as_json=as_json, full_size=full_size, device=device, changes=changes
+    )
 
 
 @umbrella.command()

@@ -19,7 +19,7 @@ PANELS = {
         "recipe", "epochs", "optimizer", "lr", "weight_decay", "schedule", "warmup", "grad_clip", "dice", "ema",
         "augment", "normalise", "patience", "init_from", "seed",
     ),
-    "Machine": ("device", "amp", "compile", "channels_last"),
+    "Machine": ("device", "sync_batchnorm", "amp", "compile", "channels_last"),
     "Run": ("run_dir", "gallery", "tensorboard"),
 }  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -64,13 +65,20 @@ def train_command(flags: Mapping[str, Any], *, config: Path | None, resume: bool
         with screen.ConsoleReporter(console) as reporter:
             watcher = _with_events(reporter, run, resolved, world)
             result = fit(resolved, run, world, watcher, resume=resume)
-        if world.is_main:
+        if world.is_main and not (result.summary and result.test is None):  # else there was nothing to do
             _conclude(console, result, demo=demo, device=world.device)
         return result.exit_code
 
 
 def evaluate_command(
-    run: Path, *, shards: Path | None, split: str, as_json: bool, full_size: bool, device: str
+    run: Path,
+    *,
+    shards: Path | None,
+    split: str,
+    as_json: bool,
+    full_size: bool,
+    device: str,
+    changes: Mapping[str, Any],
 ) -> None:
     """`petseg eval`.
 
@@ -83,6 +91,8 @@ def evaluate_command(
     console = screen.out()
     where = resolve_device(device)
     trained = load_trained(run, where)
+    given = {name: value for name, value in changes.items() if value is not None}
+    trained = dataclasses.replace(trained, config=dataclasses.replace(trained.config, **given))
     folder = shards or Path(trained.config.shards)
     manifest = Manifest.load(folder)
     with screen.progress(console, f"scoring {split}") as (advance, expect):
@@ -93,6 +103,8 @@ def evaluate_command(
             metrics = score(trained, folder, manifest, split, device=where, progress=advance).metrics
     size = "each picture's own size" if full_size else trained.config.size
     console.print(screen.metrics_table(metrics, f"{trained.path} on {split} of {folder}, at {size}"))
+    if metrics["absent"]:
+        console.print(f"No pixel of {escape(split)} is of {escape(', '.join(metrics['absent']))}.")
     if as_json:
         result = {"run": str(run), "shards": str(folder), "split": split, "full_size": full_size, **metrics}
         print(json.dumps(result))  # noqa: T201 - one line for programs, without a console's wrapping or colours

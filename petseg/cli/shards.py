@@ -30,7 +30,7 @@ def pack_command(
     seed: int,
     workers: int,
     classes: Path | None,
-    cache: Path,
+    download_dir: Path,
 ) -> int:
     """Pack what SOURCE names; returns the number of rejects.
 
@@ -42,9 +42,9 @@ def pack_command(
     table = ClassTable.from_toml(classes) if classes else None
     if text == "oxford":
         console.print(
-            f"Oxford-IIIT Pet goes to {escape(str(cache))} (0.8 GB, checked by MD5; later runs use it again)."
+            f"Oxford-IIIT Pet goes to {escape(str(download_dir))} (0.8 GB, checked by MD5; later runs use it again)."
         )
-    source = resolve_source(text, classes=table, seed=seed, cache=cache)
+    source = resolve_source(text, classes=table, seed=seed, download_dir=download_dir)
     if split is None:
         split = "official" if any(pair.split for pair in source.listing().pairs) else "random"
     options = PackOptions(

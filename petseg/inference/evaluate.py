@@ -17,7 +17,7 @@ from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.reader import ShardReader
 from petseg.distributed import World
 from petseg.errors import PetsegError
-from petseg.inference.choices import amp_dtype, resolve_loader
+from petseg.inference.choices import amp_dtype, resolve_amp, resolve_loader
 from petseg.inference.predict import Segmenter
 from petseg.inference.trained import TrainedModel
 from petseg.model.losses import combine, cross_entropy_sum, dice_sums
@@ -108,10 +108,10 @@ def score(
     device: torch.device,
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    """Score a network at the size and in the precision that it was trained in.
+    """Score a network as its run did: at its size, in its precision and memory format, by its loader.
 
     Args:
-        trained: a network on `device`.
+        trained: a network on `device`; its `config` says how it is scored.
         shards: shard folder.
         manifest: its manifest.
         split: name of a split.
@@ -128,10 +128,9 @@ def score(
     ).to(device)
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
     network = trained.network.to(memory_format=memory_format)
-    # bf16 and fp16 of a GPU run are not for every CPU: there the weights are used in full.
-    amp = config.amp if device.type == "cuda" else "off"
+    amp = resolve_amp(config.amp, device)
     loader = build_loader(
-        resolve_loader("auto" if config.loader == "dali" and device.type == "cpu" else config.loader, device),
+        resolve_loader(config.loader, device),
         shards=shards,
         split=split,
         batch_size=config.batch_size,

@@ -13,8 +13,13 @@ from petseg.config import TrainConfig
 from petseg.errors import PetsegError
 from petseg.model.networks import Network, build_model
 
-FORMAT = 1
+FORMAT = 2
+"""Version of the checkpoints that this petseg writes, and the newest that it reads; 1 is read too."""
+
 BEST, LAST = "best.pt", "last.pt"
+
+STAGED = "best.pt.next"
+"""A new best checkpoint, until the last one that belongs to it is written."""
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -40,8 +45,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return data
 
 
-def checkpoint_path(run: Path, name: str = BEST) -> Path:
-    """The checkpoint that RUN means: RUN itself if it is a file, else RUN/best.pt, else RUN/last.pt.
+def checkpoint_path(run: Path) -> Path:
+    """The checkpoint that RUN means: RUN itself if it is a file, else its best one, else its last one.
 
     Raises:
         PetsegError: there is none.
@@ -50,10 +55,22 @@ def checkpoint_path(run: Path, name: str = BEST) -> Path:
         return run
     if not run.is_dir():
         raise PetsegError(f"no such run: {run}; give the folder that petseg-train wrote, or a .pt file in it.")
-    for candidate in (run / name, run / LAST):
-        if candidate.is_file():
+    for candidate in (run / STAGED, run / BEST, run / LAST):
+        if candidate.is_file() and (candidate.name != STAGED or is_committed(run)):
             return candidate
-    raise PetsegError(f"{run} holds no {name} and no {LAST}: it is no run folder, or nothing was saved yet.")
+    raise PetsegError(f"{run} holds no {BEST} and no {LAST}: it is no run folder, or nothing was saved yet.")
+
+
+def is_committed(run: Path) -> bool:
+    """Whether the last checkpoint of a run speaks of the best one that is staged beside it.
+
+    A run that is killed between the two leaves a staged checkpoint that never counted, or one that only lacks its name.
+    """
+    try:
+        last, staged = load_checkpoint(run / LAST), load_checkpoint(run / STAGED)
+        return bool(last["progress"]["best"]["epoch"] == staged["epoch"])
+    except (PetsegError, KeyError, TypeError):
+        return False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -145,16 +145,28 @@ def build_model(
     raise PetsegError(f"--arch: unknown preset '{arch}'; choose unet or seed.")
 
 
-def check_size(network: Network, height: int, width: int) -> None:
+def check_size(network: Network, height: int, width: int, batch_size: int = 0) -> None:
     """Refuse an input that would shrink to nothing on the way down.
 
+    Args:
+        network: to be trained or used.
+        height: rows of its input.
+        width: columns of its input.
+        batch_size: samples of a training batch; 0 where nothing is trained.
+
     Raises:
-        PetsegError: a side is smaller than the network's stride.
+        PetsegError: a side is smaller than the network's stride, or BatchNorm would see one value a channel.
     """
     if min(height, width) < network.stride:
         raise PetsegError(
             f"--size {height}x{width}: this network halves its input down to 1/{network.stride} and needs at least "
             f"{network.stride} px a side; give a larger --size or a smaller --depth."
+        )
+    bottom = -(-height // network.stride) * -(-width // network.stride)
+    if batch_size * bottom == 1 and any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
+        raise PetsegError(
+            f"--size {height}x{width} --batch-size 1: BatchNorm at the bottom of this network would see one value a "
+            "channel; give a larger --size or --batch-size, a smaller --depth, or --norm group."
         )
 
 

@@ -144,6 +144,9 @@ def _environment() -> Any:
     return environment
 
 
+_AGAIN = "petseg-train --resume with this --run-dir scores the run and writes it again."
+
+
 def _read_summary(path: Path) -> Mapping[str, Any]:
     try:
         data = json.loads(path.read_bytes())
@@ -154,9 +157,9 @@ def _read_summary(path: Path) -> Mapping[str, Any]:
     except OSError as error:
         raise PetsegError(f"{path} cannot be read ({error.strerror}): give the folder of a finished run.") from error
     except ValueError as error:
-        raise PetsegError(f"{path} is not JSON ({error}): score the run again with petseg eval.") from error
+        raise PetsegError(f"{path} is not JSON ({error}): {_AGAIN}") from error
     if not isinstance(data, dict):
-        raise PetsegError(f"{path} holds no summary but a {type(data).__name__}: score the run again with petseg eval.")
+        raise PetsegError(f"{path} holds no summary but a {type(data).__name__}: {_AGAIN}")
     return data
 
 

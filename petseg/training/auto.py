@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import shutil
 import sys
@@ -47,6 +48,19 @@ def missing_compiler(device: torch.device) -> str | None:
     return None
 
 
+def failing_compiler(device: torch.device) -> str | None:
+    """What happens when a function of one line is compiled here, None if that works. Takes some seconds."""
+    # It warns on a machine without a GPU that there is none.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    # A number of its own, so that no cache holds the kernel: it would hide a compiler that is broken now.
+    number = time.time()
+    try:
+        torch.compile(lambda x: x.sin() + number)(torch.ones(8, device=device))
+    except Exception as error:  # dynamo, inductor, Triton and compilers each raise their own
+        return f"torch.compile fails on this machine ({str(error).splitlines()[0]})"
+    return None
+
+
 def resolve_compile(
     choice: str, device: torch.device, network: Network, config: TrainConfig, samples: int
 ) -> tuple[bool, str | None]:
@@ -63,7 +77,7 @@ def resolve_compile(
         return False, None
     if choice == "auto" and not _pays(device, network, config, samples):
         return False, None
-    if reason := missing_compiler(device):
+    if reason := missing_compiler(device) or failing_compiler(device):
         return False, f"{reason}, so torch.compile is off; training goes on without it."
     return True, None
 

@@ -1,4 +1,4 @@
-"""Writing checkpoints, whole or not at all."""
+"""Writing a run's checkpoints, and what a run needs of them to go on."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from petseg.errors import PetsegError
-from petseg.inference.trained import FORMAT
-from petseg.system import write_atomic
+from petseg.inference.trained import BEST, FORMAT, LAST, STAGED, is_committed, load_checkpoint
+from petseg.system import replace_durably, write_atomic
 
 
 def save_checkpoint(path: Path, data: dict[str, Any]) -> None:
@@ -24,6 +24,72 @@ def save_checkpoint(path: Path, data: dict[str, Any]) -> None:
     try:
         write_atomic(path, buffer.getvalue())
     except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def save_run(run: Path, described: dict[str, Any], sections: dict[str, Any], best_epoch: int | None) -> None:
+    """Save a run: its last checkpoint and, where it is the best one so far, the best.
+
+    The best one is staged first; the renaming of the last one commits both. Killed at any moment, the two belong
+    together (`settle_best`).
+
+    Args:
+        run: run folder.
+        described: what both hold: weights, configuration, classes.
+        sections: what a run needs beside that to go on, one for each part with a state.
+        best_epoch: the present epoch (from 1) if it is the best; else None.
+
+    Raises:
+        PetsegError: the disk is full or the folder read-only; the checkpoints before are as they were.
+    """
+    if best_epoch is not None:
+        save_checkpoint(run / STAGED, {**described, "epoch": best_epoch})
+    save_checkpoint(run / LAST, {**described, **sections})
+    if best_epoch is not None:
+        try:
+            replace_durably(run / STAGED, run / BEST)
+        except OSError as error:
+            raise _cannot_write(run / BEST, error) from error
+
+
+def settle_best(run: Path) -> None:
+    """Finish what a killed `save_run` began: a staged best checkpoint gets its name, or goes."""
+    staged = run / STAGED
+    if not staged.is_file():
+        return
+    try:
+        if is_committed(run):
+            replace_durably(staged, run / BEST)
+        else:
+            staged.unlink()
+    except OSError as error:
+        raise _cannot_write(run / BEST, error) from error
+
+
+def load_training_state(path: Path) -> dict[str, Any]:
+    """A last checkpoint in today's format, with the sections `step`, `loader` and `progress`.
+
+    Format 1 kept its records in metrics.jsonl only; `progress.records` is then missing.
+
+    Raises:
+        PetsegError: damaged, or a checkpoint without a training state, such as a copy of the best one.
+    """
+    data = load_checkpoint(path)
+    try:
+        if data["format"] == 1:
+            step = data["step"]
+            batch = step["samples"] // step["steps"] if step["steps"] else 0
+            samples = step["loss_steps"] * batch
+            mean = float(step["loss_sum"]) / max(step["loss_steps"], 1)
+            data["step"] = {**step, "loss_sum": mean * samples, "loss_samples": samples}
+            data["progress"] = {name: data[name] for name in ("best", "clock", "part", "seconds")}
+        return {**data, **{name: data[name] for name in ("model", "step", "loader", "progress")}}
+    except (KeyError, TypeError) as error:
         raise PetsegError(
-            f"{path} could not be written ({error.strerror}): free some space, or choose another --run-dir."
+            f"{path} has no training state ({error} is missing), so the run cannot go on from it: {BEST} holds weights "
+            "alone; start a new run with --init-from."
         ) from error
+
+
+def _cannot_write(path: Path, error: OSError) -> PetsegError:
+    return PetsegError(f"{path} could not be written ({error.strerror}): free some space, or choose another --run-dir.")

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from petseg.errors import PetsegError
-from petseg.inference.trained import LAST
+from petseg.inference.trained import LAST, STAGED
 from petseg.system import write_atomic
 
 CONFIG, METRICS, SUMMARY = "config.toml", "metrics.jsonl", "summary.json"
+
+_BYPRODUCT = re.compile(r"\..*\.partial-\d+|events\.out\.tfevents\..*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +41,18 @@ class RunFolder:
         return self.path / LAST
 
     def create(self) -> None:
-        """Make the folder.
+        """Make the folder. What a run left that was killed before it saved anything is no hindrance.
 
         Raises:
-            PetsegError: it already holds something, or cannot be made.
+            PetsegError: it already holds something else, or cannot be made.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            occupied = any(self.path.iterdir())
+            names = {entry.name for entry in self.path.iterdir()}
         except OSError as error:
             raise PetsegError(f"--run-dir {self.path} cannot be made ({error.strerror}): choose another.") from error
-        if occupied:
+        begun = {CONFIG, METRICS, STAGED} if CONFIG in names else set()
+        if any(n not in begun and not _BYPRODUCT.match(n) for n in names):
             raise PetsegError(
                 f"--run-dir {self.path} already holds something: choose another, or go on with that run by --resume."
             )
@@ -67,14 +72,50 @@ class RunFolder:
             ) from error
 
     def records(self) -> list[dict[str, Any]]:
-        """The epochs' records so far."""
-        if not self.metrics.is_file():
+        """The epochs' records so far.
+
+        Raises:
+            PetsegError: the file is damaged.
+        """
+        try:
+            lines = self.metrics.read_text("utf-8").splitlines()
+            records = [json.loads(line) for line in lines if line]
+            if all(isinstance(record, dict) and isinstance(record.get("epoch"), int) for record in records):
+                return records
+        except FileNotFoundError:
             return []
-        return [json.loads(line) for line in self.metrics.read_text("utf-8").splitlines() if line]
+        except (OSError, ValueError) as error:
+            raise PetsegError(f"{self.metrics} is damaged ({error}): remove it, its epochs are lost.") from error
+        raise PetsegError(f"{self.metrics} is damaged: remove it, its epochs are lost.")
 
     def write_records(self, records: list[dict[str, Any]]) -> None:
         """Write all epochs' records: a few kilobytes, and no half line is ever left behind."""
-        self.write(METRICS, "".join(json.dumps(record) + "\n" for record in records).encode())
+        self.write(METRICS, "".join(to_json(record) + "\n" for record in records).encode())
+
+    def summary(self) -> dict[str, Any] | None:
+        """What the finished run came to, None where there is no (readable) summary."""
+        try:
+            found = json.loads((self.path / SUMMARY).read_bytes())
+        except (OSError, ValueError):
+            return None
+        return found if isinstance(found, dict) else None
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Write summary.json."""
+        self.write(SUMMARY, (to_json(summary, indent=1) + "\n").encode())
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """JSON without NaN and infinities, which no other reader takes: they become null."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def new_run_folder(root: Path, label: str, now: datetime | None = None) -> RunFolder:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import logging
+import hashlib
 import math
+import struct
 from typing import Any, cast
 
 import torch
@@ -58,7 +59,7 @@ class TrainStep:
         self.samples = 0
         self.steps = 0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=world.device)
-        self.loss_steps = 0
+        self.loss_samples = 0
         self._amp_dtype = amp_dtype(amp)
         self._policy = Policy() if config.augment else None
         self._transform = transform
@@ -74,9 +75,6 @@ class TrainStep:
         mode = "reduce-overhead" if world.device.type == "cuda" and world.size == 1 else None
         self._loss = cast(Any, torch.compile(self._eager_loss, mode=mode) if compile else self._eager_loss)
         self.compiled = compile
-        if compile and world.device.type == "cpu":
-            # It says on a machine without a GPU that there is none.
-            logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 
     def _eager_loss(
         self, images: torch.Tensor, masks: torch.Tensor, indices: torch.Tensor, epoch: torch.Tensor
@@ -96,6 +94,8 @@ class TrainStep:
             epoch: i64 scalar tensor on the device.
         """
         set_rate(self.optimizer, self.rate)
+        if self.config.dropout:
+            self._seed_dropout()
         masks = self.classes.masks(batch.codes, batch.indices)
         loss = self._loss(batch.images, masks, batch.indices, epoch)
         self.scaler.scale(loss).backward()
@@ -107,10 +107,11 @@ class TrainStep:
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema:
             self.ema.update()
-        self.loss_sum += loss.detach()
-        self.loss_steps += 1
+        rows = batch.indices.shape[0]
+        self.loss_sum += loss.detach().double() * rows
+        self.loss_samples += rows * self._world.size
         self.steps += 1
-        self.samples += batch.indices.shape[0] * self._world.size
+        self.samples += rows * self._world.size
 
     @property
     def rate(self) -> float:
@@ -123,35 +124,53 @@ class TrainStep:
         return cast(Network, self.ema.network) if self.ema else self.network
 
     def mean_loss(self) -> float:
-        """Mean loss over all ranks since the epoch began. Waits for the device."""
-        value = self._world.sum(self.loss_sum.clone()).item() / self._world.size
-        return value / max(self.loss_steps, 1)
+        """Mean loss over the samples of all ranks since the epoch began. Waits for the device."""
+        return self._world.sum(self.loss_sum.clone()).item() / max(self.loss_samples, 1)
 
     def start_epoch(self) -> None:
         """Begin a new mean."""
         self.loss_sum.zero_()
-        self.loss_steps = 0
+        self.loss_samples = 0
+
+    @property
+    def skipped_steps(self) -> int:
+        """Steps that fp16's GradScaler left out for gradients that were not finite. Waits for the device."""
+        if not self.scaler.is_enabled() or not self.steps:
+            return 0
+        # A fused optimiser counts only the steps that it took.
+        taken = next(iter(self.optimizer.state.values()))["step"]
+        return self.steps - int(taken)
+
+    def weights_are_finite(self) -> bool:
+        """Whether all weights, averages and buffers are finite numbers. Waits for the device."""
+        modules = (self.network, self.evaluated_network)
+        tensors = [t for module in modules for t in module.state_dict().values() if t.is_floating_point()]
+        return bool(torch.stack([t.isfinite().all() for t in tensors]).all())
+
+    def share_buffers(self) -> None:
+        """Give every rank rank 0's buffers, so that what is evaluated is what is saved."""
+        self._world.broadcast_buffers(self.network)
+        if self.ema:
+            self._world.broadcast_buffers(self.ema.network)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next step depends on, beside the loader's position."""
+        """Everything that the next step depends on, beside the weights and the loader's position.
+
+        All ranks must call it together: the loss is summed over them.
+        """
         return {
-            "model": self.network.state_dict(),
-            "ema": self.ema.network.state_dict() if self.ema else None,
             "ema_updates": self.ema.updates if self.ema else 0,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "samples": self.samples,
             "steps": self.steps,
-            "loss_sum": self.loss_sum.cpu(),
-            "loss_steps": self.loss_steps,
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "loss_sum": self._world.sum(self.loss_sum.clone()).item(),
+            "loss_samples": self.loss_samples,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put back what `state_dict` gave (weights excepted: they are checked when they are loaded)."""
-        if self.ema and state["ema"] is not None:
-            self.ema.network.load_state_dict(state["ema"])
+        """Put back what `state_dict` gave."""
+        if self.ema:
             self.ema.updates = state["ema_updates"]
         self.optimizer.load_state_dict(state["optimizer"])
         for group in self.optimizer.param_groups:
@@ -160,8 +179,14 @@ class TrainStep:
         self.scaler.load_state_dict(state["scaler"])
         self.samples = state["samples"]
         self.steps = state["steps"]
-        self.loss_sum.copy_(state["loss_sum"])
-        self.loss_steps = state["loss_steps"]
-        torch.set_rng_state(state["rng"])
-        if self.device.type == "cuda" and state["cuda_rng"] is not None:
-            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+        self.loss_sum.fill_(state["loss_sum"] if self._world.is_main else 0.0)
+        self.loss_samples = state["loss_samples"]
+
+    def _seed_dropout(self) -> None:
+        """Dropout drawn anew from (seed, step, rank), so that no random state has to be saved for any rank."""
+        key = struct.pack("<3Q", self.config.seed, self.steps, self._world.rank)
+        seed = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1
+        if self.device.type == "cuda":
+            torch.cuda.default_generators[self.device.index].manual_seed(seed)
+        else:
+            torch.default_generator.manual_seed(seed)

@@ -3,35 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import platform
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
+from torch import nn
 
 from petseg.classes import ClassTable
 from petseg.config import TrainConfig
 from petseg.data.loaders.build import build_loader
+from petseg.data.loaders.cache import cache_bytes, check_room
 from petseg.data.loaders.loader import Loader
 from petseg.data.shards.hashes import unknown_shards
 from petseg.data.shards.manifest import Manifest
 from petseg.distributed import World
 from petseg.errors import PetsegError
 from petseg.inference.evaluate import Evaluation, evaluate
-from petseg.inference.trained import BEST, load_checkpoint, load_trained, load_weights, network_for
+from petseg.inference.trained import load_trained, load_weights, network_for
 from petseg.model.networks import Network, check_size, count_parameters
 from petseg.model.transform import InputTransform
 from petseg.signals import Stop, stop_signals
 from petseg.training import auto
-from petseg.training.checkpoint import save_checkpoint
-from petseg.training.run_folder import SUMMARY, RunFolder
+from petseg.training.checkpoint import load_training_state, save_run, settle_best
+from petseg.training.progress import Progress
+from petseg.training.resume import check_changes, finished_summary
+from petseg.training.run_folder import RunFolder
 from petseg.training.step import TrainStep
-from petseg.training.telemetry import Clock, Phase, peak_memory_mb, verdict
+from petseg.training.telemetry import peak_memory_mb, verdict
 
 CHECK_EVERY = 50
 """Steps between two looks at whether the loss is finite; each look waits for the device."""
@@ -72,6 +75,7 @@ class FitResult:
     summary: dict[str, Any] | None
     """The content of summary.json, None where the run was stopped before its end."""
     test: Evaluation | None
+    """None too where there was nothing left to do."""
     exit_code: int = 0
     """0, or 128 plus the signal that stopped the run."""
 
@@ -89,19 +93,28 @@ def fit(config: TrainConfig, run: RunFolder, world: World, reporter: Reporter, *
     Raises:
         PetsegError: bad input, or a loss that is no longer finite.
     """
-    began = time.perf_counter()
     if world.device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
         torch.cuda.reset_peak_memory_stats(world.device)
-    job = _Job(config, run, world, reporter, resume)
+    checkpoint = load_training_state(run.last) if resume else None
+    if checkpoint is not None:
+        config = check_changes(config, checkpoint, run)
+        if summary := finished_summary(config, checkpoint, run):
+            if world.is_main:
+                reporter.note(
+                    f"{run.path} is finished ({summary['epochs']} epochs), so there is nothing to do; --epochs with a "
+                    "larger number goes on."
+                )
+            return FitResult(run=run, summary=summary, test=None)
+    job = _Job(config, run, world, reporter, checkpoint)
     try:
         with stop_signals() as stop:
             finished = job.train(stop)
         if not finished:
             return FitResult(run=run, summary=None, test=None, exit_code=stop.exit_code)
-        return job.conclude(time.perf_counter() - began)
+        return job.conclude()
     finally:
         job.close()
 
@@ -109,15 +122,21 @@ def fit(config: TrainConfig, run: RunFolder, world: World, reporter: Reporter, *
 class _Job:
     """The parts of one run, put together."""
 
-    def __init__(self, config: TrainConfig, run: RunFolder, world: World, reporter: Reporter, resume: bool) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        run: RunFolder,
+        world: World,
+        reporter: Reporter,
+        checkpoint: dict[str, Any] | None,
+    ) -> None:
         self.run, self.world, self.reporter = run, world, reporter
-        shards = Path(config.shards)
+        shards, init_from = Path(config.shards), config.init_from
         self.manifest = Manifest.load(shards)
         self.classes: ClassTable = self.manifest.classes
-        checkpoint = load_checkpoint(run.last) if resume else None
         torch.manual_seed(config.seed)
         network = network_for(config, self.classes)
-        check_size(network, *config.height_width)
+        check_size(network, *config.height_width, config.batch_size)
         split = self.manifest.split("train")
         per_epoch = split.samples // (config.batch_size * world.size) * config.batch_size * world.size
         if not per_epoch:
@@ -131,16 +150,24 @@ class _Job:
             loader=chosen.loader,
             amp=chosen.amp,
             compile="on" if chosen.compile else "off",
-            device=str(world.device),
-            run_dir=str(run.path),
+            # Without an index: that is each rank's own, and another one's on another machine.
+            device=world.device.type,
+            # Absolute, so that the run is understood from any folder.
+            shards=str(shards.absolute()),
+            run_dir=str(run.path.absolute()),
+            init_from=str(Path(init_from).absolute()) if init_from else "",
         )
         for note in chosen.notes:
             self.note(note)
         if checkpoint:
             load_weights(network, checkpoint["model"], run.last)
-        elif config.init_from:
-            source = load_trained(Path(config.init_from), torch.device("cpu"))
+        elif init_from:
+            source = load_trained(Path(init_from), torch.device("cpu"))
             load_weights(network, source.network.state_dict(), source.path)
+        if config.sync_batchnorm and world.size > 1:
+            if world.device.type != "cuda":
+                raise PetsegError("--sync-batchnorm: torch has it for GPUs only; leave it out on CPUs.")
+            network = cast(Any, nn.SyncBatchNorm).convert_sync_batchnorm(network)
         memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
         self.network: Network = network.to(world.device, memory_format=memory_format)  # type: ignore[call-overload]
         self.transform = InputTransform(
@@ -156,22 +183,24 @@ class _Job:
             compile=chosen.compile,
             total_samples=per_epoch * config.epochs,
         )
-        self.clock = Clock()
-        self.records: list[dict[str, Any]] = []
-        self.best: dict[str, Any] = {"mean_iou": -1.0, "epoch": 0}
-        self.earlier_seconds = 0.0
-        # Of an epoch that was stopped half-way: the clock at its beginning, and the samples that were seen.
-        self.part: tuple[dict[Phase, float], int] | None = None
+        self.progress = Progress()
+        self.clock = self.progress.clock
+        if config.cache != "none":
+            cached = self._samples("train") + self._samples("val")
+            check_room(config.cache, cache_bytes(cached, config.height_width), world.device)
         self._announce_hashing()
         self.loader = self._loader("train", training=True)
-        self.val = self._loader("val") if self.manifest.splits.get("val") and self._samples("val") else None
+        self.val = self._loader("val") if self._samples("val") else None
         if self.val is None:
             self.note("These shards have no val split: the last epoch's weights count as the best.")
         if checkpoint:
             self._restore(checkpoint)
-        elif world.is_main:
-            run.create()
-            run.write(run.config.name, config.to_toml().encode())
+        if world.is_main:
+            if checkpoint:
+                settle_best(run.path)
+            else:
+                run.create()
+            run.write(run.config.name, self.config.to_toml().encode())
         world.barrier()
 
     def note(self, text: str) -> None:
@@ -215,28 +244,27 @@ class _Job:
         )
 
     def _restore(self, checkpoint: dict[str, Any]) -> None:
+        records = checkpoint["progress"].get("records")
+        if records is None:  # format 1
+            records = [r for r in self.run.records() if r["epoch"] <= checkpoint["loader"]["epoch"]]
+        if self.step.ema and checkpoint["ema"] is not None:
+            self.step.ema.network.load_state_dict(checkpoint["ema"])
         self.step.load_state_dict(checkpoint["step"])
         self.loader.load_state_dict(checkpoint["loader"])
-        self.best = checkpoint["best"]
-        self.clock.seconds.update(checkpoint["clock"])
-        self.earlier_seconds = checkpoint["seconds"]
-        self.part = checkpoint["part"]
-        self.records = [r for r in self.run.records() if r["epoch"] <= checkpoint["loader"]["epoch"]]
+        self.progress.load_state_dict({**checkpoint["progress"], "records": records})
 
     def train(self, stop: Stop) -> bool:
         """Whether the run reached its end (and was not stopped by a signal)."""
-        self._began = time.perf_counter()
         while (epoch := self.loader.state_dict()["epoch"]) < self.config.epochs and not self._out_of_patience():
             if not self._train_epoch(epoch, stop):
-                self._save()
                 return False
         return True
 
     def _train_epoch(self, epoch: int, stop: Stop) -> bool:
-        world, step, clock = self.world, self.step, self.clock
+        world, step, clock, progress = self.world, self.step, self.clock, self.progress
         epoch_on_device = torch.tensor(epoch, device=world.device)
         began = time.perf_counter()
-        before, samples = self.part or (dict(clock.seconds), 0)
+        before, samples = progress.part or (dict(clock.seconds), 0)
         earlier, part_samples = sum(clock.seconds.values()) - sum(before.values()), samples
         if world.is_main:
             self.reporter.epoch_started(epoch + 1, self.config.epochs, len(self.loader))
@@ -248,8 +276,8 @@ class _Job:
                 break
             with clock.measure("compute"):
                 step(batch, epoch_on_device)
-                if step.loss_steps % CHECK_EVERY == 0:
-                    self._check_finite(epoch)
+                if step.steps % CHECK_EVERY == 0:
+                    self._check_loss(epoch)
             samples += len(batch.indices) * world.size
             if world.is_main:
                 elapsed = time.perf_counter() - began
@@ -258,14 +286,16 @@ class _Job:
                 )
             if self.loader.state_dict()["epoch"] != epoch:
                 continue  # that was the last batch: the epoch is finished properly, whatever signal has come
-            agreed = world.size == 1 or step.loss_steps % AGREE_EVERY == 0
+            agreed = world.size == 1 or step.steps % AGREE_EVERY == 0
             if agreed and world.any(stop.number is not None):
-                self._check_finite(epoch)
-                self.part = (before, samples)
+                self._check_loss(epoch)
+                progress.part = (before, samples)
+                self._save(epoch)
                 return False
-        self.part = None
+        progress.part = None
         with clock.measure("compute"):
-            loss = self._check_finite(epoch)
+            loss = self._check_loss(epoch)
+            self._check_weights(epoch)
         data, compute = (clock.seconds[k] - before[k] for k in ("data", "compute"))
         with clock.measure("evaluation"):
             val = self._validate(epoch)
@@ -275,15 +305,16 @@ class _Job:
             "lr": step.rate,
             "val": val,
             "samples": samples,
+            "skipped_steps": step.skipped_steps,
             "images_per_s": samples / (data + compute) if samples else 0.0,
             "data_wait_pct": 100 * data / (data + compute) if samples else 0.0,
             "memory_mb": peak_memory_mb(world.device),
             "seconds": earlier + time.perf_counter() - began,
         }
-        self.records.append(record)
+        progress.records.append(record)
         step.start_epoch()
         with clock.measure("other"):
-            self._save(is_best=self.best["epoch"] == epoch + 1)
+            self._save(epoch, is_best=progress.best["epoch"] == epoch + 1)
         if world.is_main:
             self.reporter.epoch_ended(record)
         # A signal that came during evaluation: the epoch is whole and saved, so stop before the next one.
@@ -291,14 +322,17 @@ class _Job:
         return last or not world.any(stop.number is not None)
 
     def _validate(self, epoch: int) -> dict[str, Any] | None:
+        self.step.share_buffers()
         if self.val is None:
-            self.best = {"mean_iou": -1.0, "epoch": epoch + 1}
+            self.progress.best = {"mean_iou": -1.0, "epoch": epoch + 1}
             return None
         self.val.set_epoch(0)
         metrics = self._evaluate(self.val, self.step.evaluated_network).metrics
+        if not self.progress.records:
+            self._note_absent(metrics, "val")
         score = metrics["mean_iou"]
-        if score is not None and score > self.best["mean_iou"]:
-            self.best = {"mean_iou": score, "epoch": epoch + 1}
+        if score is not None and score > self.progress.best["mean_iou"]:
+            self.progress.best = {"mean_iou": score, "epoch": epoch + 1}
         return metrics
 
     def _evaluate(self, loader: Loader, network: Network) -> Evaluation:
@@ -306,28 +340,46 @@ class _Job:
             network, loader, self.classes, self.transform, self.world, amp=self.config.amp, dice=self.config.dice
         )
 
-    def _check_finite(self, epoch: int) -> float:
+    def _note_absent(self, metrics: dict[str, Any], split: str) -> None:
+        if absent := metrics["absent"]:
+            self.note(f"{', '.join(absent)}: no pixel of the {split} split is of it, so {split} says nothing about it.")
+
+    def _check_loss(self, epoch: int) -> float:
         loss = self.step.mean_loss()
         if not math.isfinite(loss):
-            last = self.run.last if self.run.last.exists() else "none yet"
-            raise PetsegError(
-                f"the loss is no longer finite ({loss}) in epoch {epoch + 1} before step {self.step.steps}, at "
-                f"learning rate {self.step.rate:.2g}; last good checkpoint: {last}. Try a lower --lr."
-            )
+            raise self._not_finite(f"the loss is no longer finite ({loss})", epoch)
         return loss
 
+    def _check_weights(self, epoch: int) -> None:
+        """A step can spoil the weights whose own loss was still finite: they must not be saved as good ones."""
+        if self.world.any(not self.step.weights_are_finite()):
+            raise self._not_finite("the weights are no longer finite", epoch)
+
+    def _not_finite(self, what: str, epoch: int) -> PetsegError:
+        last = self.run.last if self.run.last.exists() else "none yet"
+        return PetsegError(
+            f"{what} in epoch {epoch + 1} before step {self.step.steps}, at learning rate {self.step.rate:.2g}; last "
+            f"good checkpoint: {last}. Try a lower --lr."
+        )
+
     def _out_of_patience(self) -> bool:
-        done = len(self.records)
-        waited = done - self.best["epoch"]
+        waited = self.progress.waited()
         if self.val is None or not self.config.patience or waited < self.config.patience:
             return False
         self.note(f"No better mean IoU for {waited} epochs (--patience {self.config.patience}): stopped.")
         return True
 
-    def _save(self, *, is_best: bool = False) -> None:
+    def _save(self, epoch: int, *, is_best: bool = False) -> None:
+        """Every rank takes part; rank 0 writes."""
+        self._check_weights(epoch)
+        sections = {
+            "step": self.step.state_dict(),
+            "loader": self.loader.state_dict(),
+            "progress": self.progress.state_dict(),
+        }
         if not self.world.is_main:
             return
-        step = self.step.state_dict()
+        ema = self.step.ema
         described = {
             "config": self.config.to_dict(),
             "classes": self.classes.to_dict(),
@@ -335,31 +387,19 @@ class _Job:
             "std": list(self.manifest.std),
             "decode_policy": "fancy-upsampling",
             "data_digest": self.manifest.digest,
-            "model": step.pop("model"),
-            "ema": step.pop("ema"),
+            "model": self.network.state_dict(),
+            "ema": ema.network.state_dict() if ema else None,
         }
-        if is_best:
-            save_checkpoint(self.run.path / BEST, {**described, "epoch": self.best["epoch"]})
-        self.run.write_records(self.records)
-        seconds = self.earlier_seconds + time.perf_counter() - self._began
-        save_checkpoint(
-            self.run.last,
-            {
-                **described,
-                "step": {**step, "ema": described["ema"]},
-                "loader": self.loader.state_dict(),
-                "best": self.best,
-                "clock": dict(self.clock.seconds),
-                "seconds": seconds,
-                "part": self.part,
-            },
-        )
+        self.run.write_records(self.progress.records)
+        save_run(self.run.path, described, sections, self.progress.best["epoch"] if is_best else None)
 
-    def conclude(self, seconds: float) -> FitResult:
+    def conclude(self) -> FitResult:
         """Score the best checkpoint on `test` (or `val`) and write the summary."""
-        config, world = self.config, self.world
+        config, world, progress = self.config, self.world, self.progress
         world.barrier()
         split = next((name for name in ("test", "val", "train") if self._samples(name)), "train")
+        if split != "test":
+            self.note(f"These shards have no test split: the scores are of {split}, which the run has seen.")
         trained = load_trained(self.run.path, world.device)
         memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
         network: Network = trained.network.to(memory_format=memory_format)
@@ -369,7 +409,11 @@ class _Job:
                 test = self._evaluate(loader, network)
         finally:
             loader.close()
-        samples = sum(r["samples"] for r in self.records)
+        self._note_absent(test.metrics, split)
+        skipped = self.step.skipped_steps
+        if skipped:
+            self.note(f"fp16: {skipped} of {self.step.steps} steps were left out, their gradients were not finite.")
+        samples = sum(r["samples"] for r in progress.records)
         spent = self.clock.seconds
         wait = self.clock.data_wait_pct()
         sentence, advice = verdict(wait, loader=config.loader, cache=config.cache, device=world.device, amp=config.amp)
@@ -378,9 +422,10 @@ class _Job:
             **test.metrics,
             "images_per_s": samples / max(spent["data"] + spent["compute"], 1e-9),
             "data_wait_pct": wait,
-            "epochs": len(self.records),
-            "best_epoch": self.best["epoch"],
-            "seconds": self.earlier_seconds + seconds,
+            "epochs": len(progress.records),
+            "best_epoch": progress.best["epoch"],
+            "skipped_steps": skipped,
+            "seconds": progress.seconds,
             "loader": config.loader,
             "device": device_name(world.device),
             "amp": config.amp,
@@ -395,7 +440,7 @@ class _Job:
             "data_digest": self.manifest.digest,
         }
         if world.is_main:
-            self.run.write(SUMMARY, (json.dumps(summary, indent=1) + "\n").encode())
+            self.run.write_summary(summary)
         return FitResult(run=self.run, summary=summary, test=test)
 
 

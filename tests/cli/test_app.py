@@ -231,7 +231,7 @@ def test_a_cache_says_what_it_takes(packed, petseg):
 
 def test_ctrl_c_saves_and_says_how_to_go_on(packed, environment, petseg):
     bin_ = Path(sys.executable).with_name("petseg-train")
-    options = ["--shards", packed, "--run-dir", "run", *TINY, "--epochs", "4000"]
+    options = ["--shards", packed, "--run-dir", "run", *TINY, "--epochs", "40"]
     process = subprocess.Popen(
         [bin_, *options], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -244,9 +244,11 @@ def test_ctrl_c_saves_and_says_how_to_go_on(packed, environment, petseg):
     assert (process.returncode, err) == (130, "")
     assert "Stopped and saved. Go on with: petseg-train --resume --run-dir run" in out
     done = len(Path("run/metrics.jsonl").read_text().splitlines())
-    code, out, err = petseg("train", "--resume", "--run-dir", "run", "--epochs", done + 2)
-    assert (code, err) == (0, "") and f"epoch {done + 1}/{done + 2}" in out
-    assert json.loads(Path("run/summary.json").read_text())["epochs"] == done + 2
+    code, out, err = petseg("train", "--resume", "--run-dir", "run")
+    assert (code, err) == (0, "") and f"epoch {done + 1:>2}/40" in out
+    assert json.loads(Path("run/summary.json").read_text())["epochs"] == 40
+    code, out, err = petseg("train", "--resume", "--run-dir", "run")
+    assert (code, err) == (0, "") and "run is finished (40 epochs), so there is nothing to do" in out
 
 
 @pytest.mark.parametrize(
@@ -319,7 +321,18 @@ def test_a_checkpoint_of_another_architecture(trained, packed, petseg):
         "best.pt is of another architecture",
     )
     shutil.copytree(trained, "copy")
-    refuses(petseg("train", "--resume", "--run-dir", "copy", "--width", "8", "--epochs", "9"), "another architecture")
+    refuses(petseg("train", "--resume", "--run-dir", "copy", "--width", "8"), "--width 8: copy was begun with 4")
+
+
+def test_a_compiler_that_fails_is_said_and_no_hindrance(packed, environment):
+    command = [sys.executable, "-m", "petseg", "train", "--shards", packed, *TINY, "--epochs", "1", "--compile", "on"]
+    # It is there, and ends with an error.
+    done = subprocess.run(
+        command, env={**environment, "CXX": "false"}, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    said = r"torch\.compile fails on this machine \(.*\), so torch\.compile is off; training goes on without it\."
+    assert len(re.findall(said, done.stdout)) == 1
 
 
 # --- what comes after
@@ -436,3 +449,20 @@ def test_index_sends_unfit_tars_to_petseg_shard(petseg):
     with tarfile.open("tars/train.tar", "w") as tar:
         tar.add("a.seg.png")
     refuses(petseg("index", "tars"), "petseg-shard 'tars:tars/\\*.tar' OUT")
+
+
+@pytest.mark.parametrize("loader", ["dali", "webdataset"])
+def test_eval_scores_as_the_run_did(packed, petseg, tmp_path, loader):
+    """In the run's precision, by its loader: a score that differs by the command that asked for it is no score."""
+    options = [*TINY[:10], "--amp", "bf16", "--loader", loader, "--device", "cpu", "--gallery", "0"]
+    folder = tmp_path / "run"
+    assert run(train_app, "petseg-train", ["--shards", str(packed), "--run-dir", str(folder), *options]) == 0
+    code, out, _ = petseg("eval", folder, "--json")
+    found, summary = json.loads(out.splitlines()[-1]), json.loads((folder / "summary.json").read_text())
+    assert code == 0 and {name: found[name] for name in summary if name in found} == {
+        name: summary[name] for name in found if name in summary
+    }
+    assert {"loss", "mean_iou", "iou", "pixel_accuracy"} <= found.keys() & summary.keys()
+    code, out, _ = petseg("eval", folder, "--json", "--amp", "off", "--no-channels-last")
+    assert code == 0 and json.loads(out.splitlines()[-1])["loss"] != summary["loss"]
+    refuses(petseg("eval", folder, "--loader", "tensorflow"), "--loader: unknown value 'tensorflow'")

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -49,17 +50,48 @@ def test_the_loss_goes_down():
 def test_going_on_is_bit_equal():
     whole = make()
     run(whole, range(3))
-    saved = copy.deepcopy(whole.state_dict())
+    saved = copy.deepcopy([part.state_dict() for part in (whole.network, whole.ema.network, whole)])
     run(whole, range(3, 8))
     again = make()
-    again.network.load_state_dict(saved["model"])
-    again.load_state_dict(saved)
+    torch.rand(100)  # dropout depends on no random state that something else could move on
+    for part, state in zip((again.network, again.ema.network, again), saved, strict=True):
+        part.load_state_dict(state)
     run(again, range(3, 8))
-    a, b = whole.state_dict(), again.state_dict()
-    for part in ("model", "ema"):
-        for name in a[part]:
-            assert torch.equal(a[part][name], b[part][name]), name
-    assert (a["samples"], a["loss_sum"]) == (b["samples"], b["loss_sum"])
+    for mine, theirs in ((whole.network, again.network), (whole.ema.network, again.ema.network)):
+        for (name, a), b in zip(mine.state_dict().items(), theirs.state_dict().values(), strict=True):
+            assert torch.equal(a, b), name
+    assert whole.mean_loss() == again.mean_loss() and whole.samples == again.samples
+
+
+def test_dropout_is_drawn_from_seed_step_and_rank():
+    def drawn(rank, steps):
+        step = make()
+        step._world = dataclasses.replace(WORLD, rank=rank)
+        step.steps = steps
+        step._seed_dropout()
+        return torch.rand(4).tolist()
+
+    assert drawn(0, 3) == drawn(0, 3)
+    assert len({tuple(drawn(rank, steps)) for rank in (0, 1) for steps in (3, 4)}) == 4
+
+
+def test_skipped_steps_of_fp16_are_counted():
+    step = make("fp16")
+    run(step, range(2))
+    before = step.skipped_steps
+    step.scaler.update(1e30)  # gradients overflow
+    run(step, range(2))
+    assert step.skipped_steps == before + 2
+    assert make("bf16").skipped_steps == 0
+
+
+def test_weights_that_are_no_numbers_are_noticed():
+    step = make()
+    run(step, range(1))
+    assert step.weights_are_finite()
+    with torch.no_grad():
+        step.network.head.bias[0] = float("nan")
+    assert not step.weights_are_finite()
 
 
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])

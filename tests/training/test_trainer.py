@@ -1,18 +1,24 @@
 """A run from its configuration to its summary: what it leaves, how it stops, and that it goes on."""
 
+import dataclasses
+import io
 import json
 import os
 import shutil
 import signal
+import tarfile
 import tomllib
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from petseg import Manifest
 from petseg.config import TrainConfig
+from petseg.data.shards.adopt import adopt
 from petseg.errors import PetsegError
-from petseg.inference.trained import load_checkpoint, load_trained
+from petseg.inference.trained import checkpoint_path, load_checkpoint, load_trained
 from petseg.training.run_folder import RunFolder, new_run_folder, newest_run_folder
 
 LOADERS = ("dali", "webdataset")
@@ -27,6 +33,10 @@ def assert_equal(a, b):
     assert a.keys() == b.keys()
     for name in a:
         assert torch.equal(a[name], b[name]), name
+
+
+def content(run):
+    return {path.name: path.read_bytes() for path in run.path.iterdir()}
 
 
 def untimed(run):
@@ -102,8 +112,122 @@ def test_a_finished_run_can_be_given_more_epochs(train):
     train(epochs=1)
     result, listener = train(resume=True, epochs=3)
     assert result.summary["epochs"] == 3 and listener.steps == 2 * 5
+    before = content(result.run)
     again, listener = train(resume=True)
-    assert listener.steps == 0 and again.summary["epochs"] == 3
+    assert listener.steps == 0 and again.summary["epochs"] == 3 and again.test is None
+    assert len(listener.notes) == 1 and "is finished (3 epochs)" in listener.notes[0]
+    assert content(result.run) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"size": "48"}, "--size 48: .* was begun with 32"),
+        ({"lr": 0.1}, "--lr 0.1: .* was begun with 0.002"),
+        ({"depth": 4}, "--depth 4"),
+        ({"optimizer": "adam"}, "--optimizer adam: .* adamw"),
+        ({"amp": "fp16"}, "--amp fp16: .* off"),
+        ({"seed": 3}, "--seed 3"),
+        ({"augment": False}, "--augment False"),
+        ({"init_from": "elsewhere"}, "--init-from elsewhere: .* none"),
+        ({"epochs": 1}, "--epochs 1: this run was begun with 2"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("finished", [True, False])
+def test_what_would_change_the_course_is_refused(train, options, words, finished):
+    stop = None if finished else (lambda step: os.kill(os.getpid(), signal.SIGINT) if step == 3 else None)
+    result, _ = train(epochs=2, on_step=stop)
+    before = content(result.run)
+    with pytest.raises(PetsegError, match=words):
+        train(resume=True, **options)
+    assert content(result.run) == before, "the run was touched"
+
+
+def test_what_was_changed_on_resume_is_remembered(train):
+    train(epochs=1)
+    stopped, _ = train(
+        resume=True, epochs=4, num_threads=1, cache="host",
+        on_step=lambda step: os.kill(os.getpid(), signal.SIGINT) if step == 7 else None,
+    )  # fmt: skip
+    assert stopped.exit_code == 130
+    result, listener = train(resume=True)
+    assert result.summary["epochs"] == 4 and listener.steps == 3 * 5 - 7
+    written = tomllib.loads(result.run.config.read_text())
+    assert (written["epochs"], written["num_threads"], written["cache"]) == (4, 1, "host")
+
+
+def test_paths_and_devices_are_recorded_for_any_folder_and_rank(train, packed, monkeypatch):
+    monkeypatch.chdir(packed.parent)
+    result, _ = train(epochs=1, shards=packed.name)
+    written = tomllib.loads(result.run.config.read_text())
+    assert written["shards"] == str(packed) and written["device"] == "cpu"
+    monkeypatch.chdir("/")
+    train(resume=True, epochs=2)
+
+
+def test_a_run_that_was_killed_before_it_saved_does_not_block_its_folder(train, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("config.toml", "metrics.jsonl", "best.pt.next", ".last.pt.partial-7", "events.out.tfevents.1.host"):
+        (folder / name).write_text("half")
+    result, _ = train(epochs=1)
+    assert result.summary["epochs"] == 1
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_a_kill_between_best_and_last_leaves_them_of_one_run(train, packed_copy, monkeypatch, committed):
+    """Both orders of the two renames: before the commit the staged best never counted, after it it does."""
+    from petseg.training import checkpoint
+
+    manifest = Manifest.load(packed_copy)
+    splits = {"train": manifest.split("train")}  # without val each epoch is the best so far
+    dataclasses.replace(manifest, splits=splits).save(packed_copy)
+    options = {"epochs": 2, "shards": str(packed_copy)}
+    whole, _ = train("whole", **options)
+    saves = []
+
+    def killed(*args):
+        saves.append(args)
+        if len(saves) == 2:
+            raise KeyboardInterrupt
+
+    save, replace = checkpoint.save_checkpoint, checkpoint.replace_durably
+
+    def save_or_die(path, data):
+        if path.name == "last.pt":
+            killed()
+        save(path, data)
+
+    if committed:
+        monkeypatch.setattr(checkpoint, "replace_durably", lambda *paths: killed() or replace(*paths))
+    else:
+        monkeypatch.setattr(checkpoint, "save_checkpoint", save_or_die)
+    with pytest.raises(KeyboardInterrupt):
+        train("run", **options)
+    monkeypatch.undo()
+    run = RunFolder(whole.run.path.parent / "run")
+    assert (run.path / "best.pt.next").exists()
+    assert checkpoint_path(run.path).name == ("best.pt.next" if committed else "best.pt")
+    assert load_checkpoint(checkpoint_path(run.path))["epoch"] == (2 if committed else 1)
+    resumed, _ = train("run", resume=True)
+    assert not (run.path / "best.pt.next").exists()
+    for name in ("last.pt", "best.pt"):
+        assert_equal(weights(whole.run, name), weights(resumed.run, name))
+
+
+def test_a_best_checkpoint_is_no_last_one(train):
+    result, _ = train(epochs=1)
+    shutil.copy(result.run.path / "best.pt", result.run.last)
+    with pytest.raises(PetsegError, match=r"last\.pt has no training state \('step' is missing\).*--init-from"):
+        train(resume=True, epochs=2)
+
+
+def test_damaged_metrics_are_written_again(train):
+    result, _ = train(epochs=1)
+    result.run.metrics.write_bytes(b"\xff{ no json")
+    again, _ = train(resume=True, epochs=2)
+    assert [record["epoch"] for record in again.run.records()] == [1, 2]
 
 
 def test_both_loaders_reach_the_same_score(train):
@@ -170,13 +294,64 @@ def test_weights_of_another_architecture_are_refused(train):
     first, _ = train("first", epochs=1)
     with pytest.raises(PetsegError, match=r"best\.pt is of another architecture than --arch, --width"):
         train("second", width=5, init_from=str(first.run.path))
-    with pytest.raises(PetsegError, match=r"last\.pt is of another architecture"):
-        train("first", resume=True, depth=4)
 
 
 def test_a_loss_that_is_no_number_ends_it(train):
     with pytest.raises(PetsegError, match=r"no longer finite .* in epoch 1 .*none yet.* Try a lower --lr"):
         train(lr=1e30, grad_clip=0.0, schedule="constant", ema=0.0)
+
+
+def test_weights_that_are_no_numbers_are_never_saved(train, tmp_path):
+    """The last step of an epoch spoils the weights, while its own loss was still a number."""
+    with pytest.raises(PetsegError, match=r"the weights are no longer finite in epoch 1 .*none yet.* Try a lower --lr"):
+        train(lr=3e38, grad_clip=0.0, schedule="constant", batch_size=42, dropout=0.0)
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["config.toml"]
+
+
+def test_no_json_holds_what_is_no_number(tmp_path):
+    run = RunFolder(tmp_path)
+    run.write_records([{"epoch": 1, "val": {"loss": float("nan"), "iou": [float("inf"), 0.5]}}])
+    assert run.records() == [{"epoch": 1, "val": {"loss": None, "iou": [None, 0.5]}}]
+
+
+def test_batch_norm_over_one_value_is_refused_before_anything_is_made(train, tmp_path):
+    with pytest.raises(PetsegError, match=r"--size 16x16 --batch-size 1: BatchNorm .* --norm group"):
+        train(size="16", batch_size=1, depth=5)
+    assert not (tmp_path / "run").exists()
+    train(size="16", batch_size=1, depth=5, norm="group", epochs=1)
+
+
+def test_one_budget_covers_all_cached_splits(train, monkeypatch, tmp_path):
+    one, both = (n * (32 * 32 * 4 + 1) for n in (42, 42 + 12))
+    monkeypatch.setattr("petseg.data.loaders.cache.available_memory", lambda: (one + both) // 2)
+    with pytest.raises(PetsegError, match=rf"--cache host: .*\({both} bytes\)"):
+        train(cache="host")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_class_that_never_appears_is_named(train, packed_copy):
+    # Border becomes background in the val split alone.
+    for path in packed_copy.glob("val-*.tar"):
+        members = []
+        with tarfile.open(path) as tar:
+            for member in tar:
+                data = tar.extractfile(member).read()
+                if member.name.endswith(".png"):
+                    mask = np.array(Image.open(io.BytesIO(data)))
+                    mask[mask == 3] = 2
+                    buffer = io.BytesIO()
+                    Image.fromarray(mask).save(buffer, "PNG")
+                    data = buffer.getvalue()
+                members.append((member.name, data))
+        with tarfile.open(path, "w") as tar:
+            for name, data in members:
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    (packed_copy / "manifest.json").unlink()
+    adopt(packed_copy, None)
+    _, listener = train(shards=str(packed_copy), epochs=2)
+    assert [note for note in listener.notes if note.startswith("border: no pixel of the val split")] == listener.notes
 
 
 def test_a_missing_compiler_is_said_and_no_hindrance(train, monkeypatch):
@@ -201,12 +376,11 @@ def test_a_compiled_run_learns_the_same(train):
 
 def test_shards_without_val_or_test_are_trained_on_all_the_same(train, packed_copy):
     manifest = Manifest.load(packed_copy)
-    from dataclasses import replace
-
-    replace(manifest, splits={"train": manifest.split("train")}).save(packed_copy)
+    dataclasses.replace(manifest, splits={"train": manifest.split("train")}).save(packed_copy)
     result, listener = train(shards=str(packed_copy), epochs=2)
     assert result.summary["split"] == "train" and result.summary["best_epoch"] == 2
     assert any("no val split" in note for note in listener.notes)
+    assert any("no test split: the scores are of train" in note for note in listener.notes)
 
 
 def test_a_run_folder_that_holds_something_is_left_alone(train, tmp_path):

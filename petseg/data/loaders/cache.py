@@ -103,7 +103,11 @@ class DeviceStore:
             self._images = torch.empty((samples, *size, 3), dtype=torch.uint8, device=device)
             self._codes = torch.empty((samples, *size), dtype=torch.uint8, device=device)
         except RuntimeError as error:  # torch.OutOfMemoryError is one; CPU allocators raise the plain one
-            raise _too_large("device", cache_bytes(samples, size), None) from error
+            needed = cache_bytes(samples, size)
+            raise PetsegError(
+                f"--cache device: the split needs {needed / _GB:.2f} GB ({needed} bytes), more than the device gave; "
+                "give a smaller --size, or go without."
+            ) from error
         self._present = np.zeros(samples, dtype=bool)
         self._device = device
 
@@ -180,21 +184,31 @@ def make_store(
         PetsegError: it does not fit, or is of an unknown kind; names the bytes.
     """
     needed = cache_bytes(samples, size)
+    check_room(kind, needed, device)
     if kind == "device":
-        if device.type == "cuda":
-            free = torch.cuda.mem_get_info(device)[0]
-            # The network needs memory too; how much is known only later.
-            if needed > 0.9 * free:
-                raise _too_large(kind, needed, free)
-        elif needed > available_memory():
-            raise _too_large(kind, needed, available_memory())
         return DeviceStore(samples, size, device)
-    if kind != "host":
-        raise PetsegError(f"--cache: unknown value '{kind}'; choose none, host, device.")
-    if needed > available_memory():
-        raise _too_large(kind, needed, available_memory())
     shared = world > 1 and dist.is_initialized() and dist.get_world_size() == world
     return HostStore(_shared_map(needed) if shared else mmap.mmap(-1, needed), samples, size, device)
+
+
+def check_room(kind: str, needed: int, device: torch.device) -> None:
+    """Refuse a cache that does not fit. A run with several cached splits asks once for all of them together.
+
+    Raises:
+        PetsegError: it does not, or is of an unknown kind; names the bytes.
+    """
+    if kind not in {"host", "device"}:
+        raise PetsegError(f"--cache: unknown value '{kind}'; choose none, host, device.")
+    if kind == "device" and device.type == "cuda":
+        # The network needs memory too; how much is known only later.
+        free = int(0.9 * torch.cuda.mem_get_info(device)[0])
+    else:
+        free = available_memory()
+    if needed > free:
+        raise PetsegError(
+            f"--cache {kind}: the samples need {needed / _GB:.2f} GB ({needed} bytes), and {free / _GB:.2f} GB are "
+            "free; give a smaller --size, or go without."
+        )
 
 
 def _shared_map(needed: int) -> mmap.mmap:
@@ -237,11 +251,3 @@ def _shared_file(needed: int) -> tuple[str, str]:
     finally:
         os.close(file)
     return path, ""
-
-
-def _too_large(kind: str, needed: int, free: int | None) -> PetsegError:
-    there = f", and {free / _GB:.2f} GB are free" if free is not None else ""
-    return PetsegError(
-        f"--cache {kind}: the split needs {needed / _GB:.2f} GB ({needed} bytes){there}; give a smaller --size, or go "
-        "without."
-    )

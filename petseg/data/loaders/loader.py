@@ -163,6 +163,7 @@ class OrderedLoader:
         self._generation = 0
         self._iteration = 0
         self._tickets: deque[_Ticket] = deque()
+        self._failure: PetsegError | None = None
         self._stream = self._tickets_from(0, 0)
         self._engine: Engine | None = engine(self._pull)
 
@@ -233,7 +234,13 @@ class OrderedLoader:
             self._move(self._epoch + 1, 0)
             return
         while self._engine is not None and iteration == self._iteration:
-            pixels = self._engine.receive()
+            if self._failure is not None:  # an engine that failed gives nothing more
+                raise self._failure
+            try:
+                pixels = self._engine.receive()
+            except PetsegError as error:
+                self._failure = error
+                raise
             ticket = self._tickets.popleft()
             if ticket.generation != self._generation:
                 continue

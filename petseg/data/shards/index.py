@@ -73,12 +73,16 @@ def scan_tar(path: Path) -> list[Entry]:
                     continue
                 if member.offset_data + member.size > size:
                     raise PetsegError(f"{path} ends in the middle of {member.name}: pack it again.")
+                if member.issparse():
+                    raise PetsegError(f"{path} holds {member.name} with holes left out: pack it again as a plain tar.")
                 extension = split_name(member.name)[1]
                 members.append(Component(extension, member.offset_data, member.size, member.name))
-    except tarfile.TarError as error:
-        raise PetsegError(f"{path} is no whole, uncompressed tar ({error}): pack it again.") from error
+    except PetsegError:
+        raise
     except OSError as error:
         raise PetsegError(f"{path} cannot be read ({error.strerror or error}).") from error
+    except Exception as error:  # damaged headers lead tarfile to raise nearly anything
+        raise PetsegError(f"{path} is no whole, uncompressed tar ({error}): pack it again.") from error
     return group(members)
 
 

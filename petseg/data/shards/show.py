@@ -38,6 +38,8 @@ def contact_sheet(folder: Path, out: Path, *, split: str = "train", count: int =
     Raises:
         PetsegError: no such folder or split, a damaged sample, or a file that cannot be written.
     """
+    if out.is_dir() or not out.name:
+        raise PetsegError(f"--out: {out} is a folder; give the name of a PNG file.")
     if count < 1:
         raise PetsegError(f"--count: {count} is out of range; give at least 1.")
     manifest = Manifest.load(folder)

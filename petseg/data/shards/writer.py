@@ -10,6 +10,7 @@ from types import TracebackType
 
 from petseg.data.shards.index import Component, Entry, index_name, write_index
 from petseg.data.shards.manifest import ShardInfo
+from petseg.system import replace_durably
 
 MAX_KEY = 96
 """Longest key: a plain tar header has room for 100 characters, suffix included."""
@@ -74,7 +75,7 @@ class ShardWriter:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-        self._partial.replace(self._path)
+        replace_durably(self._partial, self._path)
         write_index(self._path.with_name(index_name(self._path.name)), self._entries)
         return ShardInfo(
             name=self._path.name, samples=len(self._entries), bytes=self._offset, sha256=self._hash.hexdigest()

@@ -13,14 +13,14 @@ FOLDER = "oxford-iiit-pet"
 """What torchvision calls it."""
 
 
-def download_oxford(cache: Path, dataset: type[Any] | None = None) -> Path:
-    """The data set's folder below `cache`, fetched if it is not there yet.
+def download_oxford(folder: Path, dataset: type[Any] | None = None) -> Path:
+    """The data set's folder below `folder`, fetched if it is not there yet.
 
     It is fetched and unpacked beside its final place and moved there when it is whole; archives that were fetched in
     full before an interruption are checked and used again.
 
     Args:
-        cache: folder for the data set (about 0.8 GB, twice that while it is unpacked).
+        folder: where to keep the data set (about 0.8 GB, twice that while it is unpacked).
         dataset: torchvision's class, or one with its interface.
 
     Returns:
@@ -29,14 +29,14 @@ def download_oxford(cache: Path, dataset: type[Any] | None = None) -> Path:
     Raises:
         PetsegError: it cannot be fetched, or there is no room for it.
     """
-    final = cache / FOLDER
+    final = folder / FOLDER
     if looks_like_oxford(final):
         return final
     if dataset is None:
         from torchvision.datasets import OxfordIIITPet
 
         dataset = OxfordIIITPet
-    partial = cache / f".{FOLDER}.partial"
+    partial = folder / f".{FOLDER}.partial"
     # torchvision takes the two folders as proof that all is there: half-unpacked ones must not survive.
     for name in ("images", "annotations"):
         shutil.rmtree(partial / FOLDER / name, ignore_errors=True)
@@ -46,7 +46,7 @@ def download_oxford(cache: Path, dataset: type[Any] | None = None) -> Path:
         (partial / FOLDER).replace(final)
     except (OSError, RuntimeError, EOFError) as error:
         raise PetsegError(
-            f"Oxford-IIIT Pet could not be fetched into {cache} ({error}): check the network and the disk, then run "
+            f"Oxford-IIIT Pet could not be fetched into {folder} ({error}): check the network and the disk, then run "
             "the same command again."
         ) from error
     for archive in final.glob("*.tar.gz"):

@@ -16,14 +16,16 @@ from petseg.errors import PetsegError
 FORMS = "a folder in the Oxford layout, oxford, folder:IMAGES,MASKS, tars:GLOB or synthetic[:N]"
 
 
-def resolve_source(text: str, *, classes: ClassTable | None = None, seed: int = 0, cache: Path | None = None) -> Source:
+def resolve_source(
+    text: str, *, classes: ClassTable | None = None, seed: int = 0, download_dir: Path | None = None
+) -> Source:
     """The source that SOURCE means.
 
     Args:
         text: a folder in the Oxford layout, `oxford`, `folder:IMAGES,MASKS`, `tars:GLOB` or `synthetic[:N]`.
         classes: class map for `folder` and `tars`; None for Oxford's codes.
         seed: of what is drawn.
-        cache: where `oxford` is downloaded to.
+        download_dir: where `oxford` is downloaded to.
 
     Raises:
         PetsegError: none of these, no such folder, an empty one, or a class map where there is no choice.
@@ -43,7 +45,7 @@ def resolve_source(text: str, *, classes: ClassTable | None = None, seed: int = 
     if colon and scheme == "tars":
         return TarsSource(rest, classes or OXFORD)
     if text == "oxford":
-        return OxfordSource(download_oxford(cache or Path("downloads")))
+        return OxfordSource(download_oxford(download_dir or Path("downloads")))
     return _folder(Path(text))
 
 

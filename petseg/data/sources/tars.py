@@ -101,14 +101,14 @@ def _samples(path: Path) -> list[tuple[str, dict[str, tarfile.TarInfo]]]:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
                 stem, _, extension = member.name.rpartition("/")[2].partition(".")
-                if not member.isreg() or not stem:
+                if not member.isreg() or member.issparse() or not stem:
                     continue
                 folder = member.name.rpartition("/")[0]
                 name = f"{folder}/{stem}" if folder else stem
                 if not found or found[-1][0] != name:
                     found.append((name, {}))
                 found[-1][1][extension.lower()] = member
-    except (OSError, tarfile.TarError) as error:
+    except Exception as error:  # damaged headers lead tarfile to raise nearly anything
         raise PetsegError(f"{path} is no whole, uncompressed tar ({error}): fetch it again, or unpack it.") from error
     return found
 

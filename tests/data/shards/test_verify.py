@@ -198,6 +198,42 @@ def test_names_speak_of_a_split_by_a_whole_word(tmp_path, name, split):
     assert {pair.split for pair in TarsSource(f"{tmp_path}/*.tar", OXFORD).listing().pairs} == {split}
 
 
+def sparse_tar(path: Path, layout: str) -> Path:
+    """A tar whose map of holes is damaged, in the two layouts of GNU tar's newer formats."""
+    info = tarfile.TarInfo("a.jpg")
+    info.size = 512
+    info.pax_headers = (
+        {"GNU.sparse.map": "1,x,3", "GNU.sparse.size": "10"}
+        if layout == "0.1"
+        else {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "9", "GNU.sparse.name": "a.jpg"}
+    )
+    path.write_bytes(info.tobuf(tarfile.PAX_FORMAT) + b"zz\n".ljust(512, b"\0") + bytes(9 * 1024))
+    return path
+
+
+@pytest.mark.parametrize("layout", ["0.1", "1.0"])
+def test_a_damaged_sparse_map_is_one_sentence(packed_copy, tmp_path, layout):
+    (tmp_path / "tars").mkdir()
+    tar = sparse_tar(tmp_path / "tars" / "train.tar", layout)
+    with pytest.raises(PetsegError, match=r"train\.tar is no whole, uncompressed tar"):
+        adopt(tmp_path / "tars", None)
+    with pytest.raises(PetsegError, match=r"train\.tar is no whole, uncompressed tar"):
+        TarsSource(str(tar), OXFORD).listing()
+    shard = next(packed_copy.glob("val-*.tar"))
+    sparse_tar(shard, layout)
+    problems = verify(packed_copy, Manifest.load(packed_copy))
+    assert any(problem.startswith(f"{shard} is no whole, uncompressed tar") for problem in problems)
+
+
+def test_a_file_with_holes_is_not_read_as_it_lies(tmp_path):
+    info = tarfile.TarInfo("a.jpg")
+    info.size = 512
+    info.pax_headers = {"GNU.sparse.map": "0,512", "GNU.sparse.size": "4096", "GNU.sparse.numblocks": "1"}
+    (tmp_path / "a.tar").write_bytes(info.tobuf(tarfile.PAX_FORMAT) + bytes(512) + bytes(9 * 1024))
+    with pytest.raises(PetsegError, match=r"holds a\.jpg with holes left out"):
+        adopt(tmp_path, None)
+
+
 def test_an_unfinished_pack_is_no_data_set(packed_copy):
     (packed_copy / MANIFEST_NAME).unlink()
     (packed_copy / WORK_FOLDER).mkdir()
@@ -253,3 +289,6 @@ def test_a_sheet_that_cannot_be_made(packed, tmp_path):
         contact_sheet(packed, tmp_path / "a.png", split="holdout")
     with pytest.raises(PetsegError, match="--out"):
         contact_sheet(packed, tmp_path / "nowhere" / "a.png")
+    for folder in (tmp_path, Path()):
+        with pytest.raises(PetsegError, match=r"--out: .* is a folder; give the name of a PNG file"):
+            contact_sheet(packed, folder)

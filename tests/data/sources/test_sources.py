@@ -306,7 +306,7 @@ def test_oxford_is_fetched_once_and_checked(publisher, tmp_path):
     assert sorted(p.name for p in (tmp_path / "cache").iterdir()) == [FOLDER]
     assert not list(folder.glob("*.tar.gz"))
     assert download_oxford(tmp_path / "cache") == folder and not served
-    assert resolve_source("oxford", cache=tmp_path / "cache").name == str(folder)
+    assert resolve_source("oxford", download_dir=tmp_path / "cache").name == str(folder)
 
 
 def test_a_download_that_broke_off_goes_on(publisher, tmp_path):

@@ -1,0 +1,61 @@
+"""What may change when a run goes on, and whether it has anywhere to go."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from petseg.config import TrainConfig
+from petseg.errors import PetsegError
+from petseg.training.run_folder import RunFolder
+
+FREE = frozenset(
+    {
+        "batch_size", "cache", "compile", "device", "gallery", "loader", "num_threads", "patience", "prefetch_batches",
+        "run_dir", "shards", "tensorboard", "verify",
+    }
+)  # fmt: skip
+"""Options that may differ from the run's own: how it is computed, and not what. (The shards' content is compared by
+digest; a batch size changes with the number of ranks.)"""
+
+
+def check_changes(config: TrainConfig, checkpoint: dict[str, Any], run: RunFolder) -> TrainConfig:
+    """The configuration that a run goes on with.
+
+    Args:
+        config: the run's config.toml with the flags of this call.
+        checkpoint: the run's last one.
+        run: its folder, for messages.
+
+    Raises:
+        PetsegError: an option that would change what the run learns, or fewer epochs than before.
+    """
+    try:
+        before = TrainConfig(**checkpoint["config"])
+    except TypeError as error:
+        raise PetsegError(f"{run.last} is damaged ({error}); start a new run.") from error
+    if config.amp == "auto":
+        config = dataclasses.replace(config, amp=before.amp)
+    for spec in dataclasses.fields(TrainConfig):
+        old, new = getattr(before, spec.name), getattr(config, spec.name)
+        flag = f"--{spec.name.replace('_', '-')}"
+        if spec.name == "epochs" and new < old:
+            raise PetsegError(f"{flag} {new}: this run was begun with {old}, and its schedule only stretches upwards.")
+        same = old == new or (spec.name == "init_from" and Path(old).absolute() == Path(new).absolute())
+        if not same and spec.name not in FREE and spec.name != "epochs":
+            raise PetsegError(
+                f"{flag} {new}: {run.path} was begun with {old or 'none'}, and another value would change what it "
+                "learns: leave it out, or start a new run."
+            )
+    return config
+
+
+def finished_summary(config: TrainConfig, checkpoint: dict[str, Any], run: RunFolder) -> dict[str, Any] | None:
+    """The summary of a run that has nothing left to do, None if it has."""
+    epoch, best = checkpoint["loader"]["epoch"], checkpoint["progress"]["best"]["epoch"]
+    out_of_patience = bool(config.patience) and epoch - best >= config.patience
+    if epoch < config.epochs and not out_of_patience:
+        return None
+    summary = run.summary()
+    return summary if summary is not None and summary.get("epochs") == epoch else None
