@@ -1,0 +1,1 @@
+"""Throughput reports: every stage of petseg against its peers and its ceiling. `python -m benchmarks --help`."""

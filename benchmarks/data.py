@@ -1,0 +1,163 @@
+"""What the benchmarks run on: one set of samples as original files, as shards, and as files of the shards' bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from petseg.classes import ClassTable
+from petseg.data.decode.resize import nearest_indices
+from petseg.data.shards.manifest import Manifest
+from petseg.data.shards.pack import PackOptions, pack
+from petseg.data.shards.reader import ShardReader
+from petseg.data.sources import Listing, Pair, Source
+from petseg.data.sources.resolve import resolve_source
+from petseg.data.sources.synthetic import SyntheticSource
+from petseg.system import usable_cores
+
+WORK = Path(__file__).parent / ".work"
+"""Prepared data, kept between runs; safe to remove."""
+
+SYNTHETIC_SAMPLES = 512
+IMAGE_BOUNDS = (2.0, 6.0)
+"""The loader contract's: mean absolute difference from the reference over a set, and over any image, of 255."""
+
+
+@dataclass(frozen=True, slots=True)
+class InTrain:
+    """A source whose pairs all are in `train`: benchmarks read one split."""
+
+    inner: Source
+
+    @property
+    def name(self) -> str:
+        """As the source's."""
+        return self.inner.name
+
+    @property
+    def classes(self) -> ClassTable:
+        """As the source's."""
+        return self.inner.classes
+
+    def listing(self) -> Listing:
+        """As the source's, all in `train`."""
+        listing = self.inner.listing()
+        return Listing(pairs=tuple(replace(pair, split="train") for pair in listing.pairs))
+
+    def read(self, pair: Pair) -> tuple[bytes, bytes]:
+        """As the source's."""
+        return self.inner.read(pair)
+
+
+def source_of(text: str, samples: int = SYNTHETIC_SAMPLES) -> Source:
+    """`synthetic` (drawn pets at the sizes of Oxford's photos) or whatever petseg-shard takes."""
+    if text == "synthetic":
+        return InTrain(SyntheticSource(samples, min_side=333, max_side=500))
+    return InTrain(resolve_source(text))
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One way of storing the samples: `shards/`, and `files/images`, `files/masks` with the same bytes."""
+
+    folder: Path
+    short_side: int
+    """Pixels; 0 for original sizes and bytes."""
+
+    @property
+    def shards(self) -> Path:
+        """The shard folder."""
+        return self.folder / "shards"
+
+    @property
+    def label(self) -> str:
+        """`originals` or `packed at 128`."""
+        return f"packed at {self.short_side}" if self.short_side else "originals"
+
+    @property
+    def manifest(self) -> Manifest:
+        """The shards' manifest."""
+        return Manifest.load(self.shards)
+
+
+def prepare(source: Source, short_side: int, work: Path = WORK) -> Cell:
+    """Make a cell, or take the one that is there already."""
+    pairs = source.listing().pairs
+    identity = json.dumps([source.name, short_side, [(pair.key, pair.size) for pair in pairs], repr(source)])
+    folder = work / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}-{short_side or 'originals'}"
+    cell = Cell(folder, short_side)
+    if (folder / "whole").is_file():
+        return cell
+    shutil.rmtree(folder, ignore_errors=True)
+    options = PackOptions(split="official", short_side=short_side, samples_per_shard=64)
+    pack(source, cell.shards, options, workers=usable_cores())
+    for kind in ("images", "masks"):
+        (folder / "files" / kind).mkdir(parents=True)
+    reader = ShardReader(cell.shards, cell.manifest, "train")
+    for index in range(len(reader)):
+        image, mask = reader.read(index)
+        (folder / "files" / "images" / f"{reader.key(index)}.jpg").write_bytes(image)
+        (folder / "files" / "masks" / f"{reader.key(index)}.png").write_bytes(mask)
+    reader.close()
+    (folder / "whole").touch()
+    return cell
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Every sample as the loader contract has it: full decode, Pillow's antialiased BILINEAR, nearest in integers."""
+
+    images: np.ndarray
+    """u8[n, size, size, 3]."""
+    codes: np.ndarray
+    """u8[n, size, size]."""
+
+    @classmethod
+    def of(cls, cell: Cell, size: int) -> Reference:
+        """The reference of all samples of a cell, at `size` px."""
+        reader = ShardReader(cell.shards, cell.manifest, "train")
+        images, codes = [], []
+        for index in range(len(reader)):
+            picture, mask = reader.decoded(index)
+            images.append(np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BILINEAR)))
+            rows, columns = (nearest_indices(side, size) for side in mask.shape)
+            codes.append(mask[rows[:, None], columns])
+        reader.close()
+        return cls(np.stack(images), np.stack(codes))
+
+    def judge(self, images: np.ndarray, codes: np.ndarray) -> str:
+        """In what a contender's samples differ from the contract's; empty where they keep it.
+
+        Args:
+            images: u8[m, size, size, 3], in any order.
+            codes: u8[m, size, size].
+        """
+        if images.shape[1:] != self.images.shape[1:] or codes.shape[1:] != self.codes.shape[1:]:
+            return f"its batches are {images.shape[1:]} and {codes.shape[1:]}"
+        # Which sample each one is, by a thumbnail of a few pixels: contenders need not say.
+        mine, theirs = (_thumbnails(each) for each in (self.images, images))
+        which = torch.cdist(theirs, mine).argmin(1).numpy()
+        if len(set(which.tolist())) < 0.99 * len(which):  # two drawn pets may look alike
+            return f"only {len(set(which.tolist()))} of {len(which)} samples are distinct"
+        difference = np.abs(images.astype(np.int16) - self.images[which]).mean(axis=(1, 2, 3))
+        wrong = float((codes != self.codes[which]).mean())
+        found = []
+        if wrong:
+            found.append(f"{100 * wrong:.2g}% of mask pixels differ")
+        if difference.mean() > IMAGE_BOUNDS[0] or difference.max() > IMAGE_BOUNDS[1]:
+            found.append(f"images differ by {difference.mean():.1f} of 255 in the mean, {difference.max():.1f} at most")
+        return "; ".join(found)
+
+
+def _thumbnails(images: np.ndarray) -> torch.Tensor:
+    """f32[n, 8 * 8 * 3]."""
+    small = F.adaptive_avg_pool2d(torch.from_numpy(images).permute(0, 3, 1, 2).float(), 8)
+    return small.flatten(1)

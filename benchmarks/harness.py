@@ -1,0 +1,194 @@
+"""Contenders as processes of their own, measured in turn; every raw figure is kept, with what it was measured on."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import selectors
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from petseg.system import available_memory, read_text, usable_cores
+from petseg.training.trainer import versions
+
+ROOT = Path(__file__).parent
+RESULTS = ROOT / "results"
+START_SECONDS = 300.0
+"""A contender has so long to load its data and to say that it is ready."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Row:
+    """One contender's figures."""
+
+    name: str
+    unit: str
+    samples: list[float] = field(default_factory=list)
+    """Every repeat's figure, in the order of measuring."""
+    note: str = ""
+    """Why it could not run, or in what its work differs from the others'."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Whatever else is known of it: its cell, its kind, its versions."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """With median, smallest and largest figure; None where there is none."""
+        known = sorted(self.samples)
+        return {
+            **{key: value for key, value in asdict(self).items() if key != "facts"},
+            "median": statistics.median(known) if known else None,
+            "min": known[0] if known else None,
+            "max": known[-1] if known else None,
+            **self.facts,
+        }
+
+
+class ContenderError(Exception):
+    """A contender that cannot run; the text is its reason."""
+
+
+class Contender:
+    """A child process that speaks the protocol of `peers/_serve.py`.
+
+    Args:
+        command: what starts it.
+        env: variables beside the harness's own.
+    """
+
+    def __init__(self, command: Sequence[str], env: dict[str, str] | None = None) -> None:
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env={**os.environ, **(env or {})},
+        )
+        self._pending = b""
+        self.ready: dict[str, Any] = {}
+        """What it said when it was ready."""
+
+    def __enter__(self) -> Contender:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+        self.close()
+
+    def wait_ready(self, seconds: float = START_SECONDS) -> None:
+        """Wait until it has loaded its data.
+
+        Raises:
+            ContenderError: it ended, or it did not answer.
+        """
+        self.ready = self._answer(seconds)
+
+    def ask(self, seconds: float = START_SECONDS, **command: Any) -> dict[str, Any]:
+        """Send one command and wait for its answer.
+
+        Raises:
+            ContenderError: it ended, or it did not answer.
+        """
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write((json.dumps(command) + "\n").encode())
+            self._process.stdin.flush()
+        except OSError:
+            raise ContenderError(self._reason()) from None
+        return self._answer(seconds)
+
+    def close(self) -> None:
+        """End it, at once if it does not end by itself."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        self._errors.close()
+
+    def _answer(self, seconds: float) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            while b"\n" not in self._pending:
+                if not selector.select(seconds):
+                    raise ContenderError(f"it did not answer within {seconds:.0f} s")
+                part = os.read(self._process.stdout.fileno(), 1 << 16)
+                if not part:
+                    raise ContenderError(self._reason())
+                self._pending += part
+        line, _, self._pending = self._pending.partition(b"\n")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def _reason(self) -> str:
+        """The last line that it left on standard error."""
+        self._process.wait(5)
+        self._errors.seek(0)
+        lines = [line for line in self._errors.read().decode("utf-8", "replace").splitlines() if line.strip()]
+        return (lines[-1] if lines else f"it ended with code {self._process.returncode}")[:300]
+
+
+def interleave(
+    measures: dict[str, Callable[[], float]], rows: dict[str, Row], repeats: int, progress: Callable[[], None]
+) -> None:
+    """Measure every contender once, then every one again, and so on: what the machine does to one, it does to all.
+
+    Args:
+        measures: measures one repeat of a contender; raises `ContenderError` where it no longer can.
+        rows: where the figures go.
+        repeats: how often.
+        progress: called after each figure.
+    """
+    for _ in range(repeats):
+        for name, measure in measures.items():
+            row = rows[name]
+            if not row.note.startswith("failed"):
+                try:
+                    row.samples.append(measure())
+                except ContenderError as error:
+                    row.note = f"failed: {error}"
+            progress()
+
+
+def ratio(rows: Sequence[Row], ours: Sequence[str], theirs: Sequence[str]) -> float | None:
+    """The best median of `ours` over the best of `theirs`, None where either has no figure."""
+    medians = {row.name: statistics.median(row.samples) for row in rows if row.samples}
+    mine, others = ([medians[name] for name in names if name in medians] for names in (ours, theirs))
+    return max(mine) / max(others) if mine and others else None
+
+
+def environment(data_digest: str, **facts: Any) -> dict[str, Any]:
+    """What a result was measured on, and how to measure it again."""
+    cpu = [line.partition(":")[2].strip() for line in read_text("/proc/cpuinfo").splitlines() if "model name" in line]
+    return {
+        "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
+        "cpu": cpu[0] if cpu else platform.processor() or platform.machine(),
+        "cores": usable_cores(),
+        "memory_gb": round(available_memory() / 1e9, 1),
+        "system": platform.platform(terse=True),
+        "versions": versions(),
+        "data_digest": data_digest,
+        **facts,
+    }
+
+
+def write_result(
+    bench: str, rows: Sequence[Row], ratios: dict[str, float | None], env: dict[str, Any], out: Path
+) -> str:
+    """Write one result file; returns the line that a benchmark ends with, the same as JSON."""
+    result = {"bench": bench, "rows": [row.to_dict() for row in rows], "ratios": ratios, "env": env}
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{bench}.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    return json.dumps(result)

@@ -1,0 +1,163 @@
+"""How fast samples come: petseg's loaders and caches against its peers and against plain decoding."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.data import Cell, Reference
+from benchmarks.harness import ROOT, Contender, ContenderError, Row, interleave, ratio
+
+BATCH = 32
+SKIP = 6
+"""Batches that use up what was made ahead: more than any contender's prefetch depth."""
+
+MIN_TIMED = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One contender."""
+
+    name: str
+    script: str
+    options: tuple[str, ...] = ()
+    kind: str = "library"
+    """`petseg`, `library`, `ceiling` or `notebook`."""
+    workers: int = 2
+    cached: bool = False
+    """It gives samples that were decoded before, so it is shown apart."""
+    own_environment: bool = False
+    """Started by `uv run --script`, with what its header pins; else in this environment."""
+    cells: tuple[int, ...] | None = None
+    """Short sides that it runs on; None for all."""
+
+
+ENTRIES = (
+    Entry("petseg webdataset", "petseg_loader.py", ("--loader", "webdataset"), "petseg"),
+    Entry("petseg dali", "petseg_loader.py", ("--loader", "dali"), "petseg"),
+    Entry("petseg cache host", "petseg_loader.py", ("--cache", "host"), "petseg", cached=True),
+    Entry("DataLoader over files", "files.py"),
+    Entry("webdataset", "webdataset_plain.py"),
+    Entry("DALI's own reader", "dali_native.py"),
+    Entry("notebook, 0 workers", "notebook.py", (), "notebook", workers=0),
+    Entry("notebook, 2 workers", "notebook.py", (), "notebook"),
+    Entry("ceiling: OpenCV", "ceiling.py", ("--decoder", "cv2"), "ceiling"),
+    Entry("ceiling: simplejpeg", "ceiling.py", ("--decoder", "simplejpeg"), "ceiling"),
+    Entry("ceiling: bare gather", "gather.py", (), "ceiling", cached=True),
+)
+"""Every contender, in the order of measuring."""
+
+LIBRARIES = ("DataLoader over files", "webdataset", "LitData", "MosaicML Streaming")
+OURS = ("petseg webdataset", "petseg dali")
+CEILINGS = ("ceiling: OpenCV", "ceiling: simplejpeg")
+
+
+def run_cell(
+    cell: Cell,
+    size: int,
+    entries: Sequence[Entry],
+    *,
+    repeats: int,
+    seconds: float,
+    scratch: Path,
+    progress: Callable[[str], None],
+) -> list[Row]:
+    """Measure all contenders on one cell.
+
+    Args:
+        cell: how the samples are stored.
+        size: height and width of the batches in pixels.
+        entries: the contenders.
+        repeats: windows of each.
+        seconds: length of a window.
+        scratch: folder for what contenders convert.
+        progress: called with a contender's name after each of its steps.
+    """
+    rows = {
+        entry.name: Row(
+            name=entry.name,
+            unit="images/s",
+            facts={
+                "cell": cell.label,
+                "size": size,
+                "kind": entry.kind,
+                "chart": f"{'Caches' if entry.cached else 'Loading'}, {cell.label}, {size} px out",
+            },
+        )
+        for entry in entries
+    }
+    reference = Reference.of(cell, size)
+    with contextlib.ExitStack() as stack:
+        measures: dict[str, Callable[[], float]] = {}
+        # All at once: starting takes longer than measuring, and nothing is measured yet.
+        started = [stack.enter_context(Contender(_command(entry, cell, size, scratch))) for entry in entries]
+        for entry, contender in zip(entries, started, strict=True):
+            row = rows[entry.name]
+            try:
+                contender.wait_ready()
+                row.facts["versions"] = contender.ready["versions"]
+                row.note = _check(contender, reference)
+                # The window's length, by the function under test, which warms it up as well.
+                warm = contender.ask(skip=SKIP, timed=MIN_TIMED)
+                batches = max(MIN_TIMED, round(seconds * MIN_TIMED / warm["seconds"]))
+                measures[entry.name] = _measure(contender, batches)
+            except ContenderError as error:
+                row.note = f"failed: {error}"
+            progress(entry.name)
+        interleave(measures, rows, repeats, lambda: progress(""))
+    return list(rows.values())
+
+
+def ratios(rows: Sequence[Row], short_side: int = 128, size: int = 100) -> dict[str, float | None]:
+    """Ours over theirs, packed at 128 and 100 px out unless the name says originals."""
+
+    def of(label: str) -> list[Row]:
+        return [row for row in rows if row.facts["cell"] == label and row.facts["size"] == size]
+
+    packed, originals = of(f"packed at {short_side}"), of("originals")
+    notebook = [row for row in originals if row.name == "notebook, 0 workers"]
+    return {
+        "ffcv_jpg": ratio(packed, OURS, ["FFCV jpg"]),
+        "libraries": ratio(packed, OURS, LIBRARIES),
+        "spdl": ratio(packed, OURS, ["SPDL"]),
+        "ceiling": ratio(
+            packed, OURS, [row.name for row in packed if row.name.startswith("ceiling: ") and "gather" not in row.name]
+        ),
+        "originals": ratio(originals, OURS, LIBRARIES),
+        "dali_native": ratio(packed, ["petseg dali"], ["DALI's own reader"]),
+        "cache": ratio(packed, ["petseg cache host"], ["ceiling: bare gather"]),
+        "notebook": ratio([*packed, *notebook], OURS, ["notebook, 0 workers"]) if notebook else None,
+    }
+
+
+def _command(entry: Entry, cell: Cell, size: int, scratch: Path) -> list[str]:
+    script = str(ROOT / "peers" / entry.script)
+    starter = ["uv", "run", "--quiet", "--script", script] if entry.own_environment else [sys.executable, script]
+    own = scratch / entry.name.replace(" ", "-").replace("'", "") / f"{cell.folder.name}-{size}"
+    own.mkdir(parents=True, exist_ok=True)
+    options = ["--data", str(cell.folder), "--size", str(size), "--batch", str(BATCH), "--scratch", str(own)]
+    return [*starter, *options, "--workers", str(entry.workers), *entry.options]
+
+
+def _check(contender: Contender, reference: Reference) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "samples.npz"
+        contender.ask(check=str(path), batches=len(reference.images) // BATCH)
+        with np.load(path) as found:
+            return reference.judge(found["images"], found["codes"])
+
+
+def _measure(contender: Contender, batches: int) -> Callable[[], float]:
+    def once() -> float:
+        answer: dict[str, Any] = contender.ask(skip=SKIP, timed=batches)
+        return float(answer["samples"] / answer["seconds"])
+
+    return once

@@ -1,0 +1,37 @@
+"""A torch DataLoader over files, with libjpeg-turbo (simplejpeg) and OpenCV: what a careful person writes by hand."""
+
+import cv2
+import numpy as np
+import simplejpeg
+import torch
+from _serve import arguments, endless, serve
+from torch.utils.data import DataLoader, Dataset
+
+args = arguments()
+
+
+class Files(Dataset):
+    def __init__(self, root):
+        self.images = sorted((root / "images").iterdir())
+        self.masks = sorted((root / "masks").iterdir())
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        image = simplejpeg.decode_jpeg(self.images[index].read_bytes(), fastdct=True, fastupsample=True)
+        mask = cv2.imdecode(np.frombuffer(self.masks[index].read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE)
+        size = (args.size, args.size)
+        return cv2.resize(image, size), cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def one_thread(_):
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+
+
+loader = DataLoader(
+    Files(args.data / "files"), batch_size=args.batch, shuffle=True, num_workers=args.workers, persistent_workers=True,
+    worker_init_fn=one_thread,
+)  # fmt: skip
+serve(endless(lambda: loader), "torch", "simplejpeg", "opencv-python-headless")

@@ -1,0 +1,24 @@
+"""petseg's own loaders and caches, as `petseg-train` uses them."""
+
+import torch
+from _serve import arguments, endless, serve
+
+from petseg import build_loader
+
+args = arguments(("--loader", "webdataset"), ("--cache", "none"))
+torch.set_num_threads(args.workers)
+loader = build_loader(
+    args.loader,
+    shards=args.data / "shards",
+    split="train",
+    batch_size=args.batch,
+    size=(args.size, args.size),
+    training=True,
+    num_threads=args.workers,
+    cache=args.cache,
+)
+if args.cache != "none":  # from its second epoch on
+    for _ in range(2):
+        for _ in loader:
+            pass
+serve(((batch.images, batch.codes) for batch in endless(lambda: loader)), "petseg", "torch")

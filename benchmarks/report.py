@@ -1,0 +1,213 @@
+"""Result files as one page and one Markdown table, made of nothing but what the files hold."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from petseg.errors import PetsegError
+from petseg.system import write_atomic
+
+PAGE, TABLE = "report.html", "table.md"
+
+TITLES = {
+    "loader": ("Loading", "Samples a second: decoded, resized and batched, in a shuffled order."),
+    "step": ("The training step", "Compute alone, on batches that lie on the device already."),
+    "train": ("Training end to end", "Loader and step together, against what each can do alone."),
+    "pack": ("Packing", "From source files to shards, wall time of the whole command."),
+    "scale": ("Scale", "What a data set costs before its first sample is read."),
+}
+
+_COLOURS = {"petseg": "--series-1", "library": "--series-2", "notebook": "--series-4", "ceiling": "--other"}
+_KINDS = {
+    "petseg": "petseg",
+    "library": "other libraries",
+    "notebook": "the notebook",
+    "ceiling": "a ceiling: work without a pipeline",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bar:
+    """One row of a chart; lengths in percent of the chart's width."""
+
+    name: str
+    kind: str
+    figure: str
+    """The median as text; empty where there is none."""
+    length: float
+    low: float
+    high: float
+    """Ends of the spread, smallest and largest repeat."""
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chart:
+    """The rows that are compared with each other."""
+
+    title: str
+    unit: str
+    bars: tuple[Bar, ...]
+    conclusion: str
+
+
+def write_pages(results: Path) -> tuple[Path, Path]:
+    """Write the page and the table of all result files in a folder.
+
+    Returns:
+        Their paths.
+
+    Raises:
+        PetsegError: no result file, or one that is damaged.
+    """
+    found = read_results(results)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([Path(__file__).parent, Path(__file__).parents[1] / "petseg" / "report"]),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    sections = [
+        {
+            "bench": bench,
+            "title": TITLES.get(bench, (bench, ""))[0],
+            "lead": TITLES.get(bench, (bench, ""))[1],
+            "charts": charts(result["rows"]),
+            "ratios": [(name, value) for name, value in result["ratios"].items() if value is not None],
+            "missing": [name for name, value in result["ratios"].items() if value is None],
+            "env": result["env"],
+        }
+        for bench, result in found.items()
+    ]
+    page = environment.get_template("report.html.j2").render(
+        sections=sections, colours=_COLOURS, kinds=_KINDS, env=next(iter(found.values()))["env"]
+    )
+    paths = results / PAGE, results / TABLE
+    write_atomic(paths[0], page.encode())
+    write_atomic(paths[1], markdown(found).encode())
+    return paths
+
+
+def read_results(results: Path) -> dict[str, dict[str, Any]]:
+    """All result files of a folder by benchmark, in the order of `TITLES`.
+
+    Raises:
+        PetsegError: none, or a damaged one.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(results.glob("*.json")):
+        try:
+            result = json.loads(path.read_bytes())
+            found[result["bench"]] = {key: result[key] for key in ("rows", "ratios", "env")}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise PetsegError(f"{path} is no result of a benchmark ({error}): remove it, or measure again.") from error
+    if not found:
+        raise PetsegError(f"{results} holds no result: measure first: python -m benchmarks loader --quick.")
+    order = list(TITLES)
+    return dict(sorted(found.items(), key=lambda pair: order.index(pair[0]) if pair[0] in order else len(order)))
+
+
+def charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
+    """One chart for each value of the rows' `chart`, best first, failures last."""
+    titles = dict.fromkeys(str(row["chart"]) for row in rows)
+    return [_chart(title, [row for row in rows if row["chart"] == title]) for title in titles]
+
+
+def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
+    """One sentence: how petseg's best compares with the best of the others and with the ceiling."""
+    ours, others, ceiling = (_best(rows, kinds) for kinds in (("petseg",), ("library", "notebook"), ("ceiling",)))
+    if ours is None:
+        return "Measured for the ratios alone."
+    lower = _lower_is_better(ours)
+    text = f"{ours['name']} {'takes' if lower else 'makes'} {_number(ours['median'])} {ours['unit']}"
+    if others is not None:
+        text += f", {_times(ours, others)}{' as fast as' if lower else ''} the fastest other ({others['name']})"
+    if ceiling is not None:
+        text += (
+            f", {100 * _quotient(ours, ceiling):.0f}% of the ceiling ({str(ceiling['name']).removeprefix('ceiling: ')})"
+        )
+    return text + "."
+
+
+def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """The same figures as Markdown tables, with the machine and the command that made them."""
+    lines = []
+    for bench, result in found.items():
+        env = result["env"]
+        lines += [
+            f"## {TITLES.get(bench, (bench, ''))[0]}",
+            "",
+            f"`{env['command']}` on {env['cpu']}, {env['cores']} cores.",
+            "",
+        ]
+        for title in dict.fromkeys(str(row["chart"]) for row in result["rows"]):
+            rows = [row for row in result["rows"] if row["chart"] == title]
+            lines += [
+                f"### {title}",
+                "",
+                conclusion(rows),
+                "",
+                f"| | {rows[0]['unit']} | spread | |",
+                "|---|---:|---:|---|",
+            ]
+            for row in _ordered(rows):
+                figure = f"{_number(row['median'])}" if row["median"] is not None else "-"
+                spread = f"{_number(row['min'])} to {_number(row['max'])}" if row["median"] is not None else ""
+                lines.append(f"| {row['name']} | {figure} | {spread} | {row['note']} |")
+            lines.append("")
+        known = {name: value for name, value in result["ratios"].items() if value is not None}
+        if known:
+            lines += ["| ratio, ours over theirs | |", "|---|---:|"]
+            lines += [f"| `{name}` | {value:.2f} |" for name, value in known.items()] + [""]
+    return "\n".join(lines)
+
+
+def _chart(title: str, rows: Sequence[Mapping[str, Any]]) -> Chart:
+    longest = max((float(row["max"]) for row in rows if row["max"] is not None), default=1.0)
+    bars = []
+    for row in _ordered(rows):
+        middle, low, high = (100 * float(row[key] or 0) / longest for key in ("median", "min", "max"))
+        bars.append(
+            Bar(
+                name=str(row["name"]), kind=str(row["kind"]), length=middle, low=low, high=high, note=str(row["note"]),
+                figure=_number(row["median"]) if row["median"] is not None else "",
+            )
+        )  # fmt: skip
+    return Chart(title=title, unit=str(rows[0]["unit"]), bars=tuple(bars), conclusion=conclusion(rows))
+
+
+def _ordered(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    sign = 1 if _lower_is_better(rows[0]) else -1
+    return sorted(rows, key=lambda row: (row["median"] is None, sign * (row["median"] or 0)))
+
+
+def _best(rows: Sequence[Mapping[str, Any]], kinds: tuple[str, ...]) -> Mapping[str, Any] | None:
+    fit = [row for row in _ordered(rows) if row["kind"] in kinds and row["median"] is not None]
+    return fit[0] if fit else None
+
+
+def _quotient(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> float:
+    """How much better ours is; above 1 it is."""
+    mine, other = float(ours["median"]), float(theirs["median"])
+    return other / mine if _lower_is_better(ours) else mine / other
+
+
+def _times(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
+    value = _quotient(ours, theirs)
+    return f"{value:.1f} times" if value >= 10 else f"{value:.2f} times"
+
+
+def _lower_is_better(row: Mapping[str, Any]) -> bool:
+    return re.fullmatch(r"s|ms|µs|MB", str(row["unit"])) is not None
+
+
+def _number(value: Any) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
