@@ -49,7 +49,7 @@ def loader_command(
     cells, sizes = ((128,), (100,)) if quick else ((0, 128, 256), (100, 128, 224))
     entries = [e for e in loader.ENTRIES if not no_peers or e.kind in {"petseg", "ceiling"}]
     repeats = repeats or (3 if quick else 5)
-    window = min(seconds, 1.0) if quick else seconds
+    window = min(seconds, 0.6) if quick else seconds
     steps = len(cells) * len(sizes) * len(entries) * (1 + repeats)
     rows: list[Row] = []
     with _progress(console, steps) as advance:
@@ -59,7 +59,7 @@ def loader_command(
             for size in sizes:
                 rows += loader.run_cell(
                     cell, size, entries, repeats=repeats, seconds=window, scratch=WORK / "peers",
-                    progress=lambda name: advance(name, 1),
+                    install=not quick, progress=lambda name: advance(name, 1),
                 )  # fmt: skip
         if quick and not no_peers:
             # Its ratio compares with the notebook on original bytes.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -20,6 +22,7 @@ SKIP = 6
 """Batches that use up what was made ahead: more than any contender's prefetch depth."""
 
 MIN_TIMED = 8
+INSTALL_SECONDS = 900
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +48,14 @@ ENTRIES = (
     Entry("petseg dali", "petseg_loader.py", ("--loader", "dali"), "petseg"),
     Entry("petseg cache host", "petseg_loader.py", ("--cache", "host"), "petseg", cached=True),
     Entry("DataLoader over files", "files.py"),
+    Entry("torchvision", "torchvision_pets.py"),
     Entry("webdataset", "webdataset_plain.py"),
     Entry("DALI's own reader", "dali_native.py"),
+    Entry("LitData", "litdata_stream.py", own_environment=True),
+    Entry("MosaicML Streaming", "mosaic_streaming.py", own_environment=True),
+    Entry("SPDL", "spdl_pipeline.py", own_environment=True),
+    Entry("FFCV jpg", "ffcv_loader.py", ("--mode", "jpg"), own_environment=True),
+    Entry("FFCV raw", "ffcv_loader.py", ("--mode", "raw"), own_environment=True),
     Entry("notebook, 0 workers", "notebook.py", (), "notebook", workers=0),
     Entry("notebook, 2 workers", "notebook.py", (), "notebook"),
     Entry("ceiling: OpenCV", "ceiling.py", ("--decoder", "cv2"), "ceiling"),
@@ -68,6 +77,7 @@ def run_cell(
     repeats: int,
     seconds: float,
     scratch: Path,
+    install: bool = True,
     progress: Callable[[str], None],
 ) -> list[Row]:
     """Measure all contenders on one cell.
@@ -79,6 +89,7 @@ def run_cell(
         repeats: windows of each.
         seconds: length of a window.
         scratch: folder for what contenders convert.
+        install: make the environments of contenders that need one; else those that have none yet are left out.
         progress: called with a contender's name after each of its steps.
     """
     rows = {
@@ -97,6 +108,10 @@ def run_cell(
     reference = Reference.of(cell, size)
     with contextlib.ExitStack() as stack:
         measures: dict[str, Callable[[], float]] = {}
+        for entry in entries:
+            if reason := _missing_environment(entry, install=install):
+                rows[entry.name].note = f"failed: {reason}"
+        entries = [entry for entry in entries if not rows[entry.name].note]
         # All at once: starting takes longer than measuring, and nothing is measured yet.
         started = [stack.enter_context(Contender(_command(entry, cell, size, scratch))) for entry in entries]
         for entry, contender in zip(entries, started, strict=True):
@@ -136,6 +151,26 @@ def ratios(rows: Sequence[Row], short_side: int = 128, size: int = 100) -> dict[
         "cache": ratio(packed, ["petseg cache host"], ["ceiling: bare gather"]),
         "notebook": ratio([*packed, *notebook], OURS, ["notebook, 0 workers"]) if notebook else None,
     }
+
+
+def _missing_environment(entry: Entry, *, install: bool) -> str:
+    """Why a contender's own environment is not there; empty where it is, or where it needs none."""
+    if not entry.own_environment:
+        return ""
+    if shutil.which("uv") is None:
+        return "its environment is made by uv, which is not installed"
+    script = str(ROOT / "peers" / entry.script)
+    command = ["uv", "sync", "--script", script, *([] if install else ["--check", "--offline"])]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=INSTALL_SECONDS)
+    except subprocess.TimeoutExpired:
+        return f"its environment was not made within {INSTALL_SECONDS} s"
+    if not done.returncode:
+        return ""
+    if not install:
+        return f"not ready: uv sync --script benchmarks/peers/{entry.script}"
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    return f"its environment cannot be made ({' '.join(lines[-3:])[:300]})"
 
 
 def _command(entry: Entry, cell: Cell, size: int, scratch: Path) -> list[str]:
