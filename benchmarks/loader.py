@@ -109,7 +109,7 @@ def run_cell(
     with contextlib.ExitStack() as stack:
         measures: dict[str, Callable[[], float]] = {}
         for entry in entries:
-            if reason := _missing_environment(entry, install=install):
+            if reason := missing_environment(entry, install=install):
                 rows[entry.name].note = f"failed: {reason}"
         entries = [entry for entry in entries if not rows[entry.name].note]
         # All at once: starting takes longer than measuring, and nothing is measured yet.
@@ -153,7 +153,7 @@ def ratios(rows: Sequence[Row], short_side: int = 128, size: int = 100) -> dict[
     }
 
 
-def _missing_environment(entry: Entry, *, install: bool) -> str:
+def missing_environment(entry: Entry, *, install: bool) -> str:
     """Why a contender's own environment is not there; empty where it is, or where it needs none."""
     if not entry.own_environment:
         return ""

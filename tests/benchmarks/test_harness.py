@@ -119,6 +119,29 @@ def test_work_is_judged_by_its_pixels():
     assert "its batches are (8, 8, 3)" in reference.judge(images[:, :8, :8], codes[:, :8, :8])
 
 
+def test_a_peer_without_its_environment_is_a_row_with_its_reason(tmp_path, monkeypatch):
+    from benchmarks import loader
+
+    peer = loader.Entry("a peer", "peer.py", own_environment=True)
+    assert loader.missing_environment(loader.Entry("ours", "petseg_loader.py"), install=False) == ""
+    (tmp_path / "peers").mkdir()
+    (tmp_path / "peers" / "peer.py").write_text(
+        '# /// script\n# dependencies = ["no-such-package-of-anyone==9"]\n# ///\n'
+    )
+    monkeypatch.setattr(loader, "ROOT", tmp_path)
+    assert loader.missing_environment(peer, install=False) == "not ready: uv sync --script benchmarks/peers/peer.py"
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert "made by uv, which is not installed" in loader.missing_environment(peer, install=True)
+
+
+def test_every_peers_script_is_there():
+    from benchmarks.loader import ENTRIES
+
+    for entry in ENTRIES:
+        text = (ROOT / "benchmarks" / "peers" / entry.script).read_text()
+        assert text.startswith("# /// script") == entry.own_environment, entry.script
+
+
 def test_the_command_explains_itself():
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "loader", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
