@@ -177,6 +177,13 @@ def _folder(out: Path, identity: bytes) -> Iterator[None]:
     try:
         notes.mkdir(parents=True, exist_ok=True)
         with _locked(out, notes):
+            # Again, now that nobody else can: another run may have finished between the first look and the lock.
+            try:
+                _check_folder(out, identity)
+            except PetsegError:
+                if (out / MANIFEST_NAME).exists():
+                    shutil.rmtree(notes)  # made by this run alone
+                raise
             _sweep(out)
             try:
                 if not (notes / PLAN_NAME).exists():

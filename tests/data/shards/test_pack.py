@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -301,6 +302,26 @@ def test_two_packs_into_one_folder_do_not_mix(oxford, tmp_path, environment):
     assert codes == [0, 2], errors
     assert any("being packed by another process" in e or "already holds a finished pack" in e for e in errors)
     assert verify(tmp_path / "out", Manifest.load(tmp_path / "out")) == []
+
+
+def test_a_pack_that_was_finished_just_before_the_lock_is_left_alone(oxford, reference, tmp_path, monkeypatch):
+    """Another run finishes between this one's look at the folder and its lock."""
+    from petseg.data.shards import pack as module
+
+    out, look = tmp_path / "out", module._check_folder
+    looks = []
+
+    def look_and_be_overtaken(*args):
+        look(*args)
+        looks.append(1)
+        if len(looks) == 1:
+            shutil.copytree(reference, out)
+
+    monkeypatch.setattr(module, "_check_folder", look_and_be_overtaken)
+    with pytest.raises(PetsegError, match="already holds a finished pack"):
+        pack(OxfordSource(oxford), out, OFFICIAL, workers=1)
+    assert content(out) == content(reference)
+    assert verify(out, Manifest.load(out)) == []
 
 
 @pytest.mark.parametrize("workers", [1, 2])
