@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from petseg.classes import ClassTable
-from petseg.data.decode.resize import nearest_indices
+from petseg.data.decode.resize import resize_nearest
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.pack import PackOptions, pack
 from petseg.data.shards.reader import ShardReader
@@ -128,8 +128,7 @@ class Reference:
         for index in range(len(reader)):
             picture, mask = reader.decoded(index)
             images.append(np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BILINEAR)))
-            rows, columns = (nearest_indices(side, size) for side in mask.shape)
-            codes.append(mask[rows[:, None], columns])
+            codes.append(resize_nearest(mask, size, size))
         reader.close()
         return cls(np.stack(images), np.stack(codes))
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from petseg.system import available_memory, read_text, usable_cores
+from petseg.system import available_memory, cpu_model, usable_cores
 from petseg.training.trainer import versions
 
 ROOT = Path(__file__).parent
@@ -151,14 +151,15 @@ def interleave(
         repeats: how often.
         progress: called after each figure.
     """
+    gone: set[str] = set()
     for _ in range(repeats):
         for name, measure in measures.items():
-            row = rows[name]
-            if not row.note.startswith("failed"):
+            if name not in gone:
                 try:
-                    row.samples.append(measure())
+                    rows[name].samples.append(measure())
                 except ContenderError as error:
-                    row.note = f"failed: {error}"
+                    rows[name].note = f"failed: {error}"
+                    gone.add(name)
             progress()
 
 
@@ -171,10 +172,9 @@ def ratio(rows: Sequence[Row], ours: Sequence[str], theirs: Sequence[str]) -> fl
 
 def environment(data_digest: str, **facts: Any) -> dict[str, Any]:
     """What a result was measured on, and how to measure it again."""
-    cpu = [line.partition(":")[2].strip() for line in read_text("/proc/cpuinfo").splitlines() if "model name" in line]
     return {
         "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
-        "cpu": cpu[0] if cpu else platform.processor() or platform.machine(),
+        "cpu": cpu_model(),
         "cores": usable_cores(),
         "memory_gb": round(available_memory() / 1e9, 1),
         "system": platform.platform(terse=True),

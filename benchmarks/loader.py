@@ -39,8 +39,6 @@ class Entry:
     """It gives samples that were decoded before, so it is shown apart."""
     own_environment: bool = False
     """Started by `uv run --script`, with what its header pins; else in this environment."""
-    cells: tuple[int, ...] | None = None
-    """Short sides that it runs on; None for all."""
 
 
 ENTRIES = (

@@ -138,7 +138,7 @@ def resolve(flags: Mapping[str, Any], file: Path | None = None) -> TrainConfig:
         return TrainConfig(**values)
     except PetsegError as error:
         # Say which of the two places the bad value came from.
-        culprit = next((name for name in from_file if name not in given and f"--{_flag(name)}:" in str(error)), None)
+        culprit = next((name for name in from_file if name not in given and f"{flag_of(name)}:" in str(error)), None)
         raise PetsegError(f"{file}: {error}" if culprit else str(error)) from None
 
 
@@ -182,12 +182,13 @@ def parse_size(text: str) -> tuple[int, int]:
     return height, width
 
 
-def _flag(name: str) -> str:
-    return name.replace("_", "-")
+def flag_of(name: str) -> str:
+    """`--batch-size` of the field `batch_size`."""
+    return "--" + name.replace("_", "-")
 
 
 def _check(spec: dataclasses.Field[Any], kind: Any, value: Any) -> None:
-    flag = f"--{_flag(spec.name)}"
+    flag = flag_of(spec.name)
     if get_origin(kind) is Literal:
         choices = get_args(kind)
         if value not in choices:

@@ -18,7 +18,6 @@ class World:
     """This process's place among the ranks."""
 
     rank: int
-    local_rank: int
     size: int
     device: torch.device
 
@@ -100,7 +99,6 @@ def open_world(device: str) -> Iterator[World]:
         PetsegError: see `resolve_device`.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     resolved = resolve_device(device)
     if resolved.type == "cuda":
         torch.cuda.set_device(resolved)
@@ -108,7 +106,7 @@ def open_world(device: str) -> Iterator[World]:
     if size > 1:
         dist.init_process_group("nccl" if resolved.type == "cuda" else "gloo")
     try:
-        yield World(rank=rank, local_rank=local_rank, size=size, device=resolved)
+        yield World(rank=rank, size=size, device=resolved)
     finally:
         if size > 1 and dist.is_initialized():
             dist.destroy_process_group()

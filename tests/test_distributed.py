@@ -46,7 +46,7 @@ def test_two_ranks_learn_what_one_does_with_twice_the_batch(packed, tmp_path, en
 
 
 def test_a_world_of_one_needs_no_process_group():
-    world = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
+    world = World(rank=0, size=1, device=torch.device("cpu"))
     tensor = torch.ones(3)
     assert world.sum(tensor) is tensor and world.any(True) and not world.any(False)
     assert world.broadcast("text") == "text" and world.is_main

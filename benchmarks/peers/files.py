@@ -1,9 +1,8 @@
 """A torch DataLoader over files, with libjpeg-turbo (simplejpeg) and OpenCV: what a careful person writes by hand."""
 
 import cv2
-import numpy as np
-import simplejpeg
 import torch
+from _decode import decode
 from _serve import arguments, endless, serve
 from torch.utils.data import DataLoader, Dataset
 
@@ -19,10 +18,7 @@ class Files(Dataset):
         return len(self.images)
 
     def __getitem__(self, index):
-        image = simplejpeg.decode_jpeg(self.images[index].read_bytes(), fastdct=True, fastupsample=True)
-        mask = cv2.imdecode(np.frombuffer(self.masks[index].read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE)
-        size = (args.size, args.size)
-        return cv2.resize(image, size), cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT)
+        return decode(self.images[index].read_bytes(), self.masks[index].read_bytes(), args.size)
 
 
 def one_thread(_):

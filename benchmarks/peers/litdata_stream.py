@@ -6,12 +6,10 @@
 
 import cv2
 import litdata
-import numpy as np
-import simplejpeg
+from _decode import decode
 from _serve import arguments, endless, serve
 
 args = arguments()
-size = (args.size, args.size)
 files = args.data / "files"
 
 
@@ -23,9 +21,7 @@ def sample(pair):
 class Pets(litdata.StreamingDataset):
     def __getitem__(self, index):
         item = super().__getitem__(index)
-        image = simplejpeg.decode_jpeg(item["image"], fastdct=True, fastupsample=True)
-        mask = cv2.imdecode(np.frombuffer(item["mask"], np.uint8), cv2.IMREAD_GRAYSCALE)
-        return cv2.resize(image, size), cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT)
+        return decode(item["image"], item["mask"], args.size)
 
 
 if __name__ == "__main__":

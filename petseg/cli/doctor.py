@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from petseg.system import cpu_quota, memory_limit, read_text, usable_cores
+from petseg.system import cpu_model, cpu_quota, memory_limit, read_text, usable_cores
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -240,12 +240,10 @@ def _triton() -> Check:
 
 def _cpu() -> Check:
     lines = read_text("/proc/cpuinfo").splitlines()
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    model = next(named, platform.processor() or platform.machine())
     flags = {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split()}
     extra = {"avx512_bf16": "AVX512-BF16", "amx_bf16": "AMX-BF16", "bf16": "BF16", "avx512f": "AVX512", "avx2": "AVX2"}
     has = [label for flag, label in extra.items() if flag in flags]
-    return Check(name="CPU", ok="yes", value=", ".join([model, f"{os.cpu_count()} cores", *has]))
+    return Check(name="CPU", ok="yes", value=", ".join([cpu_model(), f"{os.cpu_count()} cores", *has]))
 
 
 def _cores() -> Check:

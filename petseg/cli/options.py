@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
-from petseg.config import TrainConfig
+from petseg.config import TrainConfig, flag_of
 
 PANELS = {
     "Data": ("shards", "loader", "size", "batch_size", "cache", "num_threads", "prefetch_batches", "window", "verify"),
@@ -47,7 +47,7 @@ def with_train_flags(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _parameter(spec: dataclasses.Field[Any], kind: Any, panel: str) -> inspect.Parameter:
-    flag = "--" + spec.name.replace("_", "-")
+    flag = flag_of(spec.name)
     is_choice = get_origin(kind) is Literal
     plain = str if is_choice else kind
     help_text = spec.metadata["help"]

@@ -61,11 +61,10 @@ def train_command(flags: Mapping[str, Any], *, config: Path | None, resume: bool
             label = f"{resolved.recipe}-{resolved.arch}"
             folder = resolved.run_dir or str(new_run_folder(RUNS, label).path)
             run = RunFolder(Path(world.broadcast(folder)))
-        _say_cache(console, resolved)
         with screen.ConsoleReporter(console) as reporter:
             watcher = _with_events(reporter, run, resolved, world)
             result = fit(resolved, run, world, watcher, resume=resume)
-        if world.is_main and not (result.summary and result.test is None):  # else there was nothing to do
+        if world.is_main:
             _conclude(console, result, demo=demo, device=world.device)
         return result.exit_code
 
@@ -183,20 +182,6 @@ def _demo_shards(console: Console, world: World, config: TrainConfig) -> Path:
     return folder
 
 
-def _say_cache(console: Console, config: TrainConfig) -> None:
-    if config.cache == "none":
-        return
-    from petseg.data.loaders.cache import cache_bytes
-
-    manifest = Manifest.load(Path(config.shards))
-    splits = [name for name in ("train", "val") if name in manifest.splits]
-    needed = sum(cache_bytes(manifest.splits[name].samples, config.height_width) for name in splits)
-    console.print(
-        f"--cache {config.cache} takes {needed / 1e9:.2f} GB for {' and '.join(splits)} at {config.size} px, filled "
-        "during the first epoch."
-    )
-
-
 def _with_events(reporter: screen.ConsoleReporter, run: RunFolder, config: TrainConfig, world: World) -> Reporter:
     if not (config.tensorboard and world.is_main):
         return reporter
@@ -207,8 +192,10 @@ def _with_events(reporter: screen.ConsoleReporter, run: RunFolder, config: Train
 
 def _conclude(console: Console, result: FitResult, *, demo: bool, device: torch.device) -> None:
     run = result.run.path
-    if result.summary is None or result.test is None:
+    if result.summary is None:
         console.print(f"Stopped and saved. Go on with: petseg-train --resume --run-dir {escape(str(run))}")
+        return
+    if result.test is None:  # there was nothing left to do, which was said
         return
     from petseg.inference.trained import load_trained
     from petseg.report import write_report

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
 from typing import Literal
 
 import torch
+
+from petseg.system import read_text
 
 
 def amp_dtype(amp: str) -> torch.dtype | None:
@@ -25,10 +26,7 @@ def resolve_amp(choice: Literal["auto", "bf16", "fp16", "off"], device: torch.de
 
 def cpu_has_bf16() -> bool:
     """Whether this CPU multiplies bf16 in hardware (AVX512-BF16, AMX or Arm's BF16); emulation is slower than fp32."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text("ascii", errors="replace").split()
-    except OSError:
-        return False
+    flags = read_text("/proc/cpuinfo").split()
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)
 
 

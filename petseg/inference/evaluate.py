@@ -140,7 +140,7 @@ def score(
         verify=config.verify,
     )
     try:
-        world = World(rank=0, local_rank=0, size=1, device=device)
+        world = World(rank=0, size=1, device=device)
         return evaluate(
             network, loader, manifest.classes, transform, world, amp=amp, dice=config.dice, progress=progress
         )

@@ -13,16 +13,13 @@ import torch.nn.functional as F
 from PIL import Image
 
 from petseg.classes import ClassTable
-from petseg.data.decode.pictures import PictureError, check_whole, opened, to_rgb
+from petseg.data.decode.pictures import MAX_SIDE, PictureError, check_whole, opened, to_rgb
 from petseg.data.decode.resize import resize_image
 from petseg.data.sources.files import IMAGES
 from petseg.errors import PetsegError
 from petseg.inference.trained import TrainedModel
 from petseg.model.transform import InputTransform
 from petseg.system import write_atomic
-
-MAX_SIDE = 65_500
-"""Longest side in pixels that the JPEG library writes, so the longest that an overlay can have."""
 
 _BAND_PIXELS = 4_000_000
 _NAMED_FAILURES = 5
@@ -237,7 +234,7 @@ def read_photo(path: Path, *, allow_damaged: bool = False) -> np.ndarray:
         raise PetsegError(f"{path} cannot be read ({error.strerror or error})") from error
     try:
         with opened(data, allow_damaged=allow_damaged) as picture:
-            if max(picture.size) > MAX_SIDE:
+            if max(picture.size) > MAX_SIDE:  # its overlay could not be written
                 raise PictureError(f"is too large ({picture.width}x{picture.height})")
             if not allow_damaged:
                 check_whole(data, picture)

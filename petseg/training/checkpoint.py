@@ -11,6 +11,7 @@ import torch
 from petseg.errors import PetsegError
 from petseg.inference.trained import BEST, FORMAT, LAST, STAGED, is_committed, load_checkpoint
 from petseg.system import replace_durably, write_atomic
+from petseg.training.run_folder import RunFolder, cannot_write
 
 
 def save_checkpoint(path: Path, data: dict[str, Any]) -> None:
@@ -24,7 +25,7 @@ def save_checkpoint(path: Path, data: dict[str, Any]) -> None:
     try:
         write_atomic(path, buffer.getvalue())
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
 
 
 def save_run(run: Path, described: dict[str, Any], sections: dict[str, Any], best_epoch: int | None) -> None:
@@ -49,7 +50,7 @@ def save_run(run: Path, described: dict[str, Any], sections: dict[str, Any], bes
         try:
             replace_durably(run / STAGED, run / BEST)
         except OSError as error:
-            raise _cannot_write(run / BEST, error) from error
+            raise cannot_write(run / BEST, error) from error
 
 
 def settle_best(run: Path) -> None:
@@ -63,17 +64,16 @@ def settle_best(run: Path) -> None:
         else:
             staged.unlink()
     except OSError as error:
-        raise _cannot_write(run / BEST, error) from error
+        raise cannot_write(run / BEST, error) from error
 
 
-def load_training_state(path: Path) -> dict[str, Any]:
-    """A last checkpoint in today's format, with the sections `step`, `loader` and `progress`.
-
-    Format 1 kept its records in metrics.jsonl only; `progress.records` is then missing.
+def load_training_state(run: RunFolder) -> dict[str, Any]:
+    """The last checkpoint of a run in today's format, with the sections `step`, `loader` and `progress`.
 
     Raises:
         PetsegError: damaged, or a checkpoint without a training state, such as a copy of the best one.
     """
+    path = run.last
     data = load_checkpoint(path)
     try:
         if data["format"] == 1:
@@ -82,14 +82,13 @@ def load_training_state(path: Path) -> dict[str, Any]:
             samples = step["loss_steps"] * batch
             mean = float(step["loss_sum"]) / max(step["loss_steps"], 1)
             data["step"] = {**step, "loss_sum": mean * samples, "loss_samples": samples}
-            data["progress"] = {name: data[name] for name in ("best", "clock", "part", "seconds")}
+            data["progress"] = {
+                **{name: data[name] for name in ("best", "clock", "part", "seconds")},
+                "records": [record for record in run.records() if record["epoch"] <= data["loader"]["epoch"]],
+            }
         return {**data, **{name: data[name] for name in ("model", "step", "loader", "progress")}}
     except (KeyError, TypeError) as error:
         raise PetsegError(
             f"{path} has no training state ({error} is missing), so the run cannot go on from it: {BEST} holds weights "
             "alone; start a new run with --init-from."
         ) from error
-
-
-def _cannot_write(path: Path, error: OSError) -> PetsegError:
-    return PetsegError(f"{path} could not be written ({error.strerror}): free some space, or choose another --run-dir.")

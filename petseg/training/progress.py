@@ -34,6 +34,10 @@ class Progress:
         """Epochs since the best one."""
         return len(self.records) - int(self.best["epoch"])
 
+    def is_out_of_patience(self, patience: int) -> bool:
+        """Whether as many epochs as `patience` passed without a better one; never where that is 0."""
+        return 0 < patience <= self.waited()
+
     def state_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {

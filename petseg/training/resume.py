@@ -6,8 +6,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from petseg.config import TrainConfig
+from petseg.config import TrainConfig, flag_of
 from petseg.errors import PetsegError
+from petseg.training.progress import Progress
 from petseg.training.run_folder import RunFolder
 
 FREE = frozenset(
@@ -39,7 +40,7 @@ def check_changes(config: TrainConfig, checkpoint: dict[str, Any], run: RunFolde
         config = dataclasses.replace(config, amp=before.amp)
     for spec in dataclasses.fields(TrainConfig):
         old, new = getattr(before, spec.name), getattr(config, spec.name)
-        flag = f"--{spec.name.replace('_', '-')}"
+        flag = flag_of(spec.name)
         if spec.name == "epochs" and new < old:
             raise PetsegError(f"{flag} {new}: this run was begun with {old}, and its schedule only stretches upwards.")
         same = old == new or (spec.name == "init_from" and Path(old).absolute() == Path(new).absolute())
@@ -53,9 +54,10 @@ def check_changes(config: TrainConfig, checkpoint: dict[str, Any], run: RunFolde
 
 def finished_summary(config: TrainConfig, checkpoint: dict[str, Any], run: RunFolder) -> dict[str, Any] | None:
     """The summary of a run that has nothing left to do, None if it has."""
-    epoch, best = checkpoint["loader"]["epoch"], checkpoint["progress"]["best"]["epoch"]
-    out_of_patience = bool(config.patience) and epoch - best >= config.patience
-    if epoch < config.epochs and not out_of_patience:
+    progress = Progress()
+    progress.load_state_dict(checkpoint["progress"])
+    epoch = checkpoint["loader"]["epoch"]
+    if epoch < config.epochs and not progress.is_out_of_patience(config.patience):
         return None
     summary = run.summary()
     return summary if summary is not None and summary.get("epochs") == epoch else None

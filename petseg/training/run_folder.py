@@ -66,10 +66,7 @@ class RunFolder:
         try:
             write_atomic(self.path / name, data)
         except OSError as error:
-            raise PetsegError(
-                f"{self.path / name} could not be written ({error.strerror}): free some space, or choose another "
-                "--run-dir."
-            ) from error
+            raise cannot_write(self.path / name, error) from error
 
     def records(self) -> list[dict[str, Any]]:
         """The epochs' records so far.
@@ -103,6 +100,11 @@ class RunFolder:
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json."""
         self.write(SUMMARY, (to_json(summary, indent=1) + "\n").encode())
+
+
+def cannot_write(path: Path, error: OSError) -> PetsegError:
+    """The sentence for a full disk and its like."""
+    return PetsegError(f"{path} could not be written ({error.strerror}): free some space, or choose another --run-dir.")
 
 
 def to_json(value: Any, indent: int | None = None) -> str:

@@ -74,7 +74,6 @@ class TrainStep:
         # CUDA graphs are skipped for BatchNorm under DDP (pytorch 139207), so there only the kernels are compiled.
         mode = "reduce-overhead" if world.device.type == "cuda" and world.size == 1 else None
         self._loss = cast(Any, torch.compile(self._eager_loss, mode=mode) if compile else self._eager_loss)
-        self.compiled = compile
 
     def _eager_loss(
         self, images: torch.Tensor, masks: torch.Tensor, indices: torch.Tensor, epoch: torch.Tensor

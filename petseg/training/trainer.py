@@ -98,7 +98,7 @@ def fit(config: TrainConfig, run: RunFolder, world: World, reporter: Reporter, *
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
         torch.cuda.reset_peak_memory_stats(world.device)
-    checkpoint = load_training_state(run.last) if resume else None
+    checkpoint = load_training_state(run) if resume else None
     if checkpoint is not None:
         config = check_changes(config, checkpoint, run)
         if summary := finished_summary(config, checkpoint, run):
@@ -186,8 +186,13 @@ class _Job:
         self.progress = Progress()
         self.clock = self.progress.clock
         if config.cache != "none":
-            cached = self._samples("train") + self._samples("val")
-            check_room(config.cache, cache_bytes(cached, config.height_width), world.device)
+            splits = [name for name in ("train", "val") if self._samples(name)]
+            needed = cache_bytes(sum(map(self._samples, splits)), config.height_width)
+            self.note(
+                f"--cache {config.cache} takes {needed / 1e9:.2f} GB for {' and '.join(splits)} at {config.size} px, "
+                "filled during the first epoch."
+            )
+            check_room(config.cache, needed, world.device)
         self._announce_hashing()
         self.loader = self._loader("train", training=True)
         self.val = self._loader("val") if self._samples("val") else None
@@ -244,14 +249,11 @@ class _Job:
         )
 
     def _restore(self, checkpoint: dict[str, Any]) -> None:
-        records = checkpoint["progress"].get("records")
-        if records is None:  # format 1
-            records = [r for r in self.run.records() if r["epoch"] <= checkpoint["loader"]["epoch"]]
         if self.step.ema and checkpoint["ema"] is not None:
             self.step.ema.network.load_state_dict(checkpoint["ema"])
         self.step.load_state_dict(checkpoint["step"])
         self.loader.load_state_dict(checkpoint["loader"])
-        self.progress.load_state_dict({**checkpoint["progress"], "records": records})
+        self.progress.load_state_dict(checkpoint["progress"])
 
     def train(self, stop: Stop) -> bool:
         """Whether the run reached its end (and was not stopped by a signal)."""
@@ -295,7 +297,6 @@ class _Job:
         progress.part = None
         with clock.measure("compute"):
             loss = self._check_loss(epoch)
-            self._check_weights(epoch)
         data, compute = (clock.seconds[k] - before[k] for k in ("data", "compute"))
         with clock.measure("evaluation"):
             val = self._validate(epoch)
@@ -363,9 +364,9 @@ class _Job:
         )
 
     def _out_of_patience(self) -> bool:
-        waited = self.progress.waited()
-        if self.val is None or not self.config.patience or waited < self.config.patience:
+        if not self.progress.is_out_of_patience(self.config.patience):
             return False
+        waited = self.progress.waited()
         self.note(f"No better mean IoU for {waited} epochs (--patience {self.config.patience}): stopped.")
         return True
 

@@ -18,7 +18,7 @@ from petseg.model.transform import InputTransform
 from petseg.report.panels import choose, make_panels
 
 CPU = torch.device("cpu")
-WORLD = World(rank=0, local_rank=0, size=1, device=CPU)
+WORLD = World(rank=0, size=1, device=CPU)
 TRANSFORM = InputTransform((0.4,) * 3, (0.2,) * 3)
 
 

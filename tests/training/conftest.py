@@ -49,7 +49,7 @@ def train(packed, tmp_path):
         folder = RunFolder(tmp_path / name)
         given = options if resume else {**TINY, "shards": str(packed), **options}
         config = resolve(given, folder.config if resume else None)
-        world = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
+        world = World(rank=0, size=1, device=torch.device("cpu"))
         listener = Listener(on_step=on_step)
         return fit(config, folder, world, listener, resume=resume), listener
 

@@ -12,7 +12,7 @@ from petseg.model.networks import UNet
 from petseg.model.transform import InputTransform
 from petseg.training.step import TrainStep
 
-WORLD = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
+WORLD = World(rank=0, size=1, device=torch.device("cpu"))
 
 
 def batch(k=0, padded=False):

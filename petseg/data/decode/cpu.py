@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from petseg.data.decode.pictures import MAX_PIXELS
+from petseg.data.decode.pictures import MAX_PIXELS, PNG_SIGNATURE
 
 
 class DecodeError(Exception):
@@ -65,7 +65,7 @@ def check_mask_header(data: bytes | memoryview) -> None:
         DecodeError: see above.
     """
     # What decoders would silently convert: bit depth at byte 24, colour type at byte 25 (0: grey).
-    if bytes(data[:8]) != b"\x89PNG\r\n\x1a\n" or bytes(data[24:26]) != b"\x08\x00":
+    if bytes(data[:8]) != PNG_SIGNATURE or bytes(data[24:26]) != b"\x08\x00":
         raise DecodeError("mask is no 8-bit grey PNG")
     width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
     if height * width > MAX_PIXELS:

@@ -18,11 +18,14 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 MAX_PIXELS = 178_956_970
 """Largest image in pixels, judged by its header: Pillow's own limit for a decompression bomb (half a GiB as RGB)."""
 
+MAX_SIDE = 65_500
+"""Longest side in pixels that the JPEG library writes."""
+
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 """What is opened, by Pillow's names (MPO comes with JPEG). Its other plugins stay shut: EPS would start Ghostscript."""
 
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _ORIENTATION = 274
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 
@@ -119,7 +122,7 @@ def _is_padding(data: bytes, n: int) -> bool:
 
 def _check_png(data: bytes) -> None:
     """Check the sums of all chunks, and that there are as many bytes of pixels as the header promises."""
-    at, packed, header = len(_PNG_SIGNATURE), [], b""
+    at, packed, header = len(PNG_SIGNATURE), [], b""
     while True:
         head = data[at : at + 8]
         if len(head) < 8:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from petseg.classes import OXFORD, ClassTable
-from petseg.data.decode.cpu import DecodeError, decode_image
+from petseg.data.decode.cpu import DecodeError
 from petseg.data.shards.index import Entry, format_index, index_name, scan_tar, write_index
 from petseg.data.shards.manifest import Encoding, Manifest, ShardInfo, Split
 from petseg.data.shards.normalise import frame_marker
@@ -101,15 +101,15 @@ class _Survey:
             for entry in entries:
                 image, mask = self._parts(path, entry, file.read, file.seek)
                 try:
-                    counts, (height, width) = check_sample(image, mask, {*self._classes.codes, *self._classes.ignored})
-                    values = decode_image(image).reshape(-1, 3).astype(np.int64)
+                    picture, counts = check_sample(image, mask, {*self._classes.codes, *self._classes.ignored})
                 except DecodeError as error:
                     raise self._unfit(path, entry.key, str(error)) from error
                 if entry.key in self._keys:
                     raise self._unfit(path, entry.key, f"its key stands in {self._keys[entry.key].name} too")
                 self._keys[entry.key] = path
                 self._counts += counts
-                self._height, self._width = max(self._height, height), max(self._width, width)
+                self._height, self._width = max(self._height, picture.shape[0]), max(self._width, picture.shape[1])
+                values = picture.reshape(-1, 3).astype(np.int64)
                 self._progressive += frame_marker(image) == 0xC2
                 sums[0] += len(values)
                 for channel in range(3):

@@ -11,6 +11,7 @@ import simplejpeg
 from petseg.classes import ClassTable
 from petseg.data.decode.pictures import (
     MAX_PIXELS,
+    MAX_SIDE,
     PictureError,
     check_whole,
     decode_jpeg,
@@ -20,9 +21,6 @@ from petseg.data.decode.pictures import (
     turned,
 )
 from petseg.data.decode.resize import resize_image, resize_nearest
-
-MAX_SIDE = 65_500
-"""Longest side in pixels that the JPEG library writes."""
 
 _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 3]
 _HISTOGRAM_PIXELS = 1 << 24

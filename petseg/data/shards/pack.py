@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from petseg.data.shards.index import index_name
 from petseg.data.shards.manifest import Encoding, Manifest, Split
 from petseg.data.shards.plan import SPLIT_MODES, SPLITS, Plan, make_plan, split_of
 from petseg.data.shards.pool import run_jobs
@@ -249,15 +248,11 @@ def _sweep(out: Path) -> None:
 
 
 def _finished(out: Path, name: str) -> ShardStats | None:
-    """A shard that an earlier run has finished."""
+    """What an earlier run noted of a shard when it had written it."""
     try:
-        stats = ShardStats.load(stats_path(out / WORK_FOLDER, name))
-        if stats.info is not None:
-            whole = (out / name).stat().st_size == stats.info.bytes and (out / index_name(name)).is_file()
-            return stats if whole else None
+        return ShardStats.load(stats_path(out / WORK_FOLDER, name))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return stats
 
 
 def _manifest(

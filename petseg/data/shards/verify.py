@@ -40,7 +40,7 @@ def verify(folder: Path, manifest: Manifest, *, progress: Callable[[int], None] 
     return problems
 
 
-def check_sample(image: bytes, mask: bytes, known: set[int]) -> tuple[np.ndarray, tuple[int, int]]:
+def check_sample(image: bytes, mask: bytes, known: set[int]) -> tuple[np.ndarray, np.ndarray]:
     """Decode a sample in full and judge it as a loader needs it.
 
     Args:
@@ -49,7 +49,7 @@ def check_sample(image: bytes, mask: bytes, known: set[int]) -> tuple[np.ndarray
         known: codes that it may hold.
 
     Returns:
-        (pixels of each code, i64[256]; (height, width)).
+        (the image, u8[H, W, 3]; pixels of each code, i64[256]).
 
     Raises:
         DecodeError: one clause.
@@ -68,7 +68,7 @@ def check_sample(image: bytes, mask: bytes, known: set[int]) -> tuple[np.ndarray
     unknown = sorted(set(np.flatnonzero(counts).tolist()) - known)
     if unknown:
         raise DecodeError(f"mask holds unknown codes {', '.join(map(str, unknown[:5]))}")
-    return counts, (codes.shape[0], codes.shape[1])
+    return picture, counts
 
 
 def _check_shard(
@@ -108,7 +108,7 @@ def _check_shard(
         for entry in entries:
             try:
                 image, mask = _parts(file.fileno(), entry, manifest)
-                found, _ = check_sample(image, mask, known)
+                _, found = check_sample(image, mask, known)
                 counts += found
             except (DecodeError, OSError) as error:
                 problems.append(f"{path}: sample {entry.key}: {error}")

@@ -122,10 +122,14 @@ class ShardWork:
     def _still_holds(self, job: ShardJob, finished: ShardStats) -> bool:
         """Whether a finished shard is what it was, and so are the files that it was made of."""
         if finished.info is not None:
-            with (self.out / job.name).open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != finished.info.sha256:
-                    return False
-            if (self.out / index_name(job.name)).read_bytes() != format_index(scan_tar(self.out / job.name)):
+            tar = self.out / job.name
+            try:
+                with tar.open("rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                index = tar.with_name(index_name(job.name)).read_bytes()
+            except OSError:
+                return False
+            if digest != finished.info.sha256 or index != format_index(scan_tar(tar)):
                 return False
         again = ShardStats(name=job.name)
         for pair in job.pairs:
