@@ -45,6 +45,67 @@ def test_two_ranks_learn_what_one_does_with_twice_the_batch(packed, tmp_path, en
     assert (tmp_path / "two" / "report.html").is_file()
 
 
+STOPPED = """
+import os, signal, sys
+from pathlib import Path
+from petseg.config import resolve
+from petseg.distributed import open_world
+from petseg.training.run_folder import RunFolder
+from petseg.training.trainer import fit
+
+shards, run, stop_at, resume = sys.argv[1], RunFolder(Path(sys.argv[2])), int(sys.argv[3]), sys.argv[4] == "resume"
+
+
+class Reporter:
+    steps = 0
+
+    def note(self, text): ...
+    def epoch_started(self, epoch, epochs, steps): ...
+    def epoch_ended(self, record): ...
+
+    def step(self, images_per_s, data_wait_pct, memory_mb):
+        self.steps += 1
+        if self.steps == stop_at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+flags = {"shards": shards, "size": "32", "width": 4, "depth": 3, "batch_size": 1, "epochs": 2}
+config = resolve({}, run.config) if resume else resolve({**flags, "amp": "off", "device": "cpu"})
+with open_world("cpu") as world:
+    result = fit(config, run, world, Reporter(), resume=resume)
+assert (result.summary is None) == bool(stop_at), result
+"""
+
+
+def test_two_ranks_stopped_in_the_middle_of_an_epoch_go_on_to_the_same_bits(packed, tmp_path, environment):
+    """By the default options. Each rank has a loss of its own, and all of them belong to the epoch's mean."""
+    script = tmp_path / "script.py"
+    script.write_text(STOPPED)
+
+    def torchrun(run: str, stop_at: int, how: str) -> None:
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        done = subprocess.run(
+            [sys.executable, *launcher, str(script), str(packed), str(tmp_path / run), str(stop_at), how],
+            env={**environment, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-4000:]
+
+    torchrun("whole", 0, "start")
+    torchrun("stopped", 7, "start")
+    saved = torch.load(tmp_path / "stopped" / "last.pt", weights_only=True)
+    assert saved["step"]["steps"] == 10 and saved["loader"]["epoch"] == 0, "it was not stopped inside the first epoch"
+    torchrun("stopped", 0, "resume")
+    whole, stopped = (
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("whole", "stopped")
+    )
+    assert [record["train_loss"] for record in stopped] == [record["train_loss"] for record in whole]
+    assert [record["val"] for record in stopped] == [record["val"] for record in whole]
+    a, b = (torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("whole", "stopped"))
+    for part in ("model", "ema"):
+        assert all(torch.equal(a[part][name], b[part][name]) for name in a[part])
+
+
 def test_a_world_of_one_needs_no_process_group():
     world = World(rank=0, size=1, device=torch.device("cpu"))
     tensor = torch.ones(3)

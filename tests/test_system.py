@@ -1,6 +1,7 @@
 """Whole files, reads at an offset with and without pread, and the limits of containers."""
 
 import os
+import stat
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -79,3 +80,16 @@ def test_version_1_cgroups_are_read_too(tmp_path):
     (folder / "memory.usage_in_bytes").write_text("50000\n")
     (folder / "memory.stat").write_text("inactive_file 1\ntotal_inactive_file 20000\ntotal_active_file 0\n")
     assert available_memory(root, own) == 60_000 and memory_limit(root, own) == 90_000
+
+
+def test_a_rename_is_on_the_disk_too(tmp_path, monkeypatch):
+    """Without its folder's fsync a new name can be gone after a power cut."""
+    synced, real = [], os.fsync
+
+    def fsync(file):
+        synced.append(stat.S_ISDIR(os.fstat(file).st_mode))
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_atomic(tmp_path / "data", b"new")
+    assert synced == [False, True] and (tmp_path / "data").read_bytes() == b"new"
