@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from benchmarks.harness import RESULTS, Row, environment, write_result
+from benchmarks.harness import RESULTS, Row, environment, number, write_result
 from petseg.cli.app import run
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -74,6 +75,35 @@ def loader_command(
     _finish(console, "loader", rows, loader.ratios(rows), env, out)
 
 
+@app.command("step")
+def step_command(
+    quick: QuickOption = False,
+    repeats: RepeatsOption = 0,
+    no_peers: NoPeersOption = False,
+    size: Annotated[int, typer.Option(help="Height and width of the pictures in pixels.")] = 100,
+    batch: Annotated[int, typer.Option(help="Samples a step; 0 for 32, or 8 under --quick.")] = 0,
+    seconds: Annotated[float, typer.Option(help="Length of one window; one step at least.")] = 5.0,
+    out: OutOption = RESULTS,
+) -> None:
+    """One training step by itself: the notebook's loop, one change to it at a time, and petseg's."""
+    from benchmarks import step
+
+    console = Console(stderr=True)
+    entries = step.entries(peers=not no_peers, compiled=not quick)
+    repeats, batch = repeats or (3 if quick else 5), batch or (8 if quick else 32)
+    rows: list[Row] = []
+    recipes = ["default"] if quick else list(step.RECIPES)
+    with _progress(console, len(recipes) * (len(entries) + len(step.CEILINGS)) * (1 + repeats)) as advance:
+        for recipe in recipes:
+            advance(recipe, 0)
+            rows += step.run_network(
+                recipe, size, batch, entries, repeats=repeats, seconds=min(seconds, 1.0) if quick else seconds,
+                progress=lambda name: advance(name, 1),
+            )  # fmt: skip
+    env = environment("random pixels", page_cache="not read")
+    _finish(console, "step", rows, step.ratios(rows), env, out)
+
+
 @app.command("report")
 def report_command(
     results: Annotated[Path, typer.Option(help="Folder with the result files; the pages go there too.")] = RESULTS,
@@ -96,15 +126,19 @@ def _progress(console: Console, steps: int) -> Iterator[Callable[[str, int], Non
 def _finish(
     console: Console, bench: str, rows: list[Row], ratios: dict[str, float | None], env: dict[str, object], out: Path
 ) -> None:
-    table = Table(title=f"{bench} ({env['cpu']}, {env['cores']} cores)", title_justify="left")
-    for column in ("what", "where", "median", "smallest", "largest", "note"):
-        table.add_column(column, justify="right" if column in {"median", "smallest", "largest"} else "left")
-    for row in rows:
-        made = row.to_dict()
-        where = ", ".join(f"{made[key]}" for key in ("cell", "size") if key in made)
-        figures = [f"{made[key]:,.0f}" if made[key] is not None else "" for key in ("median", "min", "max")]
-        table.add_row(escape(row.name), where, *figures, escape(row.note))
-    console.print(table)
+    for chart in dict.fromkeys(row.facts["chart"] for row in rows):
+        mine = [row for row in rows if row.facts["chart"] == chart]
+        table = Table(title=f"{escape(chart)} ({mine[0].unit})", title_justify="left", box=SIMPLE_HEAD)
+        table.add_column("what", ratio=3)
+        for column in ("median", "smallest", "largest"):
+            table.add_column(column, justify="right")
+        table.add_column("note", ratio=4)
+        for row in mine:
+            made = row.to_dict()
+            figures = [number(made[key]) if made[key] is not None else "" for key in ("median", "min", "max")]
+            notes = "; ".join(filter(None, (row.facts.get("detail", ""), row.note)))
+            table.add_row(escape(row.name), *figures, escape(notes))
+        console.print(table)
     for name, value in ratios.items():
         if value is not None:
             console.print(f"{name}: {value:.2f}")

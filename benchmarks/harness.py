@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -11,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -140,6 +141,59 @@ class Contender:
         return (lines[-1] if lines else f"it ended with code {self._process.returncode}")[:300]
 
 
+def run_children(
+    rows: dict[str, Row],
+    commands: Mapping[str, Sequence[str]],
+    *,
+    repeats: int,
+    seconds: float,
+    skip: int,
+    least: int,
+    check: Callable[[Row, Contender], str],
+    progress: Callable[[str], None],
+) -> None:
+    """Start contenders, check their work, and measure them in turns.
+
+    Args:
+        rows: where figures go, in samples a second; by contender.
+        commands: what starts each one; a row without a command stays as it is.
+        repeats: windows of each.
+        seconds: length of a window.
+        skip: batches at the head of a window that are not clocked.
+        least: batches that a window has at least.
+        check: in what a contender's work differs from the others', empty where in nothing.
+        progress: called with a contender's name after each of its steps.
+    """
+    with contextlib.ExitStack() as stack:
+        # All at once: starting takes longer than measuring, and nothing is measured yet.
+        started = {name: stack.enter_context(Contender(command)) for name, command in commands.items()}
+        measures: dict[str, Callable[[], float]] = {}
+        for name, contender in started.items():
+            row = rows[name]
+            try:
+                contender.wait_ready()
+                row.facts["versions"] = contender.ready["versions"]
+                row.note = check(row, contender)
+                # The window's length, by the function under test, which warms it up as well.
+                warm = contender.ask(skip=skip, timed=least)
+                batches = max(least, round(seconds * least / warm["seconds"]))
+                measures[name] = _window(row, contender, skip, batches)
+            except ContenderError as error:
+                row.note = f"failed: {error}"
+            progress(name)
+        interleave(measures, rows, repeats, lambda: progress(""))
+
+
+def _window(row: Row, contender: Contender, skip: int, batches: int) -> Callable[[], float]:
+    def once() -> float:
+        answer = contender.ask(skip=skip, timed=batches)
+        for key in answer.keys() - {"seconds", "samples"}:
+            row.facts.setdefault(key, []).append(answer[key])
+        return float(answer["samples"] / answer["seconds"])
+
+    return once
+
+
 def interleave(
     measures: dict[str, Callable[[], float]], rows: dict[str, Row], repeats: int, progress: Callable[[], None]
 ) -> None:
@@ -168,6 +222,11 @@ def ratio(rows: Sequence[Row], ours: Sequence[str], theirs: Sequence[str]) -> fl
     medians = {row.name: statistics.median(row.samples) for row in rows if row.samples}
     mine, others = ([medians[name] for name in names if name in medians] for names in (ours, theirs))
     return max(mine) / max(others) if mine and others else None
+
+
+def number(value: float) -> str:
+    """As people read it: three digits at least, thousands apart."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def environment(data_digest: str, **facts: Any) -> dict[str, Any]:

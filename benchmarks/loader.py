@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import subprocess
 import sys
@@ -10,12 +9,11 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from benchmarks.data import Cell, Reference
-from benchmarks.harness import ROOT, Contender, ContenderError, Row, interleave, ratio
+from benchmarks.harness import ROOT, Contender, Row, ratio, run_children
 
 BATCH = 32
 SKIP = 6
@@ -104,28 +102,19 @@ def run_cell(
         for entry in entries
     }
     reference = Reference.of(cell, size)
-    with contextlib.ExitStack() as stack:
-        measures: dict[str, Callable[[], float]] = {}
-        for entry in entries:
-            if reason := missing_environment(entry, install=install):
-                rows[entry.name].note = f"failed: {reason}"
-        entries = [entry for entry in entries if not rows[entry.name].note]
-        # All at once: starting takes longer than measuring, and nothing is measured yet.
-        started = [stack.enter_context(Contender(_command(entry, cell, size, scratch))) for entry in entries]
-        for entry, contender in zip(entries, started, strict=True):
-            row = rows[entry.name]
-            try:
-                contender.wait_ready()
-                row.facts["versions"] = contender.ready["versions"]
-                row.note = _check(contender, reference)
-                # The window's length, by the function under test, which warms it up as well.
-                warm = contender.ask(skip=SKIP, timed=MIN_TIMED)
-                batches = max(MIN_TIMED, round(seconds * MIN_TIMED / warm["seconds"]))
-                measures[entry.name] = _measure(contender, batches)
-            except ContenderError as error:
-                row.note = f"failed: {error}"
-            progress(entry.name)
-        interleave(measures, rows, repeats, lambda: progress(""))
+    for entry in entries:
+        if reason := missing_environment(entry, install=install):
+            rows[entry.name].note = f"failed: {reason}"
+    run_children(
+        rows,
+        {entry.name: _command(entry, cell, size, scratch) for entry in entries if not rows[entry.name].note},
+        repeats=repeats,
+        seconds=seconds,
+        skip=SKIP,
+        least=MIN_TIMED,
+        check=lambda _, contender: _check(contender, reference),
+        progress=progress,
+    )
     return list(rows.values())
 
 
@@ -186,11 +175,3 @@ def _check(contender: Contender, reference: Reference) -> str:
         contender.ask(check=str(path), batches=len(reference.images) // BATCH)
         with np.load(path) as found:
             return reference.judge(found["images"], found["codes"])
-
-
-def _measure(contender: Contender, batches: int) -> Callable[[], float]:
-    def once() -> float:
-        answer: dict[str, Any] = contender.ask(skip=SKIP, timed=batches)
-        return float(answer["samples"] / answer["seconds"])
-
-    return once

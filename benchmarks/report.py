@@ -11,6 +11,7 @@ from typing import Any
 
 import jinja2
 
+from benchmarks.harness import number
 from petseg.errors import PetsegError
 from petseg.system import write_atomic
 
@@ -46,6 +47,8 @@ class Bar:
     high: float
     """Ends of the spread, smallest and largest repeat."""
     note: str
+    detail: str
+    """A second figure that belongs to it, as text."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,7 +130,7 @@ def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
     if ours is None:
         return "Measured for the ratios alone."
     lower = _lower_is_better(ours)
-    text = f"{ours['name']} {'takes' if lower else 'makes'} {_number(ours['median'])} {ours['unit']}"
+    text = f"{ours['name']} {'takes' if lower else 'makes'} {number(ours['median'])} {ours['unit']}"
     if others is not None:
         text += f", {_times(ours, others)}{' as fast as' if lower else ''} the fastest other ({others['name']})"
     if ceiling is not None:
@@ -159,9 +162,10 @@ def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
                 "|---|---:|---:|---|",
             ]
             for row in _ordered(rows):
-                figure = f"{_number(row['median'])}" if row["median"] is not None else "-"
-                spread = f"{_number(row['min'])} to {_number(row['max'])}" if row["median"] is not None else ""
-                lines.append(f"| {row['name']} | {figure} | {spread} | {row['note']} |")
+                figure = f"{number(row['median'])}" if row["median"] is not None else "-"
+                spread = f"{number(row['min'])} to {number(row['max'])}" if row["median"] is not None else ""
+                notes = "; ".join(filter(None, (row.get("detail", ""), row["note"])))
+                lines.append(f"| {row['name']} | {figure} | {spread} | {notes} |")
             lines.append("")
         known = {name: value for name, value in result["ratios"].items() if value is not None}
         if known:
@@ -178,7 +182,8 @@ def _chart(title: str, rows: Sequence[Mapping[str, Any]]) -> Chart:
         bars.append(
             Bar(
                 name=str(row["name"]), kind=str(row["kind"]), length=middle, low=low, high=high, note=str(row["note"]),
-                figure=_number(row["median"]) if row["median"] is not None else "",
+                detail=str(row.get("detail", "")),
+                figure=number(row["median"]) if row["median"] is not None else "",
             )
         )  # fmt: skip
     return Chart(title=title, unit=str(rows[0]["unit"]), bars=tuple(bars), conclusion=conclusion(rows))
@@ -207,7 +212,3 @@ def _times(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
 
 def _lower_is_better(row: Mapping[str, Any]) -> bool:
     return re.fullmatch(r"s|ms|µs|MB", str(row["unit"])) is not None
-
-
-def _number(value: Any) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -35,11 +35,11 @@ Batch = tuple[Any, Any]
 def arguments(*extra: tuple[str, str]) -> argparse.Namespace:
     """The command line that the harness calls every peer with, and options of this peer's own (name, default)."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--data", type=Path, required=True, help="cell: shards/, files/images, files/masks")
+    parser.add_argument("--data", type=Path, help="cell: shards/, files/images, files/masks")
     parser.add_argument("--size", type=int, required=True, help="height and width of the batches in pixels")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--workers", type=int, default=2, help="processes or threads, whatever the peer uses")
-    parser.add_argument("--scratch", type=Path, required=True, help="folder of the peer's own, kept between runs")
+    parser.add_argument("--scratch", type=Path, help="folder of the peer's own, kept between runs")
     for name, default in extra:
         parser.add_argument(name, default=default)
     return parser.parse_args()
@@ -51,13 +51,21 @@ def endless(epoch: Callable[[], Iterable[Batch]]) -> Iterator[Batch]:
         yield from epoch()
 
 
-def serve(stream: Iterator[Batch], *packages: str, as_uint8: Callable[[Batch], Batch] | None = None) -> None:
+def serve(
+    stream: Iterator[Batch],
+    *packages: str,
+    as_uint8: Callable[[Batch], Batch] | None = None,
+    settle: Callable[[], object] | None = None,
+    facts: Callable[[], dict[str, Any]] | None = None,
+) -> None:
     """Answer the harness until it closes standard input.
 
     Args:
         stream: batches without end.
         packages: whose versions are reported.
         as_uint8: makes a peer's batch (images u8[N, H, W, 3], codes u8[N, H, W]) for the check, where it is another.
+        settle: waits until a device has done all that it was given; called before the clock is read.
+        facts: what else is known of the window that ends, for its answer.
     """
 
     def answer(**data: Any) -> None:
@@ -75,10 +83,15 @@ def serve(stream: Iterator[Batch], *packages: str, as_uint8: Callable[[Batch], B
             continue
         for _ in _take(stream, command["skip"]):
             pass
+        if settle:
+            settle()
         samples, start = 0, time.perf_counter()
         for images, _ in _take(stream, command["timed"]):
             samples += len(images)
-        answer(seconds=time.perf_counter() - start, samples=samples)
+        if settle:
+            settle()
+        seconds = time.perf_counter() - start
+        answer(seconds=seconds, samples=samples, **(facts() if facts else {}))
     os._exit(0)  # workers of other libraries are not waited for
 
 
