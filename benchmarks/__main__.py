@@ -104,6 +104,39 @@ def step_command(
     _finish(console, "step", rows, step.ratios(rows), env, out)
 
 
+@app.command("train")
+def train_command(
+    source: SourceOption = "synthetic",
+    quick: QuickOption = False,
+    repeats: RepeatsOption = 0,
+    no_peers: NoPeersOption = False,
+    seconds: Annotated[float, typer.Option(help="Length of one window; two steps at least.")] = 5.0,
+    out: OutOption = RESULTS,
+) -> None:
+    """Training from shards to updated weights, beside the loader and the step alone."""
+    from benchmarks import train
+    from benchmarks.data import prepare, source_of
+
+    console = Console(stderr=True)
+    made = source_of(source)
+    repeats = repeats or (3 if quick else 5)
+    plans = train.QUICK if quick else train.PLANS
+    steps = sum(len(train.contenders(recipe, peers=not no_peers)) for _, recipe in plans) * (1 + repeats)
+    rows: list[Row] = []
+    with _progress(console, steps) as advance:
+        for short_side, recipe in plans:
+            advance(f"preparing {short_side or 'originals'}", 0)
+            cell = prepare(made, short_side)
+            rows += train.run_plan(
+                cell, recipe, 100 if quick else 0, peers=not no_peers, repeats=repeats,
+                seconds=min(seconds, 1.0) if quick else seconds, progress=lambda name: advance(name, 1),
+            )  # fmt: skip
+    env = environment(
+        cell.manifest.source_digest, source=source, samples=cell.manifest.split("train").samples, page_cache="warm"
+    )
+    _finish(console, "train", rows, train.ratios(rows), env, out)
+
+
 @app.command("report")
 def report_command(
     results: Annotated[Path, typer.Option(help="Folder with the result files; the pages go there too.")] = RESULTS,

@@ -18,6 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+
+from benchmarks.data import Reference
 from petseg.system import available_memory, cpu_model, usable_cores
 from petseg.training.trainer import versions
 
@@ -182,6 +185,15 @@ def run_children(
                 row.note = f"failed: {error}"
             progress(name)
         interleave(measures, rows, repeats, lambda: progress(""))
+
+
+def check_samples(contender: Contender, reference: Reference, batches: int) -> str:
+    """In what a contender's first samples differ from the reference; see `Reference.judge`."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "samples.npz"
+        contender.ask(check=str(path), batches=batches)
+        with np.load(path) as found:
+            return reference.judge(found["images"], found["codes"])
 
 
 def _window(row: Row, contender: Contender, skip: int, batches: int) -> Callable[[], float]:

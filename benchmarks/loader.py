@@ -5,15 +5,12 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks.data import Cell, Reference
-from benchmarks.harness import ROOT, Contender, Row, ratio, run_children
+from benchmarks.harness import ROOT, Row, check_samples, ratio, run_children
 
 BATCH = 32
 SKIP = 6
@@ -112,7 +109,7 @@ def run_cell(
         seconds=seconds,
         skip=SKIP,
         least=MIN_TIMED,
-        check=lambda _, contender: _check(contender, reference),
+        check=lambda _, contender: check_samples(contender, reference, len(reference.images) // BATCH),
         progress=progress,
     )
     return list(rows.values())
@@ -167,11 +164,3 @@ def _command(entry: Entry, cell: Cell, size: int, scratch: Path) -> list[str]:
     own.mkdir(parents=True, exist_ok=True)
     options = ["--data", str(cell.folder), "--size", str(size), "--batch", str(BATCH), "--scratch", str(own)]
     return [*starter, *options, "--workers", str(entry.workers), *entry.options]
-
-
-def _check(contender: Contender, reference: Reference) -> str:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "samples.npz"
-        contender.ask(check=str(path), batches=len(reference.images) // BATCH)
-        with np.load(path) as found:
-            return reference.judge(found["images"], found["codes"])

@@ -25,11 +25,18 @@ TITLES = {
     "scale": ("Scale", "What a data set costs before its first sample is read."),
 }
 
-_COLOURS = {"petseg": "--series-1", "library": "--series-2", "notebook": "--series-4", "ceiling": "--other"}
+_COLOURS = {
+    "petseg": "--series-1",
+    "library": "--series-2",
+    "notebook": "--series-4",
+    "part": "--series-3",
+    "ceiling": "--other",
+}
 _KINDS = {
     "petseg": "petseg",
     "library": "other libraries",
     "notebook": "the notebook",
+    "part": "a part alone",
     "ceiling": "a ceiling: work without a pipeline",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,6 +31,22 @@ class _Work:
 
     tasks: list[Future[None]]
     finish: Callable[[], Pixels]
+
+
+def _single_threaded_pool(threads: int) -> ThreadPoolExecutor:
+    """Threads in which torch does not start threads of its own.
+
+    `torch.set_num_threads` sets the calling thread's number and the one that every thread takes when it first computes:
+    that may be the one that trains. So all threads of the pool are started here, and then it is set back.
+    """
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, "petseg-decode", initializer=torch.set_num_threads, initargs=(1,))
+    all_started = threading.Barrier(threads + 1)
+    for _ in range(threads):
+        pool.submit(all_started.wait)
+    all_started.wait()
+    torch.set_num_threads(before)
+    return pool
 
 
 class ThreadEngine:
@@ -63,7 +80,7 @@ class ThreadEngine:
         self._threads = num_threads
         self._ahead = prefetch_batches
         # Threads, not processes: the decoders let go of the GIL, and pixels need no copy between processes.
-        self._pool = ThreadPoolExecutor(num_threads, "petseg-decode", initializer=torch.set_num_threads, initargs=(1,))
+        self._pool = _single_threaded_pool(num_threads)
         self._decoder: BatchDecoder | None = None
         if device.type == "cuda":
             from petseg.data.decode.nvimgcodec import BatchDecoder, available

@@ -296,6 +296,21 @@ def test_a_broken_off_epoch_goes_on_and_can_begin_anew(load, packed, name, cache
 
 
 @pytest.mark.parametrize("name", LOADERS)
+def test_decoding_leaves_torchs_threads_to_the_one_who_trains(load, packed, name):
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        next(iter(load(name, packed)))
+        found = []
+        fresh = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+        fresh.start()
+        fresh.join()
+        assert found == [3] and torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", LOADERS)
 @pytest.mark.parametrize(
     ("change", "words"),
     [
