@@ -137,6 +137,58 @@ def train_command(
     _finish(console, "train", rows, train.ratios(rows), env, out)
 
 
+@app.command("pack")
+def pack_command(
+    source: SourceOption = "synthetic",
+    quick: QuickOption = False,
+    repeats: RepeatsOption = 0,
+    no_peers: NoPeersOption = False,
+    out: OutOption = RESULTS,
+) -> None:
+    """From source files to shards, beside one process with webdataset's ShardWriter."""
+    from benchmarks import pack
+    from benchmarks.data import WORK, prepare, source_of
+
+    console = Console(stderr=True)
+    counts = (500,) if quick else (500, 3000)
+    repeats = repeats or (3 if quick else 5)
+    entries = [
+        entry
+        for entry in pack.ENTRIES
+        if (entry.kind == "petseg" or not no_peers) and (entry.short_side == 128 or not quick)
+    ]
+    rows: list[Row] = []
+    with _progress(console, len(counts) * len(entries) * repeats) as advance:
+        for count in counts:
+            advance("preparing originals", 0)
+            cell = prepare(source_of(source, count), 0)
+            rows += pack.run_size(
+                cell, entries, repeats=repeats, scratch=WORK / "packing", progress=lambda name: advance(name, 1)
+            )
+    env = environment(cell.manifest.source_digest, source=source, page_cache="warm")
+    _finish(console, "pack", rows, pack.ratios(rows), env, out)
+
+
+@app.command("scale")
+def scale_command(
+    quick: QuickOption = False,
+    repeats: RepeatsOption = 0,
+    no_peers: NoPeersOption = False,
+    out: OutOption = RESULTS,
+) -> None:
+    """What a data set costs before its first sample is decoded: 10,000 to 10,000,000 made-up samples."""
+    from benchmarks import scale
+    from benchmarks.data import WORK
+
+    console = Console(stderr=True)
+    counts = scale.QUICK if quick else scale.SAMPLES
+    repeats = repeats or (3 if quick else 5)
+    with _progress(console, len(counts) * repeats) as advance:
+        rows = scale.run_all(WORK, counts, peers=not no_peers, repeats=repeats, progress=lambda name: advance(name, 1))
+    env = environment("no pixels", page_cache="warm")
+    _finish(console, "scale", rows, scale.ratios(rows), env, out)
+
+
 @app.command("report")
 def report_command(
     results: Annotated[Path, typer.Option(help="Folder with the result files; the pages go there too.")] = RESULTS,
