@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import os
 import threading
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 
 from petseg.data.decode.cpu import DecodeError, decode_image, decode_mask
 from petseg.data.shards.hashes import check_hashes
-from petseg.data.shards.index import index_name, read_index
+from petseg.data.shards.index import index_name, read_index, read_spans
 from petseg.data.shards.manifest import Manifest
 from petseg.errors import PetsegError
 from petseg.system import open_file, read_at
@@ -42,48 +43,45 @@ class ShardReader:
         self.folder = folder
         shards = manifest.split(split).shards
         self._paths = [folder / shard.name for shard in shards]
-        self._keys: list[str] = []
-        spans: list[tuple[int, int, int, int, int]] = []
-        wanted = (manifest.encoding.image, manifest.encoding.mask)
+        self._starts = [0]
+        spans = []
         for number, shard in enumerate(shards):
             self._check_size(self._paths[number], shard.bytes)
-            index = folder / index_name(shard.name)
-            entries = read_index(index)
-            if len(entries) != shard.samples:
+            index = self._index(number)
+            found = read_spans(index, manifest.encoding.image, manifest.encoding.mask)
+            if len(found) != shard.samples:
                 raise PetsegError(
-                    f"{index} lists {len(entries)} samples, the manifest says {shard.samples}: run petseg index "
+                    f"{index} lists {len(found)} samples, the manifest says {shard.samples}: run petseg index "
                     f"{folder}, or pack again."
                 )
-            for key, components in entries:
-                parts = {c.extension: c for c in components}
-                if not all(extension in parts for extension in wanted):
-                    raise PetsegError(f"{index}: sample {key} has no .{wanted[0]} or no .{wanted[1]}: pack again.")
-                image, mask = (parts[extension] for extension in wanted)
-                if max(image.offset + image.size, mask.offset + mask.size) > shard.bytes:
-                    raise PetsegError(f"{index}: sample {key} lies beyond the end of its tar: run petseg index.")
-                spans.append((number, image.offset, image.size, mask.offset, mask.size))
-                self._keys.append(key)
+            beyond = np.flatnonzero((found[:, ::2] + found[:, 1::2]).max(1, initial=0) > shard.bytes)
+            if len(beyond):
+                key = read_index(index)[beyond[0]].key
+                raise PetsegError(f"{index}: sample {key} lies beyond the end of its tar: run petseg index.")
+            spans.append(found)
+            self._starts.append(self._starts[-1] + len(found))
         if verify:
             check_hashes(folder, shards, share=share)
-        self._spans = np.asarray(spans, dtype=np.int64).reshape(-1, 5)
+        self._spans = np.concatenate(spans) if spans else np.zeros((0, 4), np.int64)
         self._files: dict[int, int] = {}
         self._lock = threading.Lock()
         self._closed = False
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._spans)
 
     def key(self, index: int) -> str:
-        """The key of a sample."""
-        return self._keys[index]
+        """The key of a sample, looked up in its index."""
+        shard = self._shard(index)
+        return read_index(self._index(shard))[index - self._starts[shard]].key
 
     def where(self, index: int) -> str:
         """`TAR: sample KEY`, for messages."""
-        return f"{self._paths[int(self._spans[index, 0])]}: sample {self._keys[index]}"
+        return f"{self._paths[self._shard(index)]}: sample {self.key(index)}"
 
     def encoded_bytes(self) -> np.ndarray:
         """Bytes of image and mask of every sample: i64[n]."""
-        total: np.ndarray = self._spans[:, 2] + self._spans[:, 4]
+        total: np.ndarray = self._spans[:, 1] + self._spans[:, 3]
         return total
 
     def read(self, index: int) -> tuple[memoryview, memoryview]:
@@ -93,7 +91,8 @@ class ShardReader:
             PetsegError: the tar went away or ends too early.
             ValueError: the reader is closed.
         """
-        shard, image_at, image_size, mask_at, mask_size = self._spans[index].tolist()
+        shard = self._shard(index)
+        image_at, image_size, mask_at, mask_size = self._spans[index].tolist()
         start = min(image_at, mask_at)
         length = max(image_at + image_size, mask_at + mask_size) - start
         try:
@@ -133,6 +132,12 @@ class ShardReader:
             files, self._files = self._files, {}
         for file in files.values():
             os.close(file)
+
+    def _shard(self, index: int) -> int:
+        return bisect.bisect_right(self._starts, index) - 1
+
+    def _index(self, shard: int) -> Path:
+        return self.folder / index_name(self._paths[shard].name)
 
     def _pread(self, shard: int, length: int, start: int) -> bytes:
         file = self._files.get(shard)

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import webdataset as wds
+from hypothesis import given
+from hypothesis import strategies as st
 
 from petseg import Manifest
 from petseg.data.decode.cpu import decode_image, decode_mask
-from petseg.data.shards.index import format_index, read_index, scan_tar
+from petseg.data.shards.index import Component, Entry, format_index, read_index, read_spans, scan_tar
 from petseg.data.shards.reader import ShardReader
 from petseg.errors import PetsegError
 
@@ -140,3 +142,40 @@ def test_a_tar_that_is_not_what_the_manifest_says(packed_copy, change):
 def test_many_shards_do_not_need_as_many_open_files(packed, monkeypatch):
     monkeypatch.setattr("petseg.data.shards.reader.MAX_OPEN", 2)
     assert len(samples(packed, "train")) == 42
+
+
+COMPONENT = st.tuples(st.sampled_from(["jpg", "png", "cls"]), st.integers(0, 10**6), st.integers(0, 10**6))
+SAME = st.lists(st.tuples(st.integers(0, 10**9), st.integers(0, 10**6)), min_size=2, max_size=2)
+
+
+@given(
+    entries=st.one_of(
+        st.lists(SAME.map(lambda two: [("jpg", *two[0]), ("png", *two[1])]), max_size=6),
+        st.lists(st.lists(COMPONENT, min_size=1, max_size=4), max_size=5),
+    ),
+    damage=st.one_of(
+        st.none(), st.tuples(st.integers(0, 400), st.sampled_from([b" ", b"\n", b"\r", b"-", b"7", b"", b"\xff"]))
+    ),
+)
+def test_spans_are_what_the_whole_index_says(tmp_path_factory, entries, damage):
+    path = tmp_path_factory.mktemp("spans") / "train-000000.idx"
+    data = format_index([
+        Entry(f"a{i}", tuple(Component(ext, at, size, f"a{i}.{ext}") for ext, at, size in each))
+        for i, each in enumerate(entries)
+    ])  # fmt: skip
+    if damage:
+        data = data[: damage[0]] + damage[1] + data[damage[0] + 1 :]
+    path.write_bytes(data)
+    try:
+        whole = read_index(path)
+    except PetsegError:
+        with pytest.raises(PetsegError):
+            read_spans(path, "jpg", "png")
+        return
+    parts = [{c.extension: c for c in entry.components} for entry in whole]
+    if any("jpg" not in each or "png" not in each for each in parts):
+        with pytest.raises(PetsegError, match=r"has no \.jpg or no \.png"):
+            read_spans(path, "jpg", "png")
+        return
+    expected = [[each[ext][part] for ext in ("jpg", "png") for part in (1, 2)] for each in parts]
+    assert read_spans(path, "jpg", "png").tolist() == expected
