@@ -39,6 +39,8 @@ def loader_command(
     repeats: RepeatsOption = 0,
     no_peers: NoPeersOption = False,
     seconds: Annotated[float, typer.Option(help="Length of one window.")] = 1.5,
+    short_side: Annotated[list[int], typer.Option(help="Only this way of packing, in pixels; 0 for originals.")] = [],  # noqa: B006
+    size: Annotated[list[int], typer.Option(help="Only batches of this size, in pixels.")] = [],  # noqa: B006
     out: OutOption = RESULTS,
 ) -> None:
     """Samples a second of every loader and cache, its peers, and decoding without a pipeline."""
@@ -47,20 +49,29 @@ def loader_command(
 
     console = Console(stderr=True)
     made = source_of(source)
-    cells, sizes = ((128,), (100,)) if quick else ((0, 128, 256), (100, 128, 224))
+    cells = short_side or ([128] if quick else [0, 128, 256])
+    sizes = size or ([100] if quick else [100, 128, 224])
     entries = [e for e in loader.ENTRIES if not no_peers or e.kind in {"petseg", "ceiling"}]
     repeats = repeats or (3 if quick else 5)
     window = min(seconds, 0.6) if quick else seconds
-    steps = len(cells) * len(sizes) * len(entries) * (1 + repeats)
+    threads = [] if quick else loader.threaded(peers=not no_peers)
+    steps = len(cells) * len(sizes) * len(entries) * (1 + repeats) + len(cells) * (repeats + 1)
+    steps += len(threads) * len(loader.thread_counts()) * (1 + repeats)
     rows: list[Row] = []
     with _progress(console, steps) as advance:
-        for short_side in cells:
-            advance(f"preparing {short_side or 'originals'}", 0)
-            cell = prepare(made, short_side)
-            for size in sizes:
+        for side in cells:
+            advance(f"preparing {side or 'originals'}", 0)
+            cell = prepare(made, side)
+            for pixels in sizes:
                 rows += loader.run_cell(
-                    cell, size, entries, repeats=repeats, seconds=window, scratch=WORK / "peers",
+                    cell, pixels, entries, repeats=repeats, seconds=window, scratch=WORK / "peers",
                     install=not quick, progress=lambda name: advance(name, 1),
+                )  # fmt: skip
+            rows += loader.run_stages(cell, sizes[0], repeats=repeats, progress=lambda name: advance(name, 1))
+            if threads and side == 128:
+                rows += loader.run_threads(
+                    cell, sizes[0], peers=not no_peers, repeats=repeats, seconds=window, scratch=WORK / "peers",
+                    progress=lambda name: advance(name, 1),
                 )  # fmt: skip
         if quick and not no_peers:
             # Its ratio compares with the notebook on original bytes.
@@ -116,19 +127,22 @@ def train_command(
     """Training from shards to updated weights, beside the loader and the step alone."""
     from benchmarks import train
     from benchmarks.data import prepare, source_of
+    from petseg.distributed import resolve_device
+    from petseg.inference.choices import resolve_loader
 
     console = Console(stderr=True)
     made = source_of(source)
     repeats = repeats or (3 if quick else 5)
+    loaders = [resolve_loader("auto", resolve_device("auto"))] if quick else list(train.LOADERS)
     plans = train.QUICK if quick else train.PLANS
-    steps = sum(len(train.contenders(recipe, peers=not no_peers)) for _, recipe in plans) * (1 + repeats)
+    steps = sum(len(train.contenders(recipe, loaders, peers=not no_peers)) for _, recipe in plans) * (1 + repeats)
     rows: list[Row] = []
     with _progress(console, steps) as advance:
         for short_side, recipe in plans:
             advance(f"preparing {short_side or 'originals'}", 0)
             cell = prepare(made, short_side)
             rows += train.run_plan(
-                cell, recipe, 100 if quick else 0, peers=not no_peers, repeats=repeats,
+                cell, recipe, 100 if quick else 0, loaders, peers=not no_peers, repeats=repeats,
                 seconds=min(seconds, 1.0) if quick else seconds, progress=lambda name: advance(name, 1),
             )  # fmt: skip
     env = environment(

@@ -16,13 +16,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.data import Reference
-from petseg.system import available_memory, cpu_model, usable_cores
-from petseg.training.trainer import versions
+from petseg.system import available_memory, cpu_model, usable_cores, versions
+
+if TYPE_CHECKING:  # it needs torch, which takes seconds to import
+    from benchmarks.data import Reference
 
 ROOT = Path(__file__).parent
 RESULTS = ROOT / "results"

@@ -6,13 +6,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.data import Cell, Reference
-from benchmarks.harness import ROOT, Row, check_samples, ratio, run_children
+from benchmarks.harness import ROOT, Contender, ContenderError, Row, check_samples, ratio, run_children
+from petseg.system import usable_cores
 
 BATCH = 32
+CORES = usable_cores()
 SKIP = 6
 """Batches that use up what was made ahead: more than any contender's prefetch depth."""
 
@@ -29,7 +31,7 @@ class Entry:
     options: tuple[str, ...] = ()
     kind: str = "library"
     """`petseg`, `library`, `ceiling` or `notebook`."""
-    workers: int = 2
+    workers: int = CORES
     cached: bool = False
     """It gives samples that were decoded before, so it is shown apart."""
     own_environment: bool = False
@@ -46,16 +48,27 @@ ENTRIES = (
     Entry("DALI's own reader", "dali_native.py"),
     Entry("LitData", "litdata_stream.py", own_environment=True),
     Entry("MosaicML Streaming", "mosaic_streaming.py", own_environment=True),
+    Entry("Megatron-Energon", "energon_loader.py", own_environment=True),
     Entry("SPDL", "spdl_pipeline.py", own_environment=True),
     Entry("FFCV jpg", "ffcv_loader.py", ("--mode", "jpg"), own_environment=True),
     Entry("FFCV raw", "ffcv_loader.py", ("--mode", "raw"), own_environment=True),
     Entry("notebook, 0 workers", "notebook.py", (), "notebook", workers=0),
-    Entry("notebook, 2 workers", "notebook.py", (), "notebook"),
+    Entry(f"notebook, {CORES} workers", "notebook.py", (), "notebook"),
     Entry("ceiling: OpenCV", "ceiling.py", ("--decoder", "cv2"), "ceiling"),
     Entry("ceiling: simplejpeg", "ceiling.py", ("--decoder", "simplejpeg"), "ceiling"),
     Entry("ceiling: bare gather", "gather.py", (), "ceiling", cached=True),
 )
 """Every contender, in the order of measuring."""
+
+THREADED = (
+    "petseg webdataset",
+    "petseg dali",
+    "DataLoader over files",
+    "webdataset",
+    "DALI's own reader",
+    "ceiling: OpenCV",
+)
+"""Who is measured against the number of threads too."""
 
 LIBRARIES = ("DataLoader over files", "webdataset", "LitData", "MosaicML Streaming")
 OURS = ("petseg webdataset", "petseg dali")
@@ -115,12 +128,87 @@ def run_cell(
     return list(rows.values())
 
 
+def run_threads(
+    cell: Cell,
+    size: int,
+    *,
+    peers: bool,
+    repeats: int,
+    seconds: float,
+    scratch: Path,
+    progress: Callable[[str], None],
+) -> list[Row]:
+    """Measure some contenders against the number of threads (or processes, for those that use them).
+
+    Args:
+        cell: how the samples are stored.
+        size: height and width of the batches in pixels.
+        peers: other libraries too.
+        repeats: windows of each.
+        seconds: length of a window.
+        scratch: folder for what contenders convert.
+        progress: called with a contender's name after each of its steps.
+    """
+    made: list[Row] = []
+    for entry in threaded(peers=peers):
+        rows, commands = {}, {}
+        for count in thread_counts():
+            name = f"{entry.name}, {count}"
+            facts = {
+                "cell": cell.label, "size": size, "kind": entry.kind, "threads": count, "line": entry.name,
+                "chart": f"Images a second against threads, {cell.label}, {size} px out",
+            }  # fmt: skip
+            rows[name] = Row(name=name, unit="images/s", facts=facts)
+            commands[name] = _command(replace(entry, workers=count), cell, size, scratch)
+        run_children(
+            rows, commands, repeats=repeats, seconds=seconds, skip=SKIP, least=MIN_TIMED, check=lambda *_: "",
+            progress=progress,
+        )  # fmt: skip
+        made += rows.values()
+    return made
+
+
+def threaded(*, peers: bool) -> list[Entry]:
+    """Who `run_threads` measures."""
+    return [each for each in ENTRIES if each.name in THREADED and (peers or each.kind != "library")]
+
+
+def thread_counts() -> list[int]:
+    """Powers of two up to the number of cores, and that number."""
+    return sorted({CORES, *(2**i for i in range(CORES.bit_length()) if 2**i <= CORES)})
+
+
+def run_stages(cell: Cell, size: int, *, repeats: int, progress: Callable[[str], None]) -> list[Row]:
+    """Time each stage of the thread engine by itself; arguments as for `run_threads`."""
+    rows: dict[str, Row] = {}
+    chart = f"Where a sample's time goes, one thread, {cell.label}, {size} px out"
+    command = [sys.executable, str(ROOT / "peers" / "stages.py"), "--data", str(cell.folder), "--size", str(size)]
+    with Contender(command) as child:
+        try:
+            child.wait_ready()
+            for repeat in range(repeats + 1):
+                stages = child.ask(skip=0, timed=1)["stages"]
+                for name, micros in stages.items() if repeat else ():  # the first pass warms up
+                    theirs = name.startswith("OpenCV")
+                    facts = {
+                        "cell": cell.label, "size": size, "chart": chart, "kind": "ceiling" if theirs else "petseg",
+                        "parts_of": None if theirs else "petseg's thread engine",
+                    }  # fmt: skip
+                    rows.setdefault(name, Row(name=name, unit="µs", facts=facts)).samples.append(micros)
+                progress("stages")
+        except ContenderError as error:
+            facts = {"cell": cell.label, "size": size, "chart": chart, "kind": "petseg"}
+            rows["stages"] = Row(name="stages", unit="µs", note=f"failed: {error}", facts=facts)
+    return list(rows.values())
+
+
 def ratios(rows: Sequence[Row], short_side: int = 128, size: int = 100) -> dict[str, float | None]:
     """Ours over theirs, packed at 128 and 100 px out unless the name says originals."""
 
     def of(label: str) -> list[Row]:
         return [row for row in rows if row.facts["cell"] == label and row.facts["size"] == size]
 
+    rows = [row for row in rows if "threads" not in row.facts]
     packed, originals = of(f"packed at {short_side}"), of("originals")
     notebook = [row for row in originals if row.name == "notebook, 0 workers"]
     return {

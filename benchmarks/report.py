@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,9 @@ TITLES = {
     "pack": ("Packing", "From source files to shards, wall time of the whole command."),
     "scale": ("Scale", "What a data set costs before its first sample is read."),
 }
+
+VIEW = (640, 260)
+"""Width and height of a line chart, in its own units; its right third is for names."""
 
 _COLOURS = {
     "petseg": "--series-1",
@@ -59,6 +62,17 @@ class Bar:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """One contender against the number of threads, in the units of `Chart.view`."""
+
+    name: str
+    kind: str
+    points: tuple[tuple[float, float], ...]
+    label_y: float
+    """Where its name stands, clear of the others' names."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Chart:
     """The rows that are compared with each other."""
 
@@ -66,6 +80,9 @@ class Chart:
     unit: str
     bars: tuple[Bar, ...]
     conclusion: str
+    lines: tuple[Line, ...] = ()
+    ticks: tuple[tuple[float, str], ...] = ()
+    """Numbers of threads: where they stand, and as text."""
 
 
 def write_pages(results: Path) -> tuple[Path, Path]:
@@ -85,20 +102,32 @@ def write_pages(results: Path) -> tuple[Path, Path]:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    sections = [
+    sections: list[dict[str, Any]] = [
         {
-            "bench": bench,
-            "title": TITLES.get(bench, (bench, ""))[0],
-            "lead": TITLES.get(bench, (bench, ""))[1],
-            "charts": charts(result["rows"]),
-            "ratios": [(name, value) for name, value in result["ratios"].items() if value is not None],
-            "missing": [name for name, value in result["ratios"].items() if value is None],
-            "env": result["env"],
-        }
-        for bench, result in found.items()
+            "bench": "ceilings",
+            "title": "Share of the ceiling",
+            "lead": "How near each stage comes to the same work without a pipeline.",
+            "charts": [shares] if (shares := ceilings(found)) else [],
+            "ratios": [],
+            "missing": [],
+            "env": {},
+        },
+        *(
+            {
+                "bench": bench,
+                "title": TITLES.get(bench, (bench, ""))[0],
+                "lead": TITLES.get(bench, (bench, ""))[1],
+                "charts": charts(result["rows"]),
+                "ratios": [(name, value) for name, value in result["ratios"].items() if value is not None],
+                "missing": [name for name, value in result["ratios"].items() if value is None],
+                "env": result["env"],
+            }
+            for bench, result in found.items()
+        ),
     ]
+    sections = [section for section in sections if section["charts"]]
     page = environment.get_template("report.html.j2").render(
-        sections=sections, colours=_COLOURS, kinds=_KINDS, env=next(iter(found.values()))["env"]
+        sections=sections, view=VIEW, colours=_COLOURS, kinds=_KINDS, env=next(iter(found.values()))["env"]
     )
     paths = results / PAGE, results / TABLE
     write_atomic(paths[0], page.encode())
@@ -131,11 +160,48 @@ def charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
     return [_chart(title, [row for row in rows if row["chart"] == title]) for title in titles]
 
 
+def ceilings(found: Mapping[str, Mapping[str, Any]]) -> Chart | None:
+    """The best of petseg over the best ceiling, for every chart that has both; None where none has."""
+    bars = []
+    for result in found.values():
+        for title in dict.fromkeys(str(row["chart"]) for row in result["rows"]):
+            rows = [row for row in result["rows"] if row["chart"] == title]
+            ours, ceiling = _best(rows, ("petseg",)), _best(rows, ("ceiling",))
+            if ours is None or ceiling is None or ours["unit"] == "MB" or {"threads", "parts_of"} & ours.keys():
+                continue
+            share = 100 * _quotient(ours, ceiling)
+            length = min(share, 100.0)
+            bars.append(
+                Bar(
+                    name=title, kind="petseg", figure=f"{share:.0f}%", length=length, low=length, high=length,
+                    note=f"{ours['name']}, of {str(ceiling['name']).removeprefix('ceiling: ')}", detail="",
+                )
+            )  # fmt: skip
+    if not bars:
+        return None
+    worst = min(bars, key=lambda bar: bar.length)
+    text = f"Furthest from its ceiling is {worst.name[0].lower()}{worst.name[1:]}: {worst.figure}."
+    return Chart(title="Of every stage", unit="%", bars=tuple(bars), conclusion=text)
+
+
 def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
     """One sentence: how petseg's best compares with the best of the others and with the ceiling."""
     ours, others, ceiling = (_best(rows, kinds) for kinds in (("petseg",), ("library", "notebook"), ("ceiling",)))
     if ours is None:
         return "Measured for the ratios alone."
+    if ours.get("parts_of"):
+        parts = [row for row in rows if row.get("parts_of") and row["median"] is not None]
+        whole, largest = sum(row["median"] for row in parts), max(parts, key=lambda row: row["median"])
+        return (
+            f"A sample takes {ours['parts_of']} {number(whole)} {ours['unit']}; the largest part of it is "
+            f'"{largest["name"]}", {100 * largest["median"] / whole:.0f}%.'
+        )
+    if "threads" in ours:
+        one = next((row for row in rows if row["threads"] == 1 and row["line"] == ours["line"]), ours)
+        return (
+            f"{ours['line']} makes {number(ours['median'])} {ours['unit']} with {ours['threads']} threads, "
+            f"{_times(ours, one)} what it makes with one."
+        )
     lower = _lower_is_better(ours)
     text = f"{ours['name']} {'takes' if lower else 'makes'} {number(ours['median'])} {ours['unit']}"
     if others is not None:
@@ -182,7 +248,7 @@ def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _chart(title: str, rows: Sequence[Mapping[str, Any]]) -> Chart:
-    longest = max((float(row["max"]) for row in rows if row["max"] is not None), default=1.0)
+    longest = max((float(row["max"]) for row in rows if row["max"]), default=1.0)
     bars = []
     for row in _ordered(rows):
         middle, low, high = (100 * float(row[key] or 0) / longest for key in ("median", "min", "max"))
@@ -193,7 +259,33 @@ def _chart(title: str, rows: Sequence[Mapping[str, Any]]) -> Chart:
                 figure=number(row["median"]) if row["median"] is not None else "",
             )
         )  # fmt: skip
-    return Chart(title=title, unit=str(rows[0]["unit"]), bars=tuple(bars), conclusion=conclusion(rows))
+    chart = Chart(title=title, unit=str(rows[0]["unit"]), bars=tuple(bars), conclusion=conclusion(rows))
+    return replace(chart, **_lines(rows)) if "threads" in rows[0] else chart
+
+
+def _lines(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Lines and ticks of a chart against the number of threads; both axes begin at 0."""
+    known = [row for row in rows if row["median"] is not None]
+    if not known:
+        return {}
+    width, height = VIEW[0] * 0.66, VIEW[1] - 30
+    most, highest = max(row["threads"] for row in known), 1.05 * max(row["median"] for row in known)
+
+    def place(row: Mapping[str, Any]) -> tuple[float, float]:
+        return round(width * row["threads"] / most, 1), round(height * (1 - row["median"] / highest), 1)
+
+    lines = []
+    for name in dict.fromkeys(str(row["line"]) for row in known):
+        mine = sorted((row for row in known if row["line"] == name), key=lambda row: row["threads"])
+        points = tuple(map(place, mine))
+        lines.append(Line(name=name, kind=str(mine[0]["kind"]), points=points, label_y=points[-1][1]))
+    lines.sort(key=lambda line: line.label_y)
+    clear, below = [], -20.0
+    for line in lines:
+        below = max(line.label_y, below + 20)
+        clear.append(replace(line, label_y=below))
+    counts = sorted({row["threads"] for row in known})
+    return {"lines": tuple(clear), "ticks": tuple((round(width * n / most, 1), str(n)) for n in counts)}
 
 
 def _ordered(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -209,6 +301,8 @@ def _best(rows: Sequence[Mapping[str, Any]], kinds: tuple[str, ...]) -> Mapping[
 def _quotient(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> float:
     """How much better ours is; above 1 it is."""
     mine, other = float(ours["median"]), float(theirs["median"])
+    if not mine or not other:
+        return 1.0 if mine == other else float("inf")
     return other / mine if _lower_is_better(ours) else mine / other
 
 

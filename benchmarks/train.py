@@ -27,9 +27,9 @@ SKIP = 3
 """Batches that are not clocked: those that were made ahead while the others were measured."""
 
 
-def contenders(recipe: Recipe, *, peers: bool) -> list[str]:
+def contenders(recipe: Recipe, loaders: Sequence[str], *, peers: bool) -> list[str]:
     """Names of what is measured, for one recipe."""
-    parts = [f"{loader}, {what}" for loader in LOADERS for what in ("loader only", "end to end")]
+    parts = [f"{loader}, {what}" for loader in loaders for what in ("loader only", "end to end")]
     return [STEP, *parts, *([NOTEBOOK] if peers and recipe == "seed" else [])]
 
 
@@ -37,6 +37,7 @@ def run_plan(
     cell: Cell,
     recipe: Recipe,
     size: int,
+    loaders: Sequence[str],
     *,
     peers: bool,
     repeats: int,
@@ -49,6 +50,7 @@ def run_plan(
         cell: how the samples are stored.
         recipe: petseg-train's `--recipe`.
         size: height and width of the batches in pixels; 0 for the recipe's own.
+        loaders: of `LOADERS`.
         peers: the notebook too, where the recipe is its own.
         repeats: windows of each.
         seconds: length of a window; two steps at least.
@@ -57,7 +59,7 @@ def run_plan(
     config = resolve({"recipe": recipe})
     size = size or config.height_width[0]
     rows, commands = {}, {}
-    for name in contenders(recipe, peers=peers):
+    for name in contenders(recipe, loaders, peers=peers):
         kind = "notebook" if name == NOTEBOOK else "petseg" if name.endswith("end to end") else "part"
         rows[name] = Row(
             name=name,
@@ -78,7 +80,7 @@ def run_plan(
     for row in rows.values():
         if row.samples:
             row.facts["detail"] = _detail(row)
-    return [*rows.values(), *(_expected(loader, rows[f"{loader}, loader only"], rows[STEP]) for loader in LOADERS)]
+    return [*rows.values(), *(_expected(loader, rows[f"{loader}, loader only"], rows[STEP]) for loader in loaders)]
 
 
 def ratios(rows: Sequence[Row]) -> dict[str, float | None]:

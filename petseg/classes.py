@@ -5,12 +5,14 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from petseg.errors import PetsegError
+
+if TYPE_CHECKING:  # a manifest is read by commands that compute nothing, and torch takes seconds to import
+    import torch
 
 IGNORE_INDEX = 255
 """Class index of pixels that neither the loss nor a metric counts (ignored codes, padding rows)."""
@@ -155,6 +157,8 @@ _TABLES: dict[tuple[ClassTable, torch.device], torch.Tensor] = {}
 
 
 def _device_table(classes: ClassTable, device: torch.device) -> torch.Tensor:
+    import torch
+
     key = (classes, device)
     if key not in _TABLES:
         _TABLES[key] = torch.from_numpy(classes.lookup()).to(device=device, dtype=torch.int64)

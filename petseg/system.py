@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import platform
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -139,3 +141,16 @@ def _cgroup_folders(root: Path, own: Path, controller: str) -> Iterator[Path]:
         # Inside a container the path may be the host's: then only the top is there.
         yield from (f for f in (here, *here.parents) if f.is_relative_to(top) and f != top and f.is_dir())
         yield top
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on; `-` for what is not installed."""
+    found = {"python": platform.python_version()}
+    for name in ("numpy", "torch", "petseg", "webdataset", "nvidia-dali-cuda120", "nvidia-dali-cuda130"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "-"
+    if "torch" in sys.modules:  # it alone says which CUDA it was built for, and importing it takes seconds
+        found["torch"] = sys.modules["torch"].__version__
+    return found

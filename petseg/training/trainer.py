@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import platform
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -28,6 +26,7 @@ from petseg.inference.trained import load_trained, load_weights, network_for
 from petseg.model.networks import Network, check_size, count_parameters
 from petseg.model.transform import InputTransform
 from petseg.signals import Stop, stop_signals
+from petseg.system import versions
 from petseg.training import auto
 from petseg.training.checkpoint import load_training_state, save_run, settle_best
 from petseg.training.progress import Progress
@@ -450,16 +449,3 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return f"cpu ({torch.get_num_threads()} threads)"
-
-
-def versions() -> dict[str, str]:
-    """Versions of what a result depends on; `-` for what is not installed."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__}
-    for name in ("petseg", "webdataset", "nvidia-dali-cuda120", "nvidia-dali-cuda130"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "-"
-    return found

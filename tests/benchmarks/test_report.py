@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks.harness import Row, write_result
-from benchmarks.report import charts, conclusion, markdown, read_results, write_pages
+from benchmarks.report import VIEW, ceilings, charts, conclusion, markdown, read_results, write_pages
 from petseg.errors import PetsegError
 
 ENV = {"command": "python -m benchmarks loader", "cpu": "a <CPU>", "cores": 2, "versions": {"torch": "2.11"}}
@@ -66,3 +66,49 @@ def test_what_is_no_result_is_named(results, tmp_path):
     (results / "step.json").write_text(json.dumps({"bench": "step"}))
     with pytest.raises(PetsegError, match=r"step\.json is no result of a benchmark"):
         write_pages(results)
+
+
+def test_lines_against_threads_keep_their_names_apart():
+    def at(line, kind, threads, speed):
+        made = row(f"{line}, {threads}", kind, speed, chart="Against threads")
+        made.facts |= {"threads": threads, "line": line}
+        return made.to_dict()
+
+    rows = [
+        at("petseg dali", "petseg", 1, 50.0), at("petseg dali", "petseg", 4, 200.0),
+        at("webdataset", "library", 1, 60.0), at("webdataset", "library", 4, 199.0),
+    ]  # fmt: skip
+    (chart,) = charts(rows)
+    assert chart.conclusion == "petseg dali makes 200 images/s with 4 threads, 4.00 times what it makes with one."
+    first, second = chart.lines
+    assert (first.name, second.name) == ("petseg dali", "webdataset")
+    assert second.label_y - first.label_y >= 20
+    assert first.points[0][0] * 4 == pytest.approx(first.points[1][0], abs=0.4)
+    assert all(0 <= x < VIEW[0] and 0 <= y <= VIEW[1] for line in chart.lines for x, y in line.points)
+    assert [text for _, text in chart.ticks] == ["1", "4"]
+
+
+def test_parts_add_up_to_a_sample_and_the_largest_is_named():
+    rows = [row("decode", "petseg", 120.0, unit="µs"), row("read", "petseg", 30.0, unit="µs")]
+    for each in rows:
+        each.facts["parts_of"] = "the engine"
+    rows.append(row("OpenCV: decode", "ceiling", 90.0, unit="µs"))
+    text = conclusion([each.to_dict() for each in rows])
+    assert text == 'A sample takes the engine 150 µs; the largest part of it is "decode", 80%.'
+
+
+def test_the_share_of_the_ceiling_is_shown_for_every_stage_that_has_one(results):
+    write_result(
+        "scale",
+        [
+            row("petseg", "petseg", 0.4, unit="s", chart="Ordering"),
+            row("NumPy", "ceiling", 0.1, unit="s", chart="Ordering"),
+            row("petseg", "petseg", 0.0, unit="MB", chart="Memory"),
+            row("NumPy", "ceiling", 0.0, unit="MB", chart="Memory"),
+        ],
+        {}, ENV, results,
+    )  # fmt: skip
+    chart = ceilings(read_results(results))
+    assert [(bar.name, bar.figure) for bar in chart.bars] == [(ROWS[0].facts["chart"], "50%"), ("Ordering", "25%")]
+    assert chart.conclusion == "Furthest from its ceiling is ordering: 25%."
+    assert "Share of the ceiling" in write_pages(results)[0].read_text()

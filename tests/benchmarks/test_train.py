@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks.harness import Row
-from benchmarks.train import NOTEBOOK, STEP, _detail, _expected, contenders, ratios
+from benchmarks.train import LOADERS, NOTEBOOK, STEP, _detail, _expected, contenders, ratios
 
 
 def row(name, *samples, cell="packed at 128", recipe="seed", kind="petseg"):
@@ -22,10 +22,10 @@ def test_loader_and_step_share_a_cpu_and_run_beside_each_other_on_a_gpu(monkeypa
 
 
 def test_each_loader_is_measured_alone_and_whole_and_the_notebook_in_its_own_recipe():
-    names = contenders("seed", peers=True)
+    names = contenders("seed", LOADERS, peers=True)
     assert names[0] == STEP and names[-1] == NOTEBOOK
     assert {"cache host, loader only", "dali, end to end", "webdataset, end to end"} < set(names)
-    assert NOTEBOOK not in contenders("seed", peers=False) + contenders("default", peers=True)
+    assert NOTEBOOK not in contenders("seed", ["dali"], peers=False) + contenders("default", ["dali"], peers=True)
 
 
 def test_ratios_compare_within_a_recipe_and_with_the_notebook_on_original_files():

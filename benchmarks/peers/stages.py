@@ -1,0 +1,73 @@
+"""Where a sample's time goes: each stage of petseg's thread engine by itself, on one thread, and OpenCV's beside it."""
+
+import time
+
+import cv2
+import numpy as np
+import torch
+from _serve import arguments, serve
+
+from petseg.data.decode.cpu import decode_image, decode_mask
+from petseg.data.decode.resize import resize_image, resize_nearest
+from petseg.data.shards.manifest import Manifest
+from petseg.data.shards.reader import ShardReader
+
+args = arguments()
+torch.set_num_threads(1)
+cv2.setNumThreads(1)
+shards = args.data / "shards"
+reader = ShardReader(shards, Manifest.load(shards), "train")
+size, chosen = args.size, range(min(256, len(reader)))
+image_out = np.empty((args.batch, size, size, 3), np.uint8)
+codes_out = np.empty((args.batch, size, size), np.uint8)
+
+
+def into(rows, call):
+    """`call` writes into the rows of a batch, in turn."""
+    return lambda i, x: call(x, rows[i % args.batch])
+
+
+def copy(picture, row):
+    row[:] = picture
+
+
+def area(picture, row):
+    cv2.resize(picture, (size, size), dst=row, interpolation=cv2.INTER_AREA)
+
+
+def exact(mask, row):
+    cv2.resize(mask, (size, size), dst=row, interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def timed(inputs, call):
+    start = time.perf_counter()
+    made = [call(i, x) for i, x in enumerate(inputs)]
+    found.append(1e6 * (time.perf_counter() - start) / len(made))
+    return made
+
+
+STAGES = (
+    "read", "decode the image", "OpenCV: decode the image", "resize the image", "OpenCV: resize the image",
+    "copy into the batch", "decode the mask", "OpenCV: decode the mask", "resize the mask", "OpenCV: resize the mask",
+)  # fmt: skip
+
+
+def passes():
+    while True:
+        found.clear()
+        pairs = timed(chosen, lambda _, index: reader.read(index))
+        images, masks = ([np.frombuffer(pair[part], np.uint8) for pair in pairs] for part in (0, 1))
+        pictures = timed([image for image, _ in pairs], lambda _, data: decode_image(data))
+        timed(images, lambda _, data: cv2.imdecode(data, cv2.IMREAD_COLOR_RGB))
+        small = timed(pictures, lambda _, picture: resize_image(picture, size, size))
+        timed(pictures, into(image_out, area))
+        timed(small, into(image_out, copy))
+        codes = timed([mask for _, mask in pairs], lambda _, data: decode_mask(data))
+        timed(masks, lambda _, data: cv2.imdecode(data, cv2.IMREAD_GRAYSCALE))
+        timed(codes, into(codes_out, lambda mask, row: resize_nearest(mask, size, size, row)))
+        timed(codes, into(codes_out, exact))
+        yield chosen, chosen
+
+
+found = []
+serve(passes(), "petseg", "torch", facts=lambda: {"stages": dict(zip(STAGES, found, strict=True))})
