@@ -108,19 +108,27 @@ def _pack(entry: Entry, source: Path, samples: int, scratch: Path, row: Row) -> 
 
     def once() -> float:
         shutil.rmtree(out, ignore_errors=True)
-        start = time.perf_counter()
         try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT_SECONDS)
-        except subprocess.TimeoutExpired:
-            raise ContenderError(f"it did not end within {LIMIT_SECONDS} s") from None
-        seconds = time.perf_counter() - start
-        if done.returncode:
-            raise ContenderError((done.stderr.strip().splitlines() or [f"code {done.returncode}"])[-1][:300])
-        written = sum(len(scan_tar(path)) for path in out.glob("*.tar"))
+            seconds = _timed(command)
+            written = sum(len(scan_tar(path)) for path in out.glob("*.tar"))
+            row.facts["bytes"] = sum(path.stat().st_size for path in out.glob("*.tar"))
+        finally:
+            shutil.rmtree(out, ignore_errors=True)
         if written != samples:
             row.note = f"it wrote {written} of {samples} samples"
-        row.facts["bytes"] = sum(path.stat().st_size for path in out.glob("*.tar"))
-        shutil.rmtree(out)
         return samples / seconds
 
     return once
+
+
+def _timed(command: Sequence[str]) -> float:
+    """Seconds from start to end."""
+    start = time.perf_counter()
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise ContenderError(f"it did not end within {LIMIT_SECONDS} s") from None
+    seconds = time.perf_counter() - start
+    if done.returncode:
+        raise ContenderError((done.stderr.strip().splitlines() or [f"code {done.returncode}"])[-1][:300])
+    return seconds
