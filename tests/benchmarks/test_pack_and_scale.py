@@ -58,8 +58,8 @@ def test_made_up_shards_open_and_are_measured_step_by_step(tmp_path):
     image, mask = reader.read(2999)
     assert (len(image), len(mask)) == (7000, 1100)
     reader.close()
-    rows = scale.run_all(tmp_path, [3000], peers=True, repeats=2, progress=lambda _: None)
-    assert all(len(row.samples) == 2 and min(row.samples) >= 0 and not row.note for row in rows)
+    rows = scale.run_all(tmp_path, [3000], peers=True, repeats=1, progress=lambda _: None)
+    assert all(len(row.samples) == 1 and min(row.samples) >= 0 and not row.note for row in rows)
     seconds = {row.name for row in rows if row.unit == "s"}
     assert {"petseg", "petseg, rank 1023 of 1024", "torch's DistributedSampler"} < seconds
     assert all(value > 0 for value in scale.ratios(rows).values())
