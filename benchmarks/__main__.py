@@ -53,7 +53,7 @@ def loader_command(
     sizes = size or ([100] if quick else [100, 128, 224])
     entries = [e for e in loader.ENTRIES if not no_peers or e.kind in {"petseg", "ceiling"}]
     repeats = repeats or (3 if quick else 5)
-    window = min(seconds, 0.6) if quick else seconds
+    window = min(seconds, 0.4) if quick else seconds
     threads = [] if quick else loader.threaded(peers=not no_peers)
     steps = len(cells) * len(sizes) * len(entries) * (1 + repeats) + len(cells) * (repeats + 1)
     steps += len(threads) * len(loader.thread_counts()) * (1 + repeats)
