@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -15,9 +15,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from benchmarks.harness import RESULTS, Row, environment, number, write_result
+from benchmarks.harness import RESULTS, Row, by_chart, environment, number, remarks, write_result
 from petseg.cli.app import run
 
+if TYPE_CHECKING:
+    from benchmarks.data import Cell
+
+console = Console(stderr=True)
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 SourceOption = Annotated[str, typer.Option(help="synthetic, or whatever petseg-shard takes as SOURCE.")]
@@ -47,18 +51,17 @@ def loader_command(
     from benchmarks import loader
     from benchmarks.data import WORK, prepare, source_of
 
-    console = Console(stderr=True)
     made = source_of(source)
     cells = short_side or ([128] if quick else [0, 128, 256])
     sizes = size or ([100] if quick else [100, 128, 224])
     entries = [e for e in loader.ENTRIES if not no_peers or e.kind in {"petseg", "ceiling"}]
-    repeats = repeats or (3 if quick else 5)
+    repeats = _repeats(repeats, quick=quick)
     window = min(seconds, 0.4) if quick else seconds
     threads = [] if quick else loader.threaded(peers=not no_peers)
     steps = len(cells) * len(sizes) * len(entries) * (1 + repeats) + len(cells) * (repeats + 1)
     steps += len(threads) * len(loader.thread_counts()) * (1 + repeats)
     rows: list[Row] = []
-    with _progress(console, steps) as advance:
+    with _progress(steps) as advance:
         for side in cells:
             advance(f"preparing {side or 'originals'}", 0)
             cell = prepare(made, side)
@@ -80,10 +83,7 @@ def loader_command(
             rows += loader.run_cell(
                 cell, 100, one, repeats=repeats, seconds=window, scratch=WORK / "peers", progress=lambda _: None
             )
-    env = environment(
-        cell.manifest.source_digest, source=source, samples=cell.manifest.split("train").samples, page_cache="warm"
-    )
-    _finish(console, "loader", rows, loader.ratios(rows), env, out)
+    _finish("loader", rows, loader.ratios(rows), _cell_environment(cell, source), out)
 
 
 @app.command("step")
@@ -99,12 +99,11 @@ def step_command(
     """One training step by itself: the notebook's loop, one change to it at a time, and petseg's."""
     from benchmarks import step
 
-    console = Console(stderr=True)
     entries = step.entries(peers=not no_peers, compiled=not quick)
-    repeats, batch = repeats or (3 if quick else 5), batch or (8 if quick else 32)
+    repeats, batch = _repeats(repeats, quick=quick), batch or (8 if quick else 32)
     rows: list[Row] = []
     recipes = ["default"] if quick else list(step.RECIPES)
-    with _progress(console, len(recipes) * (len(entries) + len(step.CEILINGS)) * (1 + repeats)) as advance:
+    with _progress(len(recipes) * (len(entries) + len(step.CEILINGS)) * (1 + repeats)) as advance:
         for recipe in recipes:
             advance(recipe, 0)
             rows += step.run_network(
@@ -112,7 +111,7 @@ def step_command(
                 progress=lambda name: advance(name, 1),
             )  # fmt: skip
     env = environment("random pixels", page_cache="not read")
-    _finish(console, "step", rows, step.ratios(rows), env, out)
+    _finish("step", rows, step.ratios(rows), env, out)
 
 
 @app.command("train")
@@ -130,14 +129,13 @@ def train_command(
     from petseg.distributed import resolve_device
     from petseg.inference.choices import resolve_loader
 
-    console = Console(stderr=True)
     made = source_of(source)
-    repeats = repeats or (3 if quick else 5)
+    repeats = _repeats(repeats, quick=quick)
     loaders = [resolve_loader("auto", resolve_device("auto"))] if quick else list(train.LOADERS)
     plans = train.QUICK if quick else train.PLANS
     steps = sum(len(train.contenders(recipe, loaders, peers=not no_peers)) for _, recipe in plans) * (1 + repeats)
     rows: list[Row] = []
-    with _progress(console, steps) as advance:
+    with _progress(steps) as advance:
         for short_side, recipe in plans:
             advance(f"preparing {short_side or 'originals'}", 0)
             cell = prepare(made, short_side)
@@ -145,10 +143,7 @@ def train_command(
                 cell, recipe, 100 if quick else 0, loaders, peers=not no_peers, repeats=repeats,
                 seconds=min(seconds, 1.0) if quick else seconds, progress=lambda name: advance(name, 1),
             )  # fmt: skip
-    env = environment(
-        cell.manifest.source_digest, source=source, samples=cell.manifest.split("train").samples, page_cache="warm"
-    )
-    _finish(console, "train", rows, train.ratios(rows), env, out)
+    _finish("train", rows, train.ratios(rows), _cell_environment(cell, source), out)
 
 
 @app.command("pack")
@@ -163,24 +158,22 @@ def pack_command(
     from benchmarks import pack
     from benchmarks.data import WORK, prepare, source_of
 
-    console = Console(stderr=True)
     counts = (500,) if quick else (500, 3000)
-    repeats = repeats or (3 if quick else 5)
+    repeats = _repeats(repeats, quick=quick)
     entries = [
         entry
         for entry in pack.ENTRIES
         if (entry.kind == "petseg" or not no_peers) and (entry.short_side == 128 or not quick)
     ]
     rows: list[Row] = []
-    with _progress(console, len(counts) * len(entries) * repeats) as advance:
+    with _progress(len(counts) * len(entries) * repeats) as advance:
         for count in counts:
             advance("preparing originals", 0)
             cell = prepare(source_of(source, count), 0)
             rows += pack.run_size(
                 cell, entries, repeats=repeats, scratch=WORK / "packing", progress=lambda name: advance(name, 1)
             )
-    env = environment(cell.manifest.source_digest, source=source, page_cache="warm")
-    _finish(console, "pack", rows, pack.ratios(rows), env, out)
+    _finish("pack", rows, pack.ratios(rows), _cell_environment(cell, source), out)
 
 
 @app.command("scale")
@@ -194,13 +187,12 @@ def scale_command(
     from benchmarks import scale
     from benchmarks.data import WORK
 
-    console = Console(stderr=True)
     counts = scale.QUICK if quick else scale.SAMPLES
-    repeats = repeats or (3 if quick else 5)
-    with _progress(console, len(counts) * repeats) as advance:
+    repeats = _repeats(repeats, quick=quick)
+    with _progress(len(counts) * repeats) as advance:
         rows = scale.run_all(WORK, counts, peers=not no_peers, repeats=repeats, progress=lambda name: advance(name, 1))
     env = environment("no pixels", page_cache="warm")
-    _finish(console, "scale", rows, scale.ratios(rows), env, out)
+    _finish("scale", rows, scale.ratios(rows), env, out)
 
 
 @app.command("report")
@@ -214,29 +206,33 @@ def report_command(
         print(path)
 
 
+def _repeats(given: int, *, quick: bool) -> int:
+    return given or (3 if quick else 5)
+
+
+def _cell_environment(cell: Cell, source: str) -> dict[str, Any]:
+    samples = cell.manifest.split("train").samples
+    return environment(cell.manifest.source_digest, source=source, samples=samples, page_cache="warm")
+
+
 @contextmanager
-def _progress(console: Console, steps: int) -> Iterator[Callable[[str, int], None]]:
+def _progress(steps: int) -> Iterator[Callable[[str, int], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}%"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("measuring", total=steps)
         yield lambda name, n: bar.update(task, advance=n, description=escape(name) or None)
 
 
-def _finish(
-    console: Console, bench: str, rows: list[Row], ratios: dict[str, float | None], env: dict[str, object], out: Path
-) -> None:
-    for chart in dict.fromkeys(row.facts["chart"] for row in rows):
-        mine = [row for row in rows if row.facts["chart"] == chart]
-        table = Table(title=f"{escape(chart)} ({mine[0].unit})", title_justify="left", box=SIMPLE_HEAD)
+def _finish(bench: str, rows: list[Row], ratios: dict[str, float | None], env: dict[str, Any], out: Path) -> None:
+    for chart, mine in by_chart([row.to_dict() for row in rows]).items():
+        table = Table(title=f"{escape(chart)} ({mine[0]['unit']})", title_justify="left", box=SIMPLE_HEAD)
         table.add_column("what", ratio=3)
         for column in ("median", "smallest", "largest"):
             table.add_column(column, justify="right")
         table.add_column("note", ratio=4)
         for row in mine:
-            made = row.to_dict()
-            figures = [number(made[key]) if made[key] is not None else "" for key in ("median", "min", "max")]
-            notes = "; ".join(filter(None, (row.facts.get("detail", ""), row.note)))
-            table.add_row(escape(row.name), *figures, escape(notes))
+            figures = [number(row[key]) if row[key] is not None else "" for key in ("median", "min", "max")]
+            table.add_row(escape(row["name"]), *figures, escape(remarks(row)))
         console.print(table)
     for name, value in ratios.items():
         if value is not None:

@@ -103,9 +103,9 @@ def prepare(source: Source, short_side: int, work: Path = WORK) -> Cell:
         (folder / "files" / kind).mkdir(parents=True)
     reader = ShardReader(cell.shards, cell.manifest, "train")
     for index in range(len(reader)):
-        image, mask = reader.read(index)
-        (folder / "files" / "images" / f"{reader.key(index)}.jpg").write_bytes(image)
-        (folder / "files" / "masks" / f"{reader.key(index)}.png").write_bytes(mask)
+        key, (image, mask) = reader.key(index), reader.read(index)
+        (folder / "files" / "images" / f"{key}.jpg").write_bytes(image)
+        (folder / "files" / "masks" / f"{key}.png").write_bytes(mask)
     reader.close()
     (folder / "whole").touch()
     return cell

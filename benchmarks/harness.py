@@ -65,17 +65,15 @@ class Contender:
 
     Args:
         command: what starts it.
-        env: variables beside the harness's own.
     """
 
-    def __init__(self, command: Sequence[str], env: dict[str, str] | None = None) -> None:
+    def __init__(self, command: Sequence[str]) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env={**os.environ, **(env or {})},
         )
         self._pending = b""
         self.ready: dict[str, Any] = {}
@@ -235,6 +233,24 @@ def ratio(rows: Sequence[Row], ours: Sequence[str], theirs: Sequence[str]) -> fl
     medians = {row.name: statistics.median(row.samples) for row in rows if row.samples}
     mine, others = ([medians[name] for name in names if name in medians] for names in (ours, theirs))
     return max(mine) / max(others) if mine and others else None
+
+
+def peer(script: str) -> list[str]:
+    """What starts a script of `peers/` in this environment."""
+    return [sys.executable, str(ROOT / "peers" / script)]
+
+
+def by_chart(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Rows, as `Row.to_dict` gives them, by the chart that they stand in."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(str(row["chart"]), []).append(row)
+    return found
+
+
+def remarks(row: Mapping[str, Any]) -> str:
+    """What is said of a row beside its figures."""
+    return "; ".join(filter(None, (str(row.get("detail", "")), str(row["note"]))))
 
 
 def number(value: float) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.data import Cell, Reference
-from benchmarks.harness import ROOT, Contender, ContenderError, Row, check_samples, ratio, run_children
+from benchmarks.harness import ROOT, Contender, ContenderError, Row, check_samples, peer, ratio, run_children
 from petseg.system import usable_cores
 
 BATCH = 32
@@ -149,23 +149,20 @@ def run_threads(
         scratch: folder for what contenders convert.
         progress: called with a contender's name after each of its steps.
     """
-    made: list[Row] = []
-    for entry in threaded(peers=peers):
-        rows, commands = {}, {}
-        for count in thread_counts():
-            name = f"{entry.name}, {count}"
-            facts = {
-                "cell": cell.label, "size": size, "kind": entry.kind, "threads": count, "line": entry.name,
-                "chart": f"Images a second against threads, {cell.label}, {size} px out",
-            }  # fmt: skip
-            rows[name] = Row(name=name, unit="images/s", facts=facts)
-            commands[name] = _command(replace(entry, workers=count), cell, size, scratch)
-        run_children(
-            rows, commands, repeats=repeats, seconds=seconds, skip=SKIP, least=MIN_TIMED, check=lambda *_: "",
-            progress=progress,
-        )  # fmt: skip
-        made += rows.values()
-    return made
+    rows, commands = {}, {}
+    for entry, count in itertools.product(threaded(peers=peers), thread_counts()):
+        name = f"{entry.name}, {count}"
+        facts = {
+            "cell": cell.label, "size": size, "kind": entry.kind, "threads": count, "line": entry.name,
+            "chart": f"Images a second against threads, {cell.label}, {size} px out",
+        }  # fmt: skip
+        rows[name] = Row(name=name, unit="images/s", facts=facts)
+        commands[name] = _command(replace(entry, workers=count), cell, size, scratch)
+    run_children(
+        rows, commands, repeats=repeats, seconds=seconds, skip=SKIP, least=MIN_TIMED, check=lambda *_: "",
+        progress=progress,
+    )  # fmt: skip
+    return list(rows.values())
 
 
 def threaded(*, peers: bool) -> list[Entry]:
@@ -182,8 +179,7 @@ def run_stages(cell: Cell, size: int, *, repeats: int, progress: Callable[[str],
     """Time each stage of the thread engine by itself; arguments as for `run_threads`."""
     rows: dict[str, Row] = {}
     chart = f"Where a sample's time goes, one thread, {cell.label}, {size} px out"
-    command = [sys.executable, str(ROOT / "peers" / "stages.py"), "--data", str(cell.folder), "--size", str(size)]
-    with Contender(command) as child:
+    with Contender([*peer("stages.py"), "--data", str(cell.folder), "--size", str(size)]) as child:
         try:
             child.wait_ready()
             for repeat in range(repeats + 1):
@@ -202,22 +198,20 @@ def run_stages(cell: Cell, size: int, *, repeats: int, progress: Callable[[str],
     return list(rows.values())
 
 
-def ratios(rows: Sequence[Row], short_side: int = 128, size: int = 100) -> dict[str, float | None]:
+def ratios(rows: Sequence[Row]) -> dict[str, float | None]:
     """Ours over theirs, packed at 128 and 100 px out unless the name says originals."""
 
     def of(label: str) -> list[Row]:
-        return [row for row in rows if row.facts["cell"] == label and row.facts["size"] == size]
+        return [row for row in rows if row.facts["cell"] == label and row.facts["size"] == 100]
 
     rows = [row for row in rows if "threads" not in row.facts]
-    packed, originals = of(f"packed at {short_side}"), of("originals")
+    packed, originals = of("packed at 128"), of("originals")
     notebook = [row for row in originals if row.name == "notebook, 0 workers"]
     return {
         "ffcv_jpg": ratio(packed, OURS, ["FFCV jpg"]),
         "libraries": ratio(packed, OURS, LIBRARIES),
         "spdl": ratio(packed, OURS, ["SPDL"]),
-        "ceiling": ratio(
-            packed, OURS, [row.name for row in packed if row.name.startswith("ceiling: ") and "gather" not in row.name]
-        ),
+        "ceiling": ratio(packed, OURS, CEILINGS),
         "originals": ratio(originals, OURS, LIBRARIES),
         "dali_native": ratio(packed, ["petseg dali"], ["DALI's own reader"]),
         "cache": ratio(packed, ["petseg cache host"], ["ceiling: bare gather"]),
@@ -246,8 +240,9 @@ def missing_environment(entry: Entry, *, install: bool) -> str:
 
 
 def _command(entry: Entry, cell: Cell, size: int, scratch: Path) -> list[str]:
-    script = str(ROOT / "peers" / entry.script)
-    starter = ["uv", "run", "--quiet", "--script", script] if entry.own_environment else [sys.executable, script]
+    starter = peer(entry.script)
+    if entry.own_environment:
+        starter = ["uv", "run", "--quiet", "--script", starter[-1]]
     own = scratch / entry.name.replace(" ", "-").replace("'", "") / f"{cell.folder.name}-{size}"
     own.mkdir(parents=True, exist_ok=True)
     options = ["--data", str(cell.folder), "--size", str(size), "--batch", str(BATCH), "--scratch", str(own)]

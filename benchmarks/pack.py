@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.data import Cell
-from benchmarks.harness import ROOT, ContenderError, Row, interleave, number, ratio
+from benchmarks.harness import ROOT, ContenderError, Row, interleave, number, peer, ratio
 from petseg.data.shards.index import scan_tar
 
 LIMIT_SECONDS = 1800
@@ -63,8 +63,9 @@ def run_size(
     for entry in entries:
         what = f"reduced to {entry.short_side}" if entry.short_side else "original bytes"
         facts = {"cell": what, "size": samples, "kind": entry.kind, "chart": f"Packing {samples:,} images, {what}"}
-        row = rows[f"{entry.name} {entry.short_side}"] = Row(name=entry.name, unit="images/s", facts=facts)
-        measures[f"{entry.name} {entry.short_side}"] = _pack(entry, source, samples, scratch, row)
+        key = f"{entry.name} {entry.short_side}"
+        rows[key] = Row(name=entry.name, unit="images/s", facts=facts)
+        measures[key] = _pack(entry, source, samples, scratch, rows[key])
 
     interleave(measures, rows, repeats, lambda: progress(""))
     for row in rows.values():
@@ -92,19 +93,12 @@ def ratios(rows: Sequence[Row]) -> dict[str, float | None]:
 
 def _pack(entry: Entry, source: Path, samples: int, scratch: Path, row: Row) -> Callable[[], float]:
     out = scratch / "packed"
-    side = ["--short-side", str(entry.short_side)]
     if entry.kind == "petseg":
+        starter = [sys.executable, str(ROOT.parent / "tools" / "make_shards.py")]
         given = f"folder:{source / 'images'},{source / 'masks'}"
-        command = [
-            sys.executable,
-            str(ROOT.parent / "tools" / "make_shards.py"),
-            given,
-            str(out),
-            *side,
-            *entry.options,
-        ]
     else:
-        command = [sys.executable, str(ROOT / "peers" / "tar_writer.py"), str(source), str(out), *side, *entry.options]
+        starter, given = peer("tar_writer.py"), str(source)
+    command = [*starter, given, str(out), "--short-side", str(entry.short_side), *entry.options]
 
     def once() -> float:
         shutil.rmtree(out, ignore_errors=True)

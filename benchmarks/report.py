@@ -11,7 +11,7 @@ from typing import Any
 
 import jinja2
 
-from benchmarks.harness import number
+from benchmarks.harness import by_chart, number, remarks
 from petseg.errors import PetsegError
 from petseg.system import write_atomic
 
@@ -57,13 +57,11 @@ class Bar:
     high: float
     """Ends of the spread, smallest and largest repeat."""
     note: str
-    detail: str
-    """A second figure that belongs to it, as text."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Line:
-    """One contender against the number of threads, in the units of `Chart.view`."""
+    """One contender against the number of threads, in the units of `VIEW`."""
 
     name: str
     kind: str
@@ -115,8 +113,8 @@ def write_pages(results: Path) -> tuple[Path, Path]:
         *(
             {
                 "bench": bench,
-                "title": TITLES.get(bench, (bench, ""))[0],
-                "lead": TITLES.get(bench, (bench, ""))[1],
+                "title": _title(bench)[0],
+                "lead": _title(bench)[1],
                 "charts": charts(result["rows"]),
                 "ratios": [(name, value) for name, value in result["ratios"].items() if value is not None],
                 "missing": [name for name, value in result["ratios"].items() if value is None],
@@ -156,16 +154,14 @@ def read_results(results: Path) -> dict[str, dict[str, Any]]:
 
 def charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
     """One chart for each value of the rows' `chart`, best first, failures last."""
-    titles = dict.fromkeys(str(row["chart"]) for row in rows)
-    return [_chart(title, [row for row in rows if row["chart"] == title]) for title in titles]
+    return [_chart(title, mine) for title, mine in by_chart(rows).items()]
 
 
 def ceilings(found: Mapping[str, Mapping[str, Any]]) -> Chart | None:
     """The best of petseg over the best ceiling, for every chart that has both; None where none has."""
     bars = []
     for result in found.values():
-        for title in dict.fromkeys(str(row["chart"]) for row in result["rows"]):
-            rows = [row for row in result["rows"] if row["chart"] == title]
+        for title, rows in by_chart(result["rows"]).items():
             ours, ceiling = _best(rows, ("petseg",)), _best(rows, ("ceiling",))
             if ours is None or ceiling is None or ours["unit"] == "MB" or {"threads", "parts_of"} & ours.keys():
                 continue
@@ -174,7 +170,7 @@ def ceilings(found: Mapping[str, Mapping[str, Any]]) -> Chart | None:
             bars.append(
                 Bar(
                     name=title, kind="petseg", figure=f"{share:.0f}%", length=length, low=length, high=length,
-                    note=f"{ours['name']}, of {str(ceiling['name']).removeprefix('ceiling: ')}", detail="",
+                    note=f"{ours['name']}, of {str(ceiling['name']).removeprefix('ceiling: ')}",
                 )
             )  # fmt: skip
     if not bars:
@@ -219,13 +215,12 @@ def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
     for bench, result in found.items():
         env = result["env"]
         lines += [
-            f"## {TITLES.get(bench, (bench, ''))[0]}",
+            f"## {_title(bench)[0]}",
             "",
             f"`{env['command']}` on {env['cpu']}, {env['cores']} cores.",
             "",
         ]
-        for title in dict.fromkeys(str(row["chart"]) for row in result["rows"]):
-            rows = [row for row in result["rows"] if row["chart"] == title]
+        for title, rows in by_chart(result["rows"]).items():
             lines += [
                 f"### {title}",
                 "",
@@ -237,14 +232,17 @@ def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
             for row in _ordered(rows):
                 figure = f"{number(row['median'])}" if row["median"] is not None else "-"
                 spread = f"{number(row['min'])} to {number(row['max'])}" if row["median"] is not None else ""
-                notes = "; ".join(filter(None, (row.get("detail", ""), row["note"])))
-                lines.append(f"| {row['name']} | {figure} | {spread} | {notes} |")
+                lines.append(f"| {row['name']} | {figure} | {spread} | {remarks(row)} |")
             lines.append("")
         known = {name: value for name, value in result["ratios"].items() if value is not None}
         if known:
             lines += ["| ratio, ours over theirs | |", "|---|---:|"]
             lines += [f"| `{name}` | {value:.2f} |" for name, value in known.items()] + [""]
     return "\n".join(lines)
+
+
+def _title(bench: str) -> tuple[str, str]:
+    return TITLES.get(bench, (bench, ""))
 
 
 def _chart(title: str, rows: Sequence[Mapping[str, Any]]) -> Chart:
@@ -254,8 +252,7 @@ def _chart(title: str, rows: Sequence[Mapping[str, Any]]) -> Chart:
         middle, low, high = (100 * float(row[key] or 0) / longest for key in ("median", "min", "max"))
         bars.append(
             Bar(
-                name=str(row["name"]), kind=str(row["kind"]), length=middle, low=low, high=high, note=str(row["note"]),
-                detail=str(row.get("detail", "")),
+                name=str(row["name"]), kind=str(row["kind"]), length=middle, low=low, high=high, note=remarks(row),
                 figure=number(row["median"]) if row["median"] is not None else "",
             )
         )  # fmt: skip

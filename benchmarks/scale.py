@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import ROOT, Contender, ContenderError, Row, ratio
+from benchmarks.harness import Contender, ContenderError, Row, peer, ratio
 from petseg.classes import OXFORD
 from petseg.data.shards.index import Component, Entry, write_index
 from petseg.data.shards.manifest import Encoding, Manifest, ShardInfo, Split
@@ -125,7 +124,7 @@ def _row(rows: dict[tuple[str, int, str], Row], samples: int, chart: str, name: 
 
 
 def _measure(shards: Path, *, peers: bool) -> dict[str, Any]:
-    script = [sys.executable, str(ROOT / "peers" / "scale.py"), str(shards), *([] if peers else ["--no-peers"])]
-    with Contender([*script, "--worlds", ",".join(map(str, WORLDS))]) as child:
+    options = [str(shards), "--worlds", ",".join(map(str, WORLDS)), *([] if peers else ["--no-peers"])]
+    with Contender([*peer("scale.py"), *options]) as child:
         child.wait_ready(LIMIT_SECONDS)
         return child.ready

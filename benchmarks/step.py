@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.harness import ROOT, Contender, Row, number, ratio, run_children
+from benchmarks.harness import Contender, Row, number, peer, ratio, run_children
 
 LOSS_TOLERANCE = 0.03
 """Relative; bf16 and another order of sums move the first loss by less."""
 
 RECIPES = {"seed": "the notebook's network", "default": "petseg's U-Net"}
-LADDER = ("channels_last", "bf16", "fused", "compile", "graphs")
-NAMES = {
+LADDER = {
     "channels_last": "channels_last", "bf16": "bf16", "fused": "fused optimiser", "compile": "torch.compile",
     "graphs": "CUDA graphs",
 }  # fmt: skip
+"""Changes to the notebook's loop, as `peers/step.py` and as people call them."""
+
 CEILINGS = {"float32": "ceiling: fp32 matrix product", "bfloat16": "ceiling: bf16 matrix product"}
 NOTEBOOK, OURS, COMPILED = "the notebook's loop", "petseg", "petseg, compiled"
 
@@ -37,12 +37,11 @@ def entries(*, peers: bool, compiled: bool) -> list[Entry]:
         peers: the notebook's loop and the changes to it too.
         compiled: what compiles too; that takes half a minute each on a CPU.
     """
-    ladder = [NAMES[change] for change in LADDER]
-    rungs = [Entry(NOTEBOOK, ("--loop", "notebook"), "notebook")]
-    for i, change in enumerate(LADDER, 1):
-        if compiled or change in {"channels_last", "bf16", "fused"}:
-            changes = ",".join(LADDER[:i])
-            rungs.append(Entry(f"+ {ladder[i - 1]}", ("--loop", "notebook", "--changes", changes), "library"))
+    rungs, changes = [Entry(NOTEBOOK, ("--loop", "notebook"), "notebook")], ""
+    for change, name in LADDER.items():
+        changes = f"{changes},{change}".lstrip(",")
+        if compiled or change not in {"compile", "graphs"}:
+            rungs.append(Entry(f"+ {name}", ("--loop", "notebook", "--changes", changes), "library"))
     ours = [Entry(OURS, ("--loop", "petseg"), "petseg")]
     if compiled:
         ours.append(Entry(COMPILED, ("--loop", "petseg", "--compile", "on"), "petseg"))
@@ -78,8 +77,8 @@ def run_network(
         each.name: Row(name=each.name, unit="images/s", facts={**facts, "kind": each.kind}) for each in contenders
     } | {name: Row(name=name, unit="images/s", facts={**facts, "kind": "ceiling"}) for name in CEILINGS.values()}
     shared = ["--recipe", recipe, "--size", str(size), "--batch", str(batch)]
-    commands = {each.name: [*_script("step.py"), *shared, *each.options] for each in contenders}
-    commands |= {name: [*_script("matmul.py"), "--size", "0", "--dtype", kind] for kind, name in CEILINGS.items()}
+    commands = {each.name: [*peer("step.py"), *shared, *each.options] for each in contenders}
+    commands |= {name: [*peer("matmul.py"), "--size", "0", "--dtype", kind] for kind, name in CEILINGS.items()}
     losses: dict[str, float] = {}
 
     def check(row: Row, contender: Contender) -> str:
@@ -130,7 +129,3 @@ def ratios(rows: Sequence[Row]) -> dict[str, float | None]:
         )
         made[f"ceiling_{name}"] = ratio(mine, [OURS, COMPILED], list(CEILINGS.values()))
     return made
-
-
-def _script(name: str) -> list[str]:
-    return [sys.executable, str(ROOT / "peers" / name)]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import statistics
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from benchmarks.data import Cell, Reference
-from benchmarks.harness import ROOT, Row, check_samples, ratio, run_children
+from benchmarks.harness import Row, check_samples, peer, ratio, run_children
 from petseg.config import Recipe, resolve
 
 PLANS: tuple[tuple[int, Recipe], ...] = ((128, "default"), (128, "seed"), (0, "seed"), (128, "demo"))
@@ -71,7 +70,7 @@ def run_plan(
         )  # fmt: skip
         script = "notebook_training.py" if name == NOTEBOOK else "petseg_training.py"
         shared = ["--data", str(cell.folder), "--size", str(size), "--batch", str(config.batch_size)]
-        commands[name] = [sys.executable, str(ROOT / "peers" / script), *shared, *_options(name, recipe)]
+        commands[name] = [*peer(script), *shared, *_options(name, recipe)]
     reference = Reference.of(cell, size)
     run_children(
         rows, commands, repeats=repeats, seconds=seconds, skip=SKIP, least=2, progress=progress,

@@ -9,7 +9,6 @@ from torch import nn
 
 from petseg.classes import ClassTable
 from petseg.config import TrainConfig
-from petseg.data.loaders.loader import Batch
 from petseg.distributed import World, resolve_device
 from petseg.inference.trained import network_for
 from petseg.model.transform import InputTransform
@@ -18,6 +17,7 @@ from petseg.training.step import TrainStep
 from petseg.training.telemetry import peak_memory_mb
 
 DEVICE = resolve_device("auto")
+EPOCH = torch.tensor(0, device=DEVICE)
 ENDLESS = 10**9
 """Samples of a run so long that its learning rate does not move while it is measured."""
 
@@ -68,17 +68,16 @@ def notebook_loop(net: nn.Module, changes: tuple[str, ...] = ()) -> Callable[[to
 
 def petseg_step(
     config: TrainConfig, classes: ClassTable, mean: tuple[float, float, float], std: tuple[float, float, float]
-) -> Callable[[Batch], None]:
+) -> TrainStep:
     """The step of petseg on one device, with `auto` resolved as in a run of it."""
-    if DEVICE.type == "cuda":  # as petseg.training.trainer.fit
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-        torch.backends.cudnn.benchmark = True
+    if DEVICE.type == "cuda":
+        auto.allow_fast_kernels()
     net = network(config, classes)
     chosen = auto.resolve(config, DEVICE, net, ENDLESS)
-    for note in chosen.notes:
-        raise SystemExit(note)
+    if chosen.notes:
+        raise SystemExit(chosen.notes[0])
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
-    step = TrainStep(
+    return TrainStep(
         net.to(DEVICE, memory_format=layout),
         config,
         classes,
@@ -88,13 +87,6 @@ def petseg_step(
         compile=chosen.compile,
         total_samples=ENDLESS,
     )
-    epoch = torch.tensor(0, device=DEVICE)
-
-    def learn(batch: Batch) -> None:
-        step(batch, epoch)
-
-    learn.step = step
-    return learn
 
 
 def settle() -> None:

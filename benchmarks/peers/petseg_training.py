@@ -4,7 +4,7 @@ import itertools
 
 import torch
 from _serve import arguments, endless, serve
-from _training import DEVICE, memory_mb, petseg_step, settle
+from _training import DEVICE, EPOCH, memory_mb, petseg_step, settle
 
 from petseg import build_loader
 from petseg.config import resolve
@@ -12,10 +12,10 @@ from petseg.data.shards.manifest import Manifest
 from petseg.training.telemetry import Clock
 
 args = arguments(
-    ("--recipe", "default"), ("--loader", "webdataset"), ("--cache", "none"), ("--part", "both"), ("--compile", "off")
+    ("--recipe", "default"), ("--loader", "webdataset"), ("--cache", "none"), ("--part", "both")
 )  # fmt: skip
 config = resolve(
-    {"recipe": args.recipe, "size": str(args.size), "batch_size": args.batch, "compile": args.compile}
+    {"recipe": args.recipe, "size": str(args.size), "batch_size": args.batch, "compile": "off"}
 )  # fmt: skip
 manifest = Manifest.load(args.data / "shards")
 loader = build_loader(
@@ -44,7 +44,7 @@ def parts():
             batch = next(batches)
         if step:
             with clock.measure("compute"):
-                step(batch)
+                step(batch, EPOCH)
         yield batch.images, batch.codes
 
 

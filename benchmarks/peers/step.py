@@ -2,7 +2,7 @@
 
 import torch
 from _serve import arguments, serve
-from _training import DEVICE, memory_mb, network, notebook_loop, petseg_step, settle
+from _training import DEVICE, EPOCH, memory_mb, network, notebook_loop, petseg_step, settle
 
 from petseg.classes import OXFORD
 from petseg.config import resolve
@@ -37,9 +37,9 @@ def petseg():
     step = petseg_step(config, OXFORD, (0.48, 0.45, 0.40), (0.26, 0.26, 0.27))
     batch = Batch(images.to(DEVICE), codes.to(DEVICE), torch.arange(args.batch, device=DEVICE))
     while True:
-        step(batch)
+        step(batch, EPOCH)
         if not first:
-            first.append(step.step.mean_loss())
+            first.append(step.mean_loss())
         yield images, codes
 
 

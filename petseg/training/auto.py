@@ -36,6 +36,13 @@ class Choices:
     """Sentences for the person who started the run."""
 
 
+def allow_fast_kernels() -> None:
+    """Let CUDA multiply fp32 in TF32, and choose convolutions by timing them."""
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+
+
 def missing_compiler(device: torch.device) -> str | None:
     """Why torch.compile cannot work here, or None if it can."""
     # Inductor takes CXX or the platform's own and looks no further; Triton builds its launcher in C.

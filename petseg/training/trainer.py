@@ -93,9 +93,7 @@ def fit(config: TrainConfig, run: RunFolder, world: World, reporter: Reporter, *
         PetsegError: bad input, or a loss that is no longer finite.
     """
     if world.device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = True
-        torch.backends.cudnn.allow_tf32 = True
-        torch.backends.cudnn.benchmark = True
+        auto.allow_fast_kernels()
         torch.cuda.reset_peak_memory_stats(world.device)
     checkpoint = load_training_state(run) if resume else None
     if checkpoint is not None:

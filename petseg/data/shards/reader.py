@@ -63,6 +63,7 @@ class ShardReader:
         if verify:
             check_hashes(folder, shards, share=share)
         self._spans = np.concatenate(spans) if spans else np.zeros((0, 4), np.int64)
+        self._keys: tuple[int, list[str]] = (-1, [])  # of the shard that was asked for last
         self._files: dict[int, int] = {}
         self._lock = threading.Lock()
         self._closed = False
@@ -71,9 +72,13 @@ class ShardReader:
         return len(self._spans)
 
     def key(self, index: int) -> str:
-        """The key of a sample, looked up in its index."""
+        """The key of a sample, looked up in its shard's index."""
         shard = self._shard(index)
-        return read_index(self._index(shard))[index - self._starts[shard]].key
+        known, keys = self._keys
+        if known != shard:
+            keys = [entry.key for entry in read_index(self._index(shard))]
+            self._keys = shard, keys
+        return keys[index - self._starts[shard]]
 
     def where(self, index: int) -> str:
         """`TAR: sample KEY`, for messages."""
