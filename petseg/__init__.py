@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from petseg.data.loaders.build import build_loader
     from petseg.data.loaders.loader import Batch
+    from petseg.data.loaders.samples import OrderedSamples
     from petseg.data.shards.manifest import Manifest
     from petseg.model.networks import UNet
 
-__all__ = ["Batch", "Manifest", "UNet", "build_loader"]
+__all__ = ["Batch", "Manifest", "OrderedSamples", "UNet", "build_loader"]
 
 _HOMES = {
     "Batch": "petseg.data.loaders.loader",
     "Manifest": "petseg.data.shards.manifest",
+    "OrderedSamples": "petseg.data.loaders.samples",
     "UNet": "petseg.model.networks",
     "build_loader": "petseg.data.loaders.build",
 }

@@ -15,11 +15,13 @@ ROOT = Path(__file__).parents[1]
 def test_the_public_names_are_these_and_no_more():
     from petseg.data.loaders.build import build_loader
     from petseg.data.loaders.loader import Batch
+    from petseg.data.loaders.samples import OrderedSamples
     from petseg.data.shards.manifest import Manifest
     from petseg.model.networks import UNet
 
-    assert petseg.__all__ == ["Batch", "Manifest", "UNet", "build_loader"]
-    assert (petseg.Batch, petseg.Manifest, petseg.UNet, petseg.build_loader) == (Batch, Manifest, UNet, build_loader)
+    assert petseg.__all__ == ["Batch", "Manifest", "OrderedSamples", "UNet", "build_loader"]
+    found = [getattr(petseg, name) for name in petseg.__all__]
+    assert found == [Batch, Manifest, OrderedSamples, UNet, build_loader]
     with pytest.raises(AttributeError, match="no attribute 'DataLoader'"):
         petseg.DataLoader  # noqa: B018
     assert set(petseg.__all__) <= set(dir(petseg))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,14 @@ def nearest_indices(n_in: int, n_out: int) -> np.ndarray:
     return indices
 
 
+@functools.lru_cache(maxsize=4096)
+def _opencv_agrees(n_in: int, n_out: int) -> bool:
+    """Whether OpenCV's INTER_NEAREST_EXACT takes the positions of `nearest_indices`; it does for most pairs."""
+    positions = np.arange(n_in, dtype=np.float32)[None]
+    taken = cv2.resize(positions, (n_out, 1), interpolation=cv2.INTER_NEAREST_EXACT)[0]
+    return bool((taken == nearest_indices(n_in, n_out)).all())
+
+
 def resize_nearest(codes: np.ndarray, height: int, width: int, out: np.ndarray | None = None) -> np.ndarray:
     """A mask at another size, every value one that stood in it.
 
@@ -27,44 +36,76 @@ def resize_nearest(codes: np.ndarray, height: int, width: int, out: np.ndarray |
         codes: u8[H, W].
         height: rows of the result.
         width: columns of the result.
-        out: u8[height, width] to write into.
+        out: u8[height, width], contiguous, to write into.
 
     Returns:
         u8[height, width]; `out` where it was given.
     """
-    if codes.shape != (height, width):
-        rows, columns = nearest_indices(codes.shape[0], height), nearest_indices(codes.shape[1], width)
-        codes = codes[rows[:, None], columns]
-    if out is None:
-        return codes
-    out[:] = codes
-    return out
+    old_height, old_width = codes.shape
+    if _opencv_agrees(old_height, height) and _opencv_agrees(old_width, width):
+        return cv2.resize(codes, (width, height), dst=out, interpolation=cv2.INTER_NEAREST_EXACT)
+    rows, columns = nearest_indices(old_height, height), nearest_indices(old_width, width)
+    return np.take(codes[rows], columns, axis=1, out=out, mode="clip")  # clip: numpy buffers `out` under "raise"
 
 
-def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A picture at another size, squashed to it.
+REACH = 5**0.5
+"""Largest reduction that three taps of blur prepare for: the variance of [1, 1, 1] / 3 is 2/3 = (5 - 1) / 6."""
 
-    torch's uint8 kernel computes Pillow's antialiased BILINEAR in the same fixed point with vector instructions: on
-    real pets the two differ by 0.03 of 255 in the mean, and it takes a quarter to a half of Pillow's time and less
-    than OpenCV's INTER_AREA, which differs by 1.3.
+
+@functools.lru_cache(maxsize=4096)
+def _antialias(n_in: int, n_out: int) -> np.ndarray:
+    """Taps f32[1 or 3] that make linear sampling at the step r = n_in / n_out an antialiased one.
+
+    Pillow's BILINEAR weighs pixels by a triangle r wide to each side, of variance r^2 / 6 (in pixels squared); linear
+    sampling by one of 1 / 6 at most. Variances of filters in a row add up, so three symmetric taps make up the rest.
+    """
+    missing = ((n_in / n_out) ** 2 - 1) / 6
+    if missing < _NEGLIGIBLE:
+        return np.ones(1, np.float32)
+    return np.array([missing / 2, 1 - missing, missing / 2], np.float32)
+
+
+_NEGLIGIBLE = 0.02
+
+
+def resize_image(image: np.ndarray, height: int, width: int, out: np.ndarray | None = None) -> np.ndarray:
+    """A picture at another size, squashed to it: near Pillow's antialiased BILINEAR.
+
+    Small reductions (see `REACH`) go through OpenCV: a blur of three taps and linear sampling, which on real pets
+    differs from Pillow by 0.4 to 0.7 of 255 in the mean and takes two thirds of torch's time or less. Larger ones go
+    through torch's uint8 kernel, which computes the same as Pillow in fixed point: it differs by 0.03 and takes a
+    quarter to a half of Pillow's time, and less than OpenCV's INTER_AREA.
 
     Args:
         image: u8[H, W, 3].
         height: rows of the result.
         width: columns of the result.
+        out: u8[height, width, 3], contiguous, to write into.
 
     Returns:
-        u8[height, width, 3].
+        u8[height, width, 3]; `out` where it was given.
     """
-    if image.shape[:2] == (height, width):
-        return image
+    old_height, old_width = image.shape[:2]
+    if (old_height, old_width) == (height, width):
+        return _copied(image, out)
+    if max(old_height / height, old_width / width) <= REACH:
+        down, across = _antialias(old_height, height), _antialias(old_width, width)
+        if len(down) + len(across) > 2:
+            image = cv2.sepFilter2D(image, -1, across, down)
+        return cv2.resize(image, (width, height), dst=out, interpolation=cv2.INTER_LINEAR)
     if not image.flags.writeable:  # torch warns of it, though nothing is written
         image = image.copy()
     # A permuted view is channels_last, which is what selects the fast kernel.
     picture = torch.from_numpy(image).permute(2, 0, 1).unsqueeze(0)
     small = F.interpolate(picture, size=(height, width), mode="bilinear", antialias=True, align_corners=False)
-    result: np.ndarray = small[0].permute(1, 2, 0).numpy()
-    return result
+    return _copied(small[0].permute(1, 2, 0).numpy(), out)
+
+
+def _copied(image: np.ndarray, out: np.ndarray | None) -> np.ndarray:
+    if out is None:
+        return image
+    out[:] = image
+    return out
 
 
 def resize_image_on_device(image: torch.Tensor, height: int, width: int) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +10,7 @@ import torch
 
 from petseg.data.loaders.cache import CachedEngine, make_store
 from petseg.data.loaders.dali import DaliEngine
-from petseg.data.loaders.loader import EngineFactory, LoaderPlan, OrderedLoader
+from petseg.data.loaders.loader import Engine, Loader, LoaderPlan, Size
 from petseg.data.loaders.random import RandomEngine
 from petseg.data.loaders.threads import ThreadEngine
 from petseg.data.shards.manifest import Manifest
@@ -29,7 +29,7 @@ def build_loader(
     shards: Path,
     split: str,
     batch_size: int,
-    size: tuple[int, int],
+    size: Size | Callable[[int], Size],
     device: torch.device | None = None,
     seed: int = 0,
     training: bool = False,
@@ -40,7 +40,7 @@ def build_loader(
     prefetch_batches: int = 2,
     cache: Literal["none", "host", "device"] = "none",
     verify: bool = True,
-) -> OrderedLoader:
+) -> Loader:
     """A loader over one split of a shard folder.
 
     Args:
@@ -48,7 +48,7 @@ def build_loader(
         shards: folder that `petseg-shard` wrote.
         split: `train`, `val` or `test`.
         batch_size: samples of one rank's batch.
-        size: (height, width) in pixels that every sample is squashed to.
+        size: (height, width) in pixels that every sample is squashed to, or a function that gives it for an epoch.
         device: where the batches go, and where images are decoded if it is a GPU; None for the CPU.
         seed: seed of the order.
         training: True shuffles each epoch and drops the tail that fills no global batch; False visits every sample
@@ -90,35 +90,21 @@ def build_loader(
         world=world,
         window=window,
     )
-    engine: EngineFactory
     if name == "random":
-        engine = partial(
-            RandomEngine, batch_size=batch_size, size=size, device=device, codes=manifest.classes.codes, seed=seed
-        )
-        return OrderedLoader(plan, size, device, engine)
-    store = make_store(cache, chosen.samples, size, device, world) if cache != "none" else None
+        noise = RandomEngine(batch_size=batch_size, device=device, codes=manifest.classes.codes, seed=seed)
+        return Loader(plan, size, device, noise, prefetch_batches)
+    store = None
+    if cache != "none":
+        if callable(size):
+            raise PetsegError("--cache: samples are kept at one size, not at one that changes: go without.")
+        store = make_store(cache, chosen.samples, size, device, world)
     share = local_share() if world > 1 else (0, 1)
     reader = ShardReader(shards, manifest, split, verify=verify, share=share)
+    engine: Engine
     if name == "dali":
-        engine = partial(
-            DaliEngine,
-            reader=reader,
-            manifest=manifest,
-            batch_size=batch_size,
-            size=size,
-            device=device,
-            num_threads=threads,
-            prefetch_batches=prefetch_batches,
-        )
+        engine = DaliEngine(reader, manifest, batch_size=batch_size, device=device, num_threads=threads)
     else:
-        engine = partial(
-            ThreadEngine,
-            reader=reader,
-            size=size,
-            device=device,
-            num_threads=threads,
-            prefetch_batches=prefetch_batches,
-        )
-    if store is not None:
-        engine = partial(CachedEngine, store=store, inner=engine)
-    return OrderedLoader(plan, size, device, engine)
+        engine = ThreadEngine(reader, device=device, num_threads=threads)
+    if store is not None and not callable(size):
+        engine = CachedEngine(store, size, engine)
+    return Loader(plan, size, device, engine, prefetch_batches)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from petseg.data.loaders.loader import Engine, EngineFactory, Pixels, Pull
+from petseg.data.loaders.loader import Engine, Pixels, Size
 from petseg.errors import PetsegError
 from petseg.system import available_memory
 
@@ -39,56 +39,50 @@ class Store(Protocol):
 
 
 class CachedEngine:
-    """An engine that asks another one only for what it has not seen.
+    """An engine that submits to another one only what it has not seen.
 
     Args:
-        pull: gives the indices of the next batch.
         store: where samples are kept.
-        inner: makes the engine that decodes.
+        size: (height, width) of its samples in pixels.
+        inner: the engine that decodes; closed together with this one.
     """
 
-    def __init__(self, pull: Pull, *, store: Store, inner: EngineFactory) -> None:
-        self._outer_pull = pull
+    def __init__(self, store: Store, size: Size, inner: Engine) -> None:
         self._store: Store | None = store
-        # Batches that the inner engine has asked about, oldest first, with the positions that it was sent after.
+        self._size = size
+        self._inner = inner
+        # What was submitted, oldest first: indices, and the positions in them that the inner engine was asked for.
         self._asked: deque[tuple[np.ndarray, np.ndarray]] = deque()
-        self._next: tuple[np.ndarray, np.ndarray] | None = None
-        self._inner: Engine = inner(self._pull)
 
-    def receive(self) -> Pixels | None:
+    def submit(self, indices: np.ndarray, size: Size) -> None:
         """See `Engine`."""
-        if self._store is None:
-            raise ValueError("this engine is closed")
-        if not self._asked:
-            indices, missing = self._look()
-            if not len(missing):
-                return self._store.get(indices)
-            self._next = (indices, missing)
-        if self._asked and not len(self._asked[0][1]):
-            return self._store.get(self._asked.popleft()[0])
-        decoded = None
-        while decoded is None:
-            decoded = self._inner.receive()
+        if size != self._size:
+            raise ValueError(f"this cache holds samples of {self._size}, not of {size}")
+        store = self._open_store()
+        missing = np.flatnonzero(~store.has(indices))
+        self._asked.append((indices, missing))
+        if len(missing):
+            self._inner.submit(indices[missing], size)
+
+    def receive(self) -> Pixels:
+        """See `Engine`."""
+        store = self._open_store()
         indices, missing = self._asked.popleft()
-        self._store.put(indices[missing], decoded)
-        return decoded if len(missing) == len(indices) else self._store.get(indices)
+        if not len(missing):
+            return store.get(indices)
+        decoded = self._inner.receive()
+        store.put(indices[missing], decoded)
+        return decoded if len(missing) == len(indices) else store.get(indices)
 
     def close(self) -> None:
         """See `Engine`."""
         self._inner.close()
         self._store = None
 
-    def _pull(self) -> np.ndarray | None:
-        indices, missing = self._next or self._look()
-        self._next = None
-        self._asked.append((indices, missing))
-        return indices[missing] if len(missing) else None
-
-    def _look(self) -> tuple[np.ndarray, np.ndarray]:
-        indices = self._outer_pull()
-        if indices is None or self._store is None:
-            raise RuntimeError("a cache must be asked for something")
-        return indices, np.flatnonzero(~self._store.has(indices))
+    def _open_store(self) -> Store:
+        if self._store is None:
+            raise ValueError("this engine is closed")
+        return self._store
 
 
 class DeviceStore:

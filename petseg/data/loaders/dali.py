@@ -1,19 +1,21 @@
-"""The DALI loader: its decoders and resizers, fed by index so that the order is ours."""
+"""The DALI loader: its decoder and resize for the images, fed by index so that the order is ours."""
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.dlpack import from_dlpack
 
-from petseg.data.decode.cpu import DecodeError, check_image_header, check_mask_header, decode_image
+from petseg.data.decode.cpu import check_image_header, decode_image, decode_mask
 from petseg.data.decode.resize import resize_nearest
 from petseg.data.loaders.culprit import name_culprit
-from petseg.data.loaders.loader import Pixels, Pull
+from petseg.data.loaders.loader import Pixels, Size
+from petseg.data.loaders.threads import read_on, single_threaded_pool
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.reader import ShardReader
 from petseg.errors import PetsegError
@@ -24,116 +26,109 @@ if TYPE_CHECKING:
 JPEG_END = b"\xff\xd9"
 
 
+class _Batch(NamedTuple):
+    """A batch on its way: its samples are read, and its masks made, by tasks of the pool."""
+
+    indices: np.ndarray
+    size: Size
+    images: list[np.ndarray]
+    """u8[bytes] of each image, encoded."""
+    codes: torch.Tensor
+    """u8[n, H, W]."""
+    tasks: list[Future[Any]]
+
+
 class DaliEngine:
-    """Decodes and resizes with DALI: images on the GPU (`mixed`), or all on the CPU where there is none.
+    """Decodes and resizes images with DALI, on the GPU (`mixed`), or on the CPU where there is none.
+
+    Masks are decoded beside it: DALI's own nearest resize rounds in float32.
 
     Args:
-        pull: gives the indices of the next batch.
         reader: encoded samples; closed together with the engine.
         manifest: the largest image sizes the decoders' buffers.
-        batch_size: most samples in one pull.
-        size: (height, width) of the batches in pixels.
+        batch_size: most samples in one submission.
         device: `cpu`, or the GPU to decode on.
         num_threads: CPU threads of DALI.
-        prefetch_batches: batches that are under way at once.
 
     Raises:
         PetsegError: DALI is not installed.
     """
 
     def __init__(
-        self,
-        pull: Pull,
-        reader: ShardReader,
-        manifest: Manifest,
-        *,
-        batch_size: int,
-        size: tuple[int, int],
-        device: torch.device,
-        num_threads: int,
-        prefetch_batches: int,
+        self, reader: ShardReader, manifest: Manifest, *, batch_size: int, device: torch.device, num_threads: int
     ) -> None:
-        self._pull = pull
         self._reader = reader
         self._device = device
-        self._size = size
-        self._pulls: deque[np.ndarray | None] = deque()
-        # DALI knows no empty batch: where there is nothing to make, it makes this one sample, which nobody sees.
-        self._idle = np.zeros(1, np.int64)
         self._pipeline: Pipeline | None = _pipeline(
-            self._feed,
             manifest,
             batch_size=batch_size,
-            size=size,
             device_id=(device.index or 0) if device.type == "cuda" else None,
             num_threads=num_threads,
-            prefetch_batches=prefetch_batches,
         )
+        self._threads = num_threads
+        self._pool = single_threaded_pool(num_threads)
+        self._reading: deque[_Batch] = deque()
+        self._decoding: deque[_Batch] = deque()
 
-    def receive(self) -> Pixels | None:
+    def submit(self, indices: np.ndarray, size: Size) -> None:
+        """See `Engine`."""
+        on_gpu = self._device.type == "cuda"
+        codes = torch.empty((len(indices), *size), dtype=torch.uint8, pin_memory=on_gpu)
+        rows = codes.numpy()
+        images: list[np.ndarray] = [rows] * len(indices)
+
+        def read(row: int, image: memoryview, mask: memoryview) -> None:
+            check_image_header(image)
+            if image[-2:] != JPEG_END:
+                # Either something stands behind the image, or its end is missing: then DALI would fill it with grey.
+                decode_image(image)
+            images[row] = np.frombuffer(image, np.uint8)
+            resize_nearest(decode_mask(mask), *size, out=rows[row])
+
+        tasks = read_on(self._pool, self._threads, self._reader, indices, read)
+        self._reading.append(_Batch(indices, size, images, codes, tasks))
+        self._feed(wait_for_first=False)
+
+    def receive(self) -> Pixels:
         """See `Engine`."""
         if self._pipeline is None:
             raise ValueError("this engine is closed")
+        self._feed(wait_for_first=not self._decoding)
         try:
             # The stream makes DALI's work visible to what torch queues next, without waiting on the host.
             stream = torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
-            pictures, masks = self._pipeline.run(stream)
+            (pictures,) = self._pipeline.share_outputs(stream)
+            self._pipeline.release_outputs()  # the tensors keep what they use
             images = from_dlpack(pictures.as_tensor())
         except RuntimeError as error:
-            pulls = [indices for indices in self._pulls if indices is not None]
             self._pipeline = None  # it works ahead no more
-            fault = name_culprit(self._reader, pulls, error)
-            self.close()
+            fault = name_culprit(self._reader, [batch.indices for batch in self._decoding], error)
             raise fault from error
-        indices = self._pulls.popleft()
-        return None if indices is None else Pixels(images, self._resized(masks, len(indices)))
+        batch = self._decoding.popleft()
+        return Pixels(images, batch.codes.to(self._device, non_blocking=True))
 
     def close(self) -> None:
         """See `Engine`."""
         self._pipeline = None  # its threads and buffers go with it
+        self._pool.shutdown(wait=True, cancel_futures=True)
         self._reader.close()
 
-    def _resized(self, masks: Any, n: int) -> torch.Tensor:
-        """Decoded masks of any size, gathered by index: DALI's own nearest resize rounds in float32."""
-        height, width = self._size
-        on_gpu = self._device.type == "cuda"
-        codes = torch.empty((n, height, width), dtype=torch.uint8, pin_memory=on_gpu)
-        for row in range(n):
-            resize_nearest(np.asarray(masks[row])[..., 0], height, width, codes.numpy()[row])
-        return codes.to(self._device, non_blocking=True) if on_gpu else codes
-
-    def _feed(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        indices = self._pull()
-        self._pulls.append(indices)
-        samples = [self._read(int(i)) for i in (self._idle if indices is None else indices)]
-        return (
-            [np.frombuffer(image, np.uint8) for image, _ in samples],
-            [np.frombuffer(mask, np.uint8) for _, mask in samples],
-        )
-
-    def _read(self, index: int) -> tuple[memoryview, memoryview]:
-        image, mask = self._reader.read(index)
-        try:
-            check_image_header(image)
-            check_mask_header(mask)
-            if image[-2:] != JPEG_END:
-                # Either something stands behind the image, or its end is missing: then DALI would fill it with grey.
-                decode_image(image)
-        except DecodeError as fault:
-            raise self._reader.bad_sample(index, fault) from fault
-        return image, mask
+    def _feed(self, *, wait_for_first: bool) -> None:
+        """Hand DALI the batches that have been read, in order; it takes any number of them."""
+        while self._reading and (wait_for_first or all(task.done() for task in self._reading[0].tasks)):
+            wait_for_first = False
+            batch = self._reading.popleft()
+            for task in batch.tasks:
+                task.result()
+            assert self._pipeline is not None
+            size = np.asarray(batch.size, np.float32)
+            self._pipeline.feed_input("jpegs", batch.images)
+            self._pipeline.feed_input("sizes", [size] * len(batch.images))
+            self._pipeline.schedule_run()
+            self._decoding.append(batch)
 
 
-def _pipeline(
-    feed: Any,
-    manifest: Manifest,
-    *,
-    batch_size: int,
-    size: tuple[int, int],
-    device_id: int | None,
-    num_threads: int,
-    prefetch_batches: int,
-) -> Pipeline:
+def _pipeline(manifest: Manifest, *, batch_size: int, device_id: int | None, num_threads: int) -> Pipeline:
     try:
         from nvidia.dali import Pipeline, fn, types
     except ImportError as error:
@@ -144,17 +139,18 @@ def _pipeline(
     if device_id is None:
         # Without it DALI looks for the driver's library even where it will not use it, and complains of its absence.
         os.environ.setdefault("DALI_DISABLE_NVML", "1")
-    height, width = size
     gpu = device_id is not None
     pipeline = Pipeline(
         batch_size=batch_size,
         num_threads=num_threads,
         device_id=device_id,
-        prefetch_queue_depth=prefetch_batches,
+        # The dynamic executor takes runs ahead without a bound; this is how many the first one starts by itself.
+        prefetch_queue_depth=1,
         exec_dynamic=True,
     )
     with pipeline:
-        jpegs, pngs = fn.external_source(source=feed, num_outputs=2, batch=True, dtype=types.UINT8, ndim=1)
+        jpegs = fn.external_source(name="jpegs", dtype=types.UINT8, ndim=1)
+        sizes = fn.external_source(name="sizes", dtype=types.FLOAT, ndim=1)
         hints: dict[str, Any] = (
             {"preallocate_width_hint": manifest.max_width, "preallocate_height_hint": manifest.max_height}
             if gpu
@@ -169,8 +165,6 @@ def _pipeline(
             jpeg_fancy_upsampling=True,
             **hints,
         )
-        images = fn.resize(images, size=[height, width], interp_type=types.INTERP_LINEAR, antialias=True)
-        masks = fn.decoders.image(pngs, device="cpu", output_type=types.GRAY, adjust_orientation=False)
-        pipeline.set_outputs(images, masks)
+        pipeline.set_outputs(fn.resize(images, size=sizes, interp_type=types.INTERP_LINEAR, antialias=True))
     pipeline.build()
     return pipeline

@@ -14,6 +14,9 @@ import torch
 from petseg.data.order import epoch_order, rank_slice
 from petseg.errors import PetsegError
 
+Size = tuple[int, int]
+"""(height, width) in pixels."""
+
 
 class Batch(NamedTuple):
     """One rank's batch, on the device."""
@@ -41,45 +44,8 @@ class LoaderState:
     format: int = 1
 
 
-class Loader(Protocol):
-    """What every loader does.
-
-    Iterating goes on from `consumed` to the end of the epoch; the loader then stands at the start of the next one.
-    """
-
-    def __iter__(self) -> Iterator[Batch]: ...
-
-    def __len__(self) -> int:
-        """Batches that remain in this epoch."""
-        ...
-
-    def set_epoch(self, epoch: int) -> None:
-        """Stand at the first sample of `epoch`."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """A `LoaderState` as plain data, counting the batches received so far."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Stand where `state` says.
-
-        Raises:
-            PetsegError: the state is of another data set, split or a newer format.
-        """
-        ...
-
-    def close(self) -> None:
-        """Give back threads, processes and memory, at once. A closed loader yields nothing more."""
-        ...
-
-
-Pull = Callable[[], "np.ndarray | None"]
-"""Gives the sample indices of the next batch to make, i64[n] with 1 <= n <= batch size; None: nothing for now."""
-
-
 class Pixels(NamedTuple):
-    """What an engine makes of one pull, on the device."""
+    """What an engine makes of one submission, on the device."""
 
     images: torch.Tensor
     """u8[n, H, W, 3]."""
@@ -88,21 +54,22 @@ class Pixels(NamedTuple):
 
 
 class Engine(Protocol):
-    """Turns indices into pixels, in the order of the pulls, working ahead as far as it likes."""
+    """Turns sample indices into pixels: what was submitted first is received first."""
 
-    def receive(self) -> Pixels | None:
-        """The result of the oldest pull that was not yet received; None if that pull gave nothing.
+    def submit(self, indices: np.ndarray, size: Size) -> None:
+        """Start on a batch, i64[n] with 1 <= n <= batch size, at (height, width) in pixels."""
+        ...
 
-        The tensors are the receiver's own: no later call writes into them.
+    def receive(self) -> Pixels:
+        """The oldest batch that was submitted and not yet received.
+
+        The tensors are the receiver's own: no later call writes into them. An engine that raised is done for.
         """
         ...
 
     def close(self) -> None:
         """Give back threads and memory."""
         ...
-
-
-EngineFactory = Callable[[Pull], Engine]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,40 +101,61 @@ class LoaderPlan:
 
 
 class _Ticket(NamedTuple):
-    """A batch that was ordered from the engine."""
+    """A batch that was submitted to the engine."""
 
-    generation: int
     indices: np.ndarray
+    """i64[batch size], -1 for padding."""
+    real: int
+    """Samples at its head that are no padding; of a batch without any, the engine hears nothing."""
+    size: Size
     consumed: int
-    """Where the world stands in the epoch once this batch is received."""
+    """Samples of the epoch that the whole world has once this batch is received."""
     last: bool
     """It is the epoch's last."""
 
 
-class OrderedLoader:
-    """A `Loader` whose pixels come from an engine.
+class Loader:
+    """Batches in petseg's order, from an engine.
 
-    The engine pulls from one stream that never ends: after an epoch's last batch comes the next epoch's first, so
-    nothing drains between epochs. Every pull leaves a ticket; tickets of an abandoned iteration carry an old
-    generation, and what the engine still makes for them is thrown away.
+    Iterating goes on from `consumed` to the end of the epoch; the loader then stands at the start of the next one.
+    Batches are submitted from one stream that never ends: after an epoch's last batch comes the next epoch's first, so
+    nothing drains between epochs.
+
+    Args:
+        plan: which batches.
+        size: (height, width) in pixels, or a function of the epoch that gives it.
+        device: where the batches go.
+        engine: makes the pixels; closed together with the loader.
+        prefetch_batches: batches that are under way while the receiver works on one.
     """
 
-    def __init__(self, plan: LoaderPlan, size: tuple[int, int], device: torch.device, engine: EngineFactory) -> None:
+    def __init__(
+        self,
+        plan: LoaderPlan,
+        size: Size | Callable[[int], Size],
+        device: torch.device,
+        engine: Engine,
+        prefetch_batches: int = 2,
+    ) -> None:
         if not plan.steps(0):
             raise ValueError("there is no batch to make")
         self.plan = plan
-        self.size = size
-        self.device = device
+        self._size: Callable[[int], Size] = size if callable(size) else lambda _: size
+        # Then what was made ahead for the next epoch serves any other.
+        self._epochs_alike = not (plan.training or callable(size))
+        self._device = device
+        self._ahead = prefetch_batches
         self._epoch = 0
         self._consumed = 0
-        self._generation = 0
         self._iteration = 0
         self._tickets: deque[_Ticket] = deque()
+        self._abandoned = 0  # submissions of an earlier place, still to be received and thrown away
         self._failure: PetsegError | None = None
         self._stream = self._tickets_from(0, 0)
-        self._engine: Engine | None = engine(self._pull)
+        self._engine: Engine | None = engine
 
     def __len__(self) -> int:
+        """Batches that remain in this epoch."""
         return self.plan.steps(self._consumed)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -237,53 +225,58 @@ class OrderedLoader:
             if self._failure is not None:  # an engine that failed gives nothing more
                 raise self._failure
             try:
-                pixels = self._engine.receive()
+                ticket, pixels = self._receive(self._engine)
             except PetsegError as error:
                 self._failure = error
                 raise
-            ticket = self._tickets.popleft()
-            if ticket.generation != self._generation:
-                continue
-            if pixels is None:
-                raise RuntimeError("an engine gave nothing for a batch that was ordered")
             self._epoch, self._consumed = (self._epoch + 1, 0) if ticket.last else (self._epoch, ticket.consumed)
-            yield self._batch(pixels, ticket.indices)
+            yield self._batch(ticket, pixels)
             if ticket.last:
                 return
 
-    def _batch(self, pixels: Pixels, indices: np.ndarray) -> Batch:
-        on_device = torch.from_numpy(indices).to(self.device, non_blocking=True)
-        real = int((indices >= 0).sum())
-        if real == len(indices):
-            return Batch(pixels.images, pixels.codes, on_device)
-        height, width = self.size
-        images = torch.zeros((len(indices), height, width, 3), dtype=torch.uint8, device=self.device)
-        codes = torch.zeros((len(indices), height, width), dtype=torch.uint8, device=self.device)
-        # Padding rows always stand at the end (`rank_slice`); with none real, the one row that was made is dropped.
-        images[:real], codes[:real] = pixels.images[:real], pixels.codes[:real]
-        return Batch(images, codes, on_device)
+    def _receive(self, engine: Engine) -> tuple[_Ticket, Pixels | None]:
+        while self._abandoned:
+            engine.receive()
+            self._abandoned -= 1
+        while len(self._tickets) <= self._ahead:
+            ticket = next(self._stream)
+            self._tickets.append(ticket)
+            if ticket.real:
+                engine.submit(ticket.indices[: ticket.real], ticket.size)
+        ticket = self._tickets.popleft()
+        return ticket, engine.receive() if ticket.real else None
+
+    def _batch(self, ticket: _Ticket, pixels: Pixels | None) -> Batch:
+        indices = torch.from_numpy(ticket.indices)
+        if self._device.type != "cpu":
+            indices = indices.to(self._device, non_blocking=True)
+        if pixels is not None and ticket.real == len(ticket.indices):
+            return Batch(pixels.images, pixels.codes, indices)
+        shape = (len(ticket.indices), *ticket.size)
+        images = torch.zeros((*shape, 3), dtype=torch.uint8, device=self._device)
+        codes = torch.zeros(shape, dtype=torch.uint8, device=self._device)
+        if pixels is not None:
+            images[: ticket.real], codes[: ticket.real] = pixels
+        return Batch(images, codes, indices)
 
     def _move(self, epoch: int, consumed: int) -> None:
         self._iteration += 1
-        if (epoch, consumed) != (self._epoch, self._consumed) or not self.plan.steps(consumed):
-            self._generation += 1
+        stays = consumed == self._consumed and (epoch == self._epoch or self._epochs_alike)
+        if not stays or not self.plan.steps(consumed):
+            self._abandoned += sum(ticket.real > 0 for ticket in self._tickets)
+            self._tickets.clear()
             self._stream = self._tickets_from(epoch, consumed)
         self._epoch, self._consumed = epoch, consumed
 
-    def _pull(self) -> np.ndarray:
-        ticket = next(self._stream)
-        self._tickets.append(ticket)
-        real = ticket.indices[ticket.indices >= 0]
-        # A rank with nothing left makes one sample, to keep in step; `_batch` drops it.
-        return real if len(real) else np.zeros(1, np.int64)
-
     def _tickets_from(self, epoch: int, consumed: int) -> Iterator[_Ticket]:
-        plan, generation = self.plan, self._generation
+        plan = self.plan
         whole = plan.batch_size * plan.world
         while True:
-            order = plan.order(epoch)
+            order, size = plan.order(epoch), self._size(epoch)
             batches = rank_slice(order, plan.batch_size, plan.rank, plan.world, consumed, drop_last=plan.training)
+            padded = 0 if plan.training else int((batches[-1:] < 0).sum())
             for number, indices in enumerate(batches, start=1):
-                received = min(consumed + number * whole, len(order))
-                yield _Ticket(generation, indices, received, number == len(batches))
+                last = number == len(batches)
+                real = plan.batch_size - (padded if last else 0)
+                yield _Ticket(indices, real, size, min(consumed + number * whole, len(order)), last)
             epoch, consumed = epoch + 1, 0

@@ -2,46 +2,46 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
 import torch
 
-from petseg.data.loaders.loader import Pixels, Pull
+from petseg.data.loaders.loader import Pixels, Size
 
 
 class RandomEngine:
-    """One batch of noise, made once and given again and again. The indices are real, the pixels are not.
+    """One batch of noise, made once a size and given again and again. The indices are real, the pixels are not.
 
     Args:
-        pull: gives the indices of the next batch.
-        batch_size: most samples in one pull.
-        size: (height, width) in pixels.
+        batch_size: most samples in one submission.
         device: where the batch lies.
         codes: codes that the masks hold.
         seed: seed of the noise.
     """
 
-    def __init__(
-        self,
-        pull: Pull,
-        *,
-        batch_size: int,
-        size: tuple[int, int],
-        device: torch.device,
-        codes: tuple[int, ...],
-        seed: int,
-    ) -> None:
-        self._pull = pull
-        rng = np.random.default_rng(seed)
-        images = rng.integers(0, 256, (batch_size, *size, 3), dtype=np.uint8)
-        masks = rng.choice(np.asarray(codes, np.uint8), (batch_size, *size))
-        self._pixels = Pixels(torch.from_numpy(images).to(device), torch.from_numpy(masks).to(device))
+    def __init__(self, *, batch_size: int, device: torch.device, codes: tuple[int, ...], seed: int) -> None:
+        self._batch_size = batch_size
+        self._device = device
+        self._codes = np.asarray(codes, np.uint8)
+        self._seed = seed
+        self._made: dict[Size, Pixels] = {}
+        self._asked: deque[tuple[int, Size]] = deque()
 
-    def receive(self) -> Pixels | None:
+    def submit(self, indices: np.ndarray, size: Size) -> None:
+        """See `Engine`."""
+        self._asked.append((len(indices), size))
+
+    def receive(self) -> Pixels:
         """See `Engine`; the tensors of all batches are the same ones, so they must not be written to."""
-        indices = self._pull()
-        if indices is None:
-            return None
-        return Pixels(self._pixels.images[: len(indices)], self._pixels.codes[: len(indices)])
+        n, size = self._asked.popleft()
+        if size not in self._made:
+            rng = np.random.default_rng(self._seed)
+            noise = rng.integers(0, 256, (self._batch_size, *size, 3), dtype=np.uint8)
+            masks = rng.choice(self._codes, (self._batch_size, *size))
+            self._made[size] = Pixels(*(torch.from_numpy(each).to(self._device) for each in (noise, masks)))
+        made = self._made[size]
+        return Pixels(made.images[:n], made.codes[:n])
 
     def close(self) -> None:
         """See `Engine`."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import bisect
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,6 +17,8 @@ from petseg.data.shards.index import index_name, read_index, read_spans
 from petseg.data.shards.manifest import Manifest
 from petseg.errors import PetsegError
 from petseg.system import open_file, read_at
+
+T = TypeVar("T")
 
 MAX_OPEN = 256
 """Tars that stay open; a set of more shards opens the others read by read, well below any limit of descriptors."""
@@ -80,14 +84,13 @@ class ShardReader:
             self._keys = shard, keys
         return keys[index - self._starts[shard]]
 
+    def path(self, index: int) -> Path:
+        """The tar that a sample is in."""
+        return self._paths[self._shard(index)]
+
     def where(self, index: int) -> str:
         """`TAR: sample KEY`, for messages."""
-        return f"{self._paths[self._shard(index)]}: sample {self.key(index)}"
-
-    def encoded_bytes(self) -> np.ndarray:
-        """Bytes of image and mask of every sample: i64[n]."""
-        total: np.ndarray = self._spans[:, 1] + self._spans[:, 3]
-        return total
+        return f"{self.path(index)}: sample {self.key(index)}"
 
     def read(self, index: int) -> tuple[memoryview, memoryview]:
         """Encoded bytes of a sample's image and mask.
@@ -110,21 +113,36 @@ class ShardReader:
         image, mask = image_at - start, mask_at - start
         return view[image : image + image_size], view[mask : mask + mask_size]
 
+    def each(self, indices: np.ndarray, use: Callable[[int, memoryview, memoryview], T], start: int = 0) -> list[T]:
+        """Read samples and give each to `use(row, image, mask)`, encoded, rows counted from `start`; its results.
+
+        Raises:
+            PetsegError: as `read`; or `use` raised a `DecodeError`, with the sample's name.
+        """
+        results = []
+        for row, index in enumerate(indices.tolist(), start):
+            image, mask = self.read(index)
+            try:
+                results.append(use(row, image, mask))
+            except DecodeError as fault:
+                raise self.bad_sample(index, fault) from fault
+        return results
+
     def decoded(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """A sample in full: (image u8[H, W, 3], codes u8[H, W]).
 
         Raises:
             PetsegError: as `read`, or the sample is damaged.
         """
-        image, mask = self.read(index)
-        try:
+
+        def decode(_: int, image: memoryview, mask: memoryview) -> tuple[np.ndarray, np.ndarray]:
             picture, codes = decode_image(image), decode_mask(mask)
             if picture.shape[:2] != codes.shape:
                 height, width = picture.shape[:2]
                 raise DecodeError(f"mask is {codes.shape[1]}x{codes.shape[0]}, its image {width}x{height}")
-        except DecodeError as fault:
-            raise self.bad_sample(index, fault) from fault
-        return picture, codes
+            return picture, codes
+
+        return self.each(np.array([index]), decode)[0]
 
     def bad_sample(self, index: int, fault: DecodeError) -> PetsegError:
         """The sentence for a sample that cannot be decoded."""

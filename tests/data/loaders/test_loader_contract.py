@@ -17,7 +17,7 @@ from PIL import Image
 
 from petseg import Manifest, build_loader
 from petseg.classes import OXFORD
-from petseg.data.loaders.loader import LoaderPlan, OrderedLoader
+from petseg.data.loaders.loader import Loader, LoaderPlan
 from petseg.data.loaders.random import RandomEngine
 from petseg.data.order import epoch_order
 from petseg.data.shards.pack import PackOptions, pack
@@ -256,10 +256,8 @@ def test_no_sample_is_lost_or_doubled_by_resuming(data):
                 digest="d", split="train", sizes=sizes, batch_size=batch, seed=seed, training=True, rank=rank,
                 world=world, window=window,
             )  # fmt: skip
-            engine = lambda pull, n=batch: RandomEngine(  # noqa: E731
-                pull, batch_size=n, size=(1, 1), device=CPU, codes=(1, 2), seed=0
-            )
-            loader = OrderedLoader(plan, (1, 1), CPU, engine)
+            engine = RandomEngine(batch_size=batch, device=CPU, codes=(1, 2), seed=0)
+            loader = Loader(plan, (1, 1), CPU, engine)
             state = {"digest": "d", "split": "train", "seed": seed, "epoch": 4, "consumed": consumed, "window": window}
             loader.load_state_dict({**state, "format": 1})
             loaders.append(iter(loader))
