@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from _serve import arguments, serve
 
-from petseg.data.decode.cpu import decode_image, decode_mask
+from petseg.data.decode.images import decode_image
+from petseg.data.decode.masks import decode_mask
 from petseg.data.decode.resize import resize_image, resize_nearest
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.reader import ShardReader

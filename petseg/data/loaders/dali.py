@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch.utils.dlpack import from_dlpack
 
-from petseg.data.decode.cpu import check_image_header, decode_image, decode_mask
+from petseg.data.decode.images import check_image_header, decode_image
+from petseg.data.decode.masks import decode_mask
 from petseg.data.decode.resize import resize_nearest
 from petseg.data.loaders.culprit import name_culprit
 from petseg.data.loaders.loader import Pixels, Size

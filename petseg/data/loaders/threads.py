@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from petseg.data.decode.cpu import DecodeError, check_image_header, decode_image, decode_mask
+from petseg.data.decode.images import check_image_header, decode_image
+from petseg.data.decode.masks import DecodeError, decode_mask
 from petseg.data.decode.resize import resize_image, resize_nearest
 from petseg.data.loaders.loader import Pixels, Size
 from petseg.data.shards.reader import ShardReader

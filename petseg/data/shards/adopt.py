@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from petseg.classes import OXFORD, ClassTable
-from petseg.data.decode.cpu import DecodeError
+from petseg.data.decode.masks import DecodeError
 from petseg.data.shards.index import Entry, format_index, index_name, scan_tar, write_index
 from petseg.data.shards.manifest import Encoding, Manifest, ShardInfo, Split
 from petseg.data.shards.normalise import frame_marker

@@ -9,6 +9,7 @@ import numpy as np
 import simplejpeg
 
 from petseg.classes import ClassTable
+from petseg.data.decode.masks import encode_mask
 from petseg.data.decode.pictures import (
     MAX_PIXELS,
     MAX_SIDE,
@@ -22,7 +23,6 @@ from petseg.data.decode.pictures import (
 )
 from petseg.data.decode.resize import resize_image, resize_nearest
 
-_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 3]
 _HISTOGRAM_PIXELS = 1 << 24
 # What a baseline or progressive decoder takes; the rest (lossless, arithmetic) is for libjpeg alone.
 _BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
@@ -116,7 +116,7 @@ def normalise(
     sums, squares = _moments(pixels)
     return Sample(
         image=image,
-        mask=cv2.imencode(".png", codes, _PNG)[1].tobytes(),
+        mask=encode_mask(codes),
         height=pixels.shape[0],
         width=pixels.shape[1],
         pixel_counts={int(code): int(counts[code]) for code in np.flatnonzero(counts)},

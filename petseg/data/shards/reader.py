@@ -11,7 +11,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from petseg.data.decode.cpu import DecodeError, decode_image, decode_mask
+from petseg.data.decode.images import decode_image
+from petseg.data.decode.masks import DecodeError, decode_mask
 from petseg.data.shards.hashes import check_hashes
 from petseg.data.shards.index import index_name, read_index, read_spans
 from petseg.data.shards.manifest import Manifest
@@ -99,19 +100,7 @@ class ShardReader:
             PetsegError: the tar went away or ends too early.
             ValueError: the reader is closed.
         """
-        shard = self._shard(index)
-        image_at, image_size, mask_at, mask_size = self._spans[index].tolist()
-        start = min(image_at, mask_at)
-        length = max(image_at + image_size, mask_at + mask_size) - start
-        try:
-            data = self._pread(shard, length, start)
-        except OSError as error:
-            raise PetsegError(f"{self.where(index)} cannot be read ({error.strerror}).") from error
-        if len(data) != length:
-            raise PetsegError(f"{self._paths[shard]} is shorter than the manifest says: copy or pack it again.")
-        view = memoryview(data)
-        image, mask = image_at - start, mask_at - start
-        return view[image : image + image_size], view[mask : mask + mask_size]
+        return self._read(index, self._shard(index), self._spans[index].tolist())
 
     def each(self, indices: np.ndarray, use: Callable[[int, memoryview, memoryview], T], start: int = 0) -> list[T]:
         """Read samples and give each to `use(row, image, mask)`, encoded, rows counted from `start`; its results.
@@ -120,10 +109,12 @@ class ShardReader:
             PetsegError: as `read`; or `use` raised a `DecodeError`, with the sample's name.
         """
         results = []
-        for row, index in enumerate(indices.tolist(), start):
-            image, mask = self.read(index)
+        shards = (np.searchsorted(self._starts, indices, "right") - 1).tolist()
+        spans = self._spans[indices].tolist()
+        for row, index in enumerate(indices.tolist()):
+            image, mask = self._read(index, shards[row], spans[row])
             try:
-                results.append(use(row, image, mask))
+                results.append(use(start + row, image, mask))
             except DecodeError as fault:
                 raise self.bad_sample(index, fault) from fault
         return results
@@ -155,6 +146,20 @@ class ShardReader:
             files, self._files = self._files, {}
         for file in files.values():
             os.close(file)
+
+    def _read(self, index: int, shard: int, span: list[int]) -> tuple[memoryview, memoryview]:
+        image_at, image_size, mask_at, mask_size = span
+        start = min(image_at, mask_at)
+        length = max(image_at + image_size, mask_at + mask_size) - start
+        try:
+            data = self._pread(shard, length, start)
+        except OSError as error:
+            raise PetsegError(f"{self.where(index)} cannot be read ({error.strerror}).") from error
+        if len(data) != length:
+            raise PetsegError(f"{self._paths[shard]} is shorter than the manifest says: copy or pack it again.")
+        view = memoryview(data)
+        image, mask = image_at - start, mask_at - start
+        return view[image : image + image_size], view[mask : mask + mask_size]
 
     def _shard(self, index: int) -> int:
         return bisect.bisect_right(self._starts, index) - 1

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from petseg.data.decode.cpu import DecodeError, decode_image, decode_mask
+from petseg.data.decode.images import decode_image
+from petseg.data.decode.masks import DecodeError, decode_mask
 from petseg.data.decode.pictures import PictureError, exif_orientation, opened
 from petseg.data.shards.index import Entry, format_index, index_name, scan_tar
 from petseg.data.shards.manifest import Manifest, ShardInfo

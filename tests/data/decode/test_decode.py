@@ -9,10 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from petseg.data.decode.cpu import DecodeError, decode_image, decode_mask
+from petseg.data.decode.images import decode_image
+from petseg.data.decode.masks import DecodeError, decode_mask
 from petseg.data.decode.nvimgcodec import BatchDecoder, available
 from petseg.data.decode.pictures import to_rgb, turned
-from petseg.data.decode.resize import REACH, nearest_indices, resize_image, resize_image_on_device, resize_nearest
+from petseg.data.decode.resize import (
+    NO_BLUR,
+    REACH,
+    SMALL,
+    nearest_indices,
+    resize_image,
+    resize_image_on_device,
+    resize_nearest,
+)
 
 SIDES = st.integers(1, 90)
 
@@ -64,9 +73,10 @@ def test_pictures_are_resized_as_pillow_does(height, width, new_height, new_widt
     assert resize_image(picture, new_height, new_width, row) is row
     assert np.array_equal(resize_image(picture, new_height, new_width), row)
     difference = np.abs(row.astype(int) - expected)
-    if max(height / new_height, width / new_width) > REACH:
+    reduction = max(height / new_height, width / new_width)
+    if reduction > REACH:
         assert difference.max() <= 2
-    else:  # noise has all of its power where filters differ most: linear sampling alone is off by 30
+    elif reduction > NO_BLUR:  # noise has all of its power where filters differ most: linear sampling is off by 30
         assert difference.mean() <= 10
     if new_width == 1:
         return  # torch's float kernel for the CPU, which stands in for the GPU's here, is wrong for that width alone
@@ -76,7 +86,7 @@ def test_pictures_are_resized_as_pillow_does(height, width, new_height, new_widt
 
 
 @settings(deadline=None, max_examples=60)
-@given(side=st.integers(60, 250), ratio=st.floats(0.4, REACH), squash=st.floats(0.7, 1.0), seed=st.integers(0, 9))
+@given(side=st.integers(60, 400), ratio=st.floats(0.4, REACH), squash=st.floats(0.7, 1.0), seed=st.integers(0, 9))
 def test_small_reductions_stay_well_inside_the_loaders_bounds(side, ratio, squash, seed):
     rng = np.random.default_rng(seed)
     # Detail at every scale, falling off as that of photographs does.
@@ -89,7 +99,9 @@ def test_small_reductions_stay_well_inside_the_loaders_bounds(side, ratio, squas
     if max(side / height, side / width) > REACH:
         return
     expected = np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR)).astype(int)
-    assert np.abs(resize_image(picture, height, width) - expected).mean() <= 1
+    difference = np.abs(resize_image(picture, height, width) - expected).mean()
+    blurred = max(side / height, side / width) > NO_BLUR or side * side > SMALL
+    assert difference <= (1 if blurred else 2)
 
 
 @pytest.mark.parametrize("subsampling", [0, 1, 2])

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from petseg import Manifest
-from petseg.data.decode.cpu import decode_image, decode_mask
+from petseg.data.decode.images import decode_image
+from petseg.data.decode.masks import decode_mask
 from petseg.data.shards.index import Component, Entry, format_index, read_index, read_spans, scan_tar
 from petseg.data.shards.reader import ShardReader
 from petseg.errors import PetsegError

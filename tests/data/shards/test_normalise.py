@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from petseg.classes import OXFORD, ClassTable
-from petseg.data.decode.cpu import decode_image, decode_mask
+from petseg.data.decode.images import decode_image
+from petseg.data.decode.masks import decode_mask
 from petseg.data.decode.pictures import turned
 from petseg.data.shards.normalise import RejectError, frame_marker, normalise
 

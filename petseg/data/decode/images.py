@@ -1,0 +1,52 @@
+"""Images as shards hold them: JPEGs that packing has already judged, decoded on the CPU."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import simplejpeg
+
+from petseg.data.decode.masks import DecodeError
+from petseg.data.decode.pictures import MAX_PIXELS
+
+_PLAIN = struct.Struct(">6s 14x 4s 65x 4s 65x 5s HH")
+_PLAIN_MARKERS = [b"\xff\xd8\xff\xe0\x00\x10", b"\xff\xdb\x00\x43", b"\xff\xdb\x00\x43", b"\xff\xc0\x00\x11\x08"]
+"""How libjpeg begins a baseline JPEG: APP0, two tables, and the frame with height and width (ITU-T T.81, annex B).
+
+Each segment's length says where the next one begins, so that nothing can hide between them. Looking at them here spares
+a call that gives the interpreter's lock away and has to wait for it.
+"""
+
+
+def decode_image(data: bytes | memoryview) -> np.ndarray:
+    """A JPEG in full, with libjpeg's fancy upsampling: u8[H, W, 3], RGB.
+
+    Raises:
+        DecodeError: it is damaged, too large or no JPEG.
+    """
+    check_image_header(data)
+    try:
+        # strict: libjpeg's warnings are errors, or a truncated file would come back with its rest grey.
+        image: np.ndarray = simplejpeg.decode_jpeg(data, colorspace="RGB", fastdct=False, fastupsample=False)
+    except ValueError as error:
+        raise DecodeError(f"image is damaged ({error})") from error
+    return image
+
+
+def check_image_header(data: bytes | memoryview) -> None:
+    """Refuse what is no JPEG, or one of more than `MAX_PIXELS`, before any pixel is decoded.
+
+    Raises:
+        DecodeError: see above.
+    """
+    if len(data) > _PLAIN.size:
+        *markers, height, width = _PLAIN.unpack_from(data)
+        if markers == _PLAIN_MARKERS and height * width <= MAX_PIXELS:
+            return
+    try:
+        height, width, *_ = simplejpeg.decode_jpeg_header(data)
+    except ValueError as error:
+        raise DecodeError(f"image is damaged ({error})") from error
+    if height * width > MAX_PIXELS:
+        raise DecodeError(f"image is too large ({width}x{height})")
