@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+import petseg
 from petseg.classes import ClassTable
 from petseg.data.decode.resize import resize_nearest
 from petseg.data.shards.manifest import Manifest
@@ -88,10 +89,18 @@ class Cell:
         return Manifest.load(self.shards)
 
 
+def _packing_code() -> str:
+    """SHA-256 of petseg's code for data: a cell that another version packed is not taken for this one's."""
+    files = sorted((Path(petseg.__file__).parent / "data").rglob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
 def prepare(source: Source, short_side: int, work: Path = WORK) -> Cell:
     """Make a cell, or take the one that is there already."""
     pairs = source.listing().pairs
-    identity = json.dumps([source.name, short_side, [(pair.key, pair.size) for pair in pairs], repr(source)])
+    identity = json.dumps(
+        [source.name, short_side, [(pair.key, pair.size) for pair in pairs], repr(source), _packing_code()]
+    )
     folder = work / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}-{short_side or 'originals'}"
     cell = Cell(folder, short_side)
     if (folder / "whole").is_file():

@@ -5,10 +5,15 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2
 import numpy as np
 import simplejpeg
+import torch
 from _serve import arguments, serve
+
+from petseg.data.decode.masks import decode_mask
+from petseg.data.decode.resize import resize_image
 
 args = arguments(("--decoder", "cv2"))
 cv2.setNumThreads(1)
+torch.set_num_threads(1)
 files = args.data / "files"
 samples = [
     (np.fromfile(image, np.uint8), np.fromfile(mask, np.uint8))
@@ -30,9 +35,11 @@ def fill(order, images, codes):
     for row, index in enumerate(order):
         image = decode(samples[index][0])
         # Linear alone keeps the loader contract's bound for small reductions only.
-        kind = cv2.INTER_LINEAR if min(image.shape[:2]) < 1.5 * args.size else cv2.INTER_AREA
-        cv2.resize(image, size, dst=images[row], interpolation=kind)
-        mask = cv2.imdecode(samples[index][1], cv2.IMREAD_GRAYSCALE)
+        if min(image.shape[:2]) < 1.5 * args.size:
+            cv2.resize(image, size, dst=images[row], interpolation=cv2.INTER_LINEAR)
+        else:
+            resize_image(image, *size, out=images[row])
+        mask = decode_mask(memoryview(samples[index][1]))
         cv2.resize(mask, size, dst=codes[row], interpolation=cv2.INTER_NEAREST_EXACT)
 
 

@@ -28,16 +28,8 @@ def into(rows, call):
     return lambda i, x: call(x, rows[i % args.batch])
 
 
-def copy(picture, row):
-    row[:] = picture
-
-
 def area(picture, row):
     cv2.resize(picture, (size, size), dst=row, interpolation=cv2.INTER_AREA)
-
-
-def exact(mask, row):
-    cv2.resize(mask, (size, size), dst=row, interpolation=cv2.INTER_NEAREST_EXACT)
 
 
 def timed(inputs, call):
@@ -48,8 +40,8 @@ def timed(inputs, call):
 
 
 STAGES = (
-    "read", "decode the image", "OpenCV: decode the image", "resize the image", "OpenCV: resize the image",
-    "copy into the batch", "decode the mask", "OpenCV: decode the mask", "resize the mask", "OpenCV: resize the mask",
+    "read", "decode the image", "OpenCV: decode the image", "resize the image into the batch",
+    "OpenCV: resize the image by area", "decode the mask", "OpenCV: decode the mask", "resize the mask into the batch",
 )  # fmt: skip
 
 
@@ -60,13 +52,11 @@ def passes():
         images, masks = ([np.frombuffer(pair[part], np.uint8) for pair in pairs] for part in (0, 1))
         pictures = timed([image for image, _ in pairs], lambda _, data: decode_image(data))
         timed(images, lambda _, data: cv2.imdecode(data, cv2.IMREAD_COLOR_RGB))
-        small = timed(pictures, lambda _, picture: resize_image(picture, size, size))
+        timed(pictures, into(image_out, lambda picture, row: resize_image(picture, size, size, row)))
         timed(pictures, into(image_out, area))
-        timed(small, into(image_out, copy))
         codes = timed([mask for _, mask in pairs], lambda _, data: decode_mask(data))
         timed(masks, lambda _, data: cv2.imdecode(data, cv2.IMREAD_GRAYSCALE))
         timed(codes, into(codes_out, lambda mask, row: resize_nearest(mask, size, size, row)))
-        timed(codes, into(codes_out, exact))
         yield chosen, chosen
 
 

@@ -52,37 +52,37 @@ class CachedEngine:
         self._size = size
         self._inner = inner
         # What was submitted, oldest first: indices, and the positions in them that the inner engine was asked for.
-        self._asked: deque[tuple[np.ndarray, np.ndarray]] = deque()
+        self._asked: deque[tuple[np.ndarray, np.ndarray | None]] = deque()
 
     def submit(self, indices: np.ndarray, size: Size) -> None:
         """See `Engine`."""
+        if self._store is None:
+            raise ValueError("this engine is closed")
         if size != self._size:
             raise ValueError(f"this cache holds samples of {self._size}, not of {size}")
-        store = self._open_store()
-        missing = np.flatnonzero(~store.has(indices))
+        present = self._store.has(indices)
+        if present.all():
+            self._asked.append((indices, None))
+            return
+        missing = np.flatnonzero(~present)
         self._asked.append((indices, missing))
-        if len(missing):
-            self._inner.submit(indices[missing], size)
+        self._inner.submit(indices[missing], size)
 
     def receive(self) -> Pixels:
         """See `Engine`."""
-        store = self._open_store()
+        if self._store is None:
+            raise ValueError("this engine is closed")
         indices, missing = self._asked.popleft()
-        if not len(missing):
-            return store.get(indices)
+        if missing is None:
+            return self._store.get(indices)
         decoded = self._inner.receive()
-        store.put(indices[missing], decoded)
-        return decoded if len(missing) == len(indices) else store.get(indices)
+        self._store.put(indices[missing], decoded)
+        return decoded if len(missing) == len(indices) else self._store.get(indices)
 
     def close(self) -> None:
         """See `Engine`."""
         self._inner.close()
         self._store = None
-
-    def _open_store(self) -> Store:
-        if self._store is None:
-            raise ValueError("this engine is closed")
-        return self._store
 
 
 class DeviceStore:
@@ -134,12 +134,13 @@ class HostStore:
         self._codes = torch.from_numpy(
             whole[samples * pixels * 3 :][: samples * pixels].reshape(samples, height, width)
         )
-        self._present = whole[samples * pixels * 4 :][:samples]
+        self._present = whole[samples * pixels * 4 :][:samples].view(bool)
         self._device = device
+        self._on_cpu = device.type == "cpu"
 
     def has(self, indices: np.ndarray) -> np.ndarray:
         """See `Store`."""
-        found: np.ndarray = self._present[indices] != 0
+        found: np.ndarray = self._present[indices]
         return found
 
     def put(self, indices: np.ndarray, pixels: Pixels) -> None:
@@ -147,7 +148,7 @@ class HostStore:
         where = torch.from_numpy(indices)
         self._images.index_copy_(0, where, pixels.images.cpu())
         self._codes.index_copy_(0, where, pixels.codes.cpu())
-        self._present[indices] = 1
+        self._present[indices] = True
 
     def get(self, indices: np.ndarray) -> Pixels:
         """See `Store`."""
@@ -155,7 +156,7 @@ class HostStore:
         return Pixels(self._gather(self._images, where), self._gather(self._codes, where))
 
     def _gather(self, source: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
-        if self._device.type != "cuda":
+        if self._on_cpu:
             return source.index_select(0, where)
         pinned = torch.empty((len(where), *source.shape[1:]), dtype=torch.uint8, pin_memory=True)
         torch.index_select(source, 0, where, out=pinned)

@@ -144,6 +144,7 @@ class Loader:
         # Then what was made ahead for the next epoch serves any other.
         self._epochs_alike = not (plan.training or callable(size))
         self._device = device
+        self._on_cpu = device.type == "cpu"
         self._ahead = prefetch_batches
         self._epoch = 0
         self._consumed = 0
@@ -248,7 +249,7 @@ class Loader:
 
     def _batch(self, ticket: _Ticket, pixels: Pixels | None) -> Batch:
         indices = torch.from_numpy(ticket.indices)
-        if self._device.type != "cpu":
+        if not self._on_cpu:
             indices = indices.to(self._device, non_blocking=True)
         if pixels is not None and ticket.real == len(ticket.indices):
             return Batch(pixels.images, pixels.codes, indices)

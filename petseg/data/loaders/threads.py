@@ -21,8 +21,8 @@ from petseg.data.shards.reader import ShardReader
 if TYPE_CHECKING:
     from petseg.data.decode.nvimgcodec import BatchDecoder
 
-MOST_SAMPLES = 16
-"""Samples of one task at most: enough that starting it costs nothing, few enough to even out their sizes."""
+MOST_SAMPLES = 32
+"""Samples of one task at most. Larger tasks cost less, and batches that are under way even out their lengths."""
 
 
 def single_threaded_pool(threads: int) -> ThreadPoolExecutor:
@@ -48,8 +48,8 @@ def read_on(
     indices: np.ndarray,
     use: Callable[[int, memoryview, memoryview], None],
 ) -> list[Future[Any]]:
-    """`ShardReader.each` for a batch, in tasks of a pool."""
-    step = min(MOST_SAMPLES, math.ceil(len(indices) / threads))
+    """`ShardReader.each` for a batch, in tasks of a pool: one to two for two threads, as batches overlap."""
+    step = min(MOST_SAMPLES, math.ceil(2 * len(indices) / threads))
     return [
         pool.submit(reader.each, indices[first : first + step], use, first) for first in range(0, len(indices), step)
     ]
