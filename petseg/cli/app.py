@@ -63,6 +63,10 @@ def shard(
     download_dir: Annotated[Path, typer.Option(help="Folder for the download of `oxford`.")] = Path("downloads"),
 ) -> None:
     """Pack pictures and masks into WebDataset shards with DALI indices."""
+    if workers != 1:
+        from petseg.data.shards.pool import warm_up
+
+        warm_up()
     from petseg.cli import console
     from petseg.cli.shards import pack_command
 

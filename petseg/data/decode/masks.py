@@ -22,6 +22,9 @@ class DecodeError(Exception):
     """Bytes that are not the picture or mask that shards hold; one clause."""
 
 
+GREY_AS_STORED = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
+"""How OpenCV is to decode a mask: PNGs may hold an EXIF orientation too, and a mask is turned as its image is."""
+
 _LEVEL = 6
 """libdeflate's. Two more take a tenth off the bytes, and four times as long."""
 
@@ -57,7 +60,7 @@ def decode_mask(data: bytes | memoryview) -> np.ndarray:
         if mask is not None:
             return mask
     try:
-        mask = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+        mask = cv2.imdecode(np.frombuffer(data, np.uint8), GREY_AS_STORED)
     except cv2.error as error:
         raise DecodeError("mask is damaged") from error
     if mask is None:

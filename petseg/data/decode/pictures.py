@@ -11,6 +11,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 
+import deflate
 import numpy as np
 import simplejpeg
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
@@ -150,6 +151,8 @@ def _check_png(data: bytes) -> None:
 
 def _inflated(data: bytes, limit: int) -> int:
     """Bytes that zlib data inflates to, counted up to `limit`."""
+    with contextlib.suppress(deflate.DeflateError):  # for a stream that is whole, and no longer than that
+        return len(deflate.zlib_decompress(data, limit))
     inflater, found = zlib.decompressobj(), 0
     while found < limit and not inflater.eof:
         part = inflater.decompress(data, 1 << 20)

