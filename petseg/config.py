@@ -19,12 +19,12 @@ def option(
     default: Any,
     help: str,
     *,
+    panel: str = "Recipe",
     minimum: float | None = None,
     maximum: float | None = None,
-    flag: str | None = None,
 ) -> Any:
-    """A field with what its flag and its check need; `flag` overrides the spelling `--field-name`."""
-    return field(default=default, metadata={"help": help, "min": minimum, "max": maximum, "flag": flag})
+    """A field with what its flag and its check need; `panel` is the part of `--help` that it stands in."""
+    return field(default=default, metadata={"help": help, "panel": panel, "min": minimum, "max": maximum})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,19 +37,25 @@ class TrainConfig:
     recipe: Recipe = option(
         "default", "Set of defaults: `default`, `seed` (the notebook's) or `demo` (minutes on a CPU)."
     )
-    shards: str = option("", "Folder that petseg-shard wrote. Without it, pets are drawn and packed first.")
-    loader: Literal["auto", "dali", "webdataset"] = option(
-        "auto", "Who decodes. auto: dali on a GPU, webdataset on a CPU."
+    shards: str = option(
+        "", "Folder that petseg-shard wrote. Without it, pets are drawn and packed first.", panel="Data"
     )
-    size: str = option("128", "Input size: N for NxN, or HxW. Pictures are squashed to it.")
+    loader: Literal["auto", "dali", "webdataset"] = option(
+        "auto", "Who decodes. auto: dali on a GPU, webdataset on a CPU.", panel="Data"
+    )
+    size: str = option("128", "Input size: N for NxN, or HxW. Pictures are squashed to it.", panel="Data")
     epochs: int = option(60, "Times through the train split.", minimum=1)
-    batch_size: int = option(32, "Samples a step, on each rank.", minimum=1)
-    arch: Literal["unet", "seed"] = option("unet", "Network: a five-level U-Net, or the notebook's.")
-    width: int = option(32, "Channels of the first level (unet).", minimum=1)
-    depth: int = option(5, "Levels, the bottom included (unet).", minimum=2, maximum=8)
-    dropout: float = option(0.1, "Channel dropout in the two deepest levels (unet).", minimum=0, maximum=0.9)
-    norm: Literal["batch", "group"] = option("batch", "Normalisation (unet).")
-    upsample: Literal["transpose", "bilinear"] = option("transpose", "How the decoder enlarges (unet).")
+    batch_size: int = option(32, "Samples a step, on each rank.", minimum=1, panel="Data")
+    arch: Literal["unet", "seed"] = option("unet", "Network: a five-level U-Net, or the notebook's.", panel="Network")
+    width: int = option(32, "Channels of the first level (unet).", minimum=1, panel="Network")
+    depth: int = option(5, "Levels, the bottom included (unet).", minimum=2, maximum=8, panel="Network")
+    dropout: float = option(
+        0.1, "Channel dropout in the two deepest levels (unet).", minimum=0, maximum=0.9, panel="Network"
+    )
+    norm: Literal["batch", "group"] = option("batch", "Normalisation (unet).", panel="Network")
+    upsample: Literal["transpose", "bilinear"] = option(
+        "transpose", "How the decoder enlarges (unet).", panel="Network"
+    )
     dice: float = option(1.0, "Weight of the Dice loss beside cross-entropy; 0 for none.", minimum=0)
     optimizer: Literal["adamw", "adam"] = option("adamw", "Optimiser.")
     lr: float = option(2e-3, "Highest learning rate.", minimum=0)
@@ -63,23 +69,27 @@ class TrainConfig:
     augment: bool = option(True, "Move and recolour training pictures, on the device.")
     normalise: bool = option(True, "Subtract the channel means and divide by the deviations.")
     patience: int = option(0, "Stop after so many epochs without a better mean IoU; 0 for never.", minimum=0)
-    sync_batchnorm: bool = option(False, "One BatchNorm over the batches of all ranks (GPUs only).")
+    sync_batchnorm: bool = option(False, "One BatchNorm over the batches of all ranks (GPUs only).", panel="Machine")
     amp: Literal["auto", "bf16", "fp16", "off"] = option(
-        "auto", "Mixed precision. auto: bf16 where the hardware has it."
+        "auto", "Mixed precision. auto: bf16 where the hardware has it.", panel="Machine"
     )
-    compile: Literal["auto", "on", "off"] = option("auto", "torch.compile. auto: where it pays for itself in this run.")
-    channels_last: bool = option(True, "NHWC memory format, the layout that decoders give.")
-    device: str = option("auto", "auto, cpu, cuda or cuda:N.")
-    cache: Literal["none", "host", "device"] = option("none", "Keep decoded samples in memory after the first epoch.")
-    num_threads: int = option(0, "Decoding threads; 0 for one a core.", minimum=0)
-    prefetch_batches: int = option(2, "Batches that are made ahead.", minimum=1, maximum=64)
-    verify: bool = option(True, "Check the shards' hashes, once after each change, before they are used.")
-    window: int = option(0, "Shards in play at once when shuffling; 0 for all of them.", minimum=0)
+    compile: Literal["auto", "on", "off"] = option(
+        "auto", "torch.compile. auto: where it pays for itself in this run.", panel="Machine"
+    )
+    channels_last: bool = option(True, "NHWC memory format, the layout that decoders give.", panel="Machine")
+    device: str = option("auto", "auto, cpu, cuda or cuda:N.", panel="Machine")
+    cache: Literal["none", "host", "device"] = option(
+        "none", "Keep decoded samples in memory after the first epoch.", panel="Data"
+    )
+    num_threads: int = option(0, "Decoding threads; 0 for one a core.", minimum=0, panel="Data")
+    prefetch_batches: int = option(2, "Batches that are made ahead.", minimum=1, maximum=64, panel="Data")
+    verify: bool = option(True, "Check the shards' hashes, once after each change, before they are used.", panel="Data")
+    window: int = option(0, "Shards in play at once when shuffling; 0 for all of them.", minimum=0, panel="Data")
     seed: int = option(0, "Seed of order, augmentation and weights.", minimum=0, maximum=2**63 - 1)
-    run_dir: str = option("", "Folder for the run. Default: runs/ and the time.")
+    run_dir: str = option("", "Folder for the run. Default: runs/ and the time.", panel="Run")
     init_from: str = option("", "Run folder or checkpoint to take the first weights from.")
-    gallery: int = option(8, "Test pictures in the report.", minimum=0, maximum=64)
-    tensorboard: bool = option(False, "Write TensorBoard events too.")
+    gallery: int = option(8, "Test pictures in the report.", minimum=0, maximum=64, panel="Run")
+    tensorboard: bool = option(False, "Write TensorBoard events too.", panel="Run")
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))

@@ -10,8 +10,7 @@ from torch import nn
 from petseg.classes import ClassTable
 from petseg.config import TrainConfig
 from petseg.distributed import World, resolve_device
-from petseg.inference.trained import network_for
-from petseg.model.transform import InputTransform
+from petseg.inference.trained import network_for, transform_for
 from petseg.training import auto
 from petseg.training.step import TrainStep
 from petseg.training.telemetry import peak_memory_mb
@@ -76,12 +75,11 @@ def petseg_step(
     chosen = auto.resolve(config, DEVICE, net, ENDLESS)
     if chosen.notes:
         raise SystemExit(chosen.notes[0])
-    layout = torch.channels_last if config.channels_last else torch.contiguous_format
     return TrainStep(
-        net.to(DEVICE, memory_format=layout),
+        net.to(DEVICE),
         config,
         classes,
-        InputTransform(mean, std, apply=config.normalise, channels_last=config.channels_last).to(DEVICE),
+        transform_for(config, mean, std).to(DEVICE),
         World(rank=0, size=1, device=DEVICE),
         amp=chosen.amp,
         compile=chosen.compile,

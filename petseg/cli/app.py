@@ -162,6 +162,14 @@ def predict(
 
 
 @umbrella.command()
+def report(run: RunArgument, device: DeviceOption = "auto") -> None:
+    """Make a run's report.html again, from what its folder and its shards hold."""
+    from petseg.cli.runs import report_command
+
+    report_command(run, device=device)
+
+
+@umbrella.command()
 def export(
     run: RunArgument,
     fmt: Annotated[str, typer.Option("--format", metavar="onnx|torch-export", help="What to write.")] = "onnx",

@@ -12,28 +12,16 @@ import typer
 
 from petseg.config import TrainConfig, flag_of
 
-PANELS = {
-    "Data": ("shards", "loader", "size", "batch_size", "cache", "num_threads", "prefetch_batches", "window", "verify"),
-    "Network": ("arch", "width", "depth", "dropout", "norm", "upsample"),
-    "Recipe": (
-        "recipe", "epochs", "optimizer", "lr", "weight_decay", "schedule", "warmup", "grad_clip", "dice", "ema",
-        "augment", "normalise", "patience", "init_from", "seed",
-    ),
-    "Machine": ("device", "sync_batchnorm", "amp", "compile", "channels_last"),
-    "Run": ("run_dir", "gallery", "tensorboard"),
-}  # fmt: skip
-
 
 def with_train_flags(command: Callable[..., None]) -> Callable[..., None]:
     """Give `command(flags, ...)` one flag for every option; those not given are None in `flags`.
 
     Literal options are taken as text, so that an unknown value is answered by `TrainConfig`'s own sentence.
     """
-    panel_of = {name: panel for panel, names in PANELS.items() for name in names}
     hints = get_type_hints(TrainConfig)
     specs = dataclasses.fields(TrainConfig)
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "flags"]
-    made = [_parameter(spec, hints[spec.name], panel_of[spec.name]) for spec in specs]
+    made = [_parameter(spec, hints[spec.name]) for spec in specs]
 
     @functools.wraps(command)
     def wrapper(**given: Any) -> None:
@@ -46,7 +34,7 @@ def with_train_flags(command: Callable[..., None]) -> Callable[..., None]:
     return wrapper
 
 
-def _parameter(spec: dataclasses.Field[Any], kind: Any, panel: str) -> inspect.Parameter:
+def _parameter(spec: dataclasses.Field[Any], kind: Any) -> inspect.Parameter:
     flag = flag_of(spec.name)
     is_choice = get_origin(kind) is Literal
     plain = str if is_choice else kind
@@ -57,7 +45,7 @@ def _parameter(spec: dataclasses.Field[Any], kind: Any, panel: str) -> inspect.P
         help=help_text,
         metavar="|".join(get_args(kind)) if is_choice else None,
         show_default=("yes" if default else "no") if kind is bool else str(default) if default != "" else False,
-        rich_help_panel=panel,
+        rich_help_panel=spec.metadata["panel"],
     )
     return inspect.Parameter(
         spec.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[plain | None, info]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,8 @@ from petseg.data.shards.manifest import Manifest
 from petseg.data.sources.files import MANIFEST_NAME
 from petseg.distributed import World, open_world, resolve_device
 from petseg.errors import PetsegError
+from petseg.inference.evaluate import Evaluation, score
+from petseg.inference.trained import TrainedModel, load_trained
 from petseg.training.run_folder import SUMMARY, RunFolder, new_run_folder, newest_run_folder
 from petseg.training.trainer import FitResult, Reporter, fit
 
@@ -84,14 +85,11 @@ def evaluate_command(
     Raises:
         PetsegError: bad input.
     """
-    from petseg.inference.evaluate import evaluate_full_size, score
-    from petseg.inference.trained import load_trained
+    from petseg.inference.evaluate import evaluate_full_size
 
     console = screen.out()
     where = resolve_device(device)
-    trained = load_trained(run, where)
-    given = {name: value for name, value in changes.items() if value is not None}
-    trained = dataclasses.replace(trained, config=dataclasses.replace(trained.config, **given))
+    trained = load_trained(run, where, **{name: value for name, value in changes.items() if value is not None})
     folder = shards or Path(trained.config.shards)
     manifest = Manifest.load(folder)
     with screen.progress(console, f"scoring {split}") as (advance, expect):
@@ -116,7 +114,6 @@ def predict_command(run: Path, images: Sequence[Path], out: Path, *, device: str
         PetsegError: bad input; what could be done was done.
     """
     from petseg.inference.predict import pictures_in, predict
-    from petseg.inference.trained import load_trained
 
     console = screen.out()
     where = resolve_device(device)
@@ -151,6 +148,46 @@ def export_command(run: Path, fmt: str, out: Path | None, image: Path | None) ->
         f"Checked on {escape(report.picture)}: the largest difference of a probability is "
         f"{report.max_abs_difference:.1e}, {100 * report.argmax_agreement:.2f}% of the pixels get the same class."
     )
+
+
+def report_command(run: Path, *, device: str) -> None:
+    """`petseg report`.
+
+    Raises:
+        PetsegError: no finished run, or its shards are gone.
+    """
+    summary = RunFolder(run).summary()
+    if summary is None:
+        raise PetsegError(f"{run} has no {SUMMARY}: give the folder of a run that reached its end.")
+    console = screen.out()
+    where = resolve_device(device)
+    trained = load_trained(run, where)
+    folder = Path(trained.config.shards)
+    manifest = Manifest.load(folder)
+    split = summary["split"]
+    with screen.progress(console, f"scoring {split}") as (advance, expect):
+        expect(manifest.split(split).samples)
+        scored = score(trained, folder, manifest, split, device=where, progress=advance)
+    report = _write_report(run, trained, manifest, split, scored, where)
+    console.print(f"Report: [bold]{escape(os.path.relpath(report))}[/]")
+
+
+def _write_report(
+    run: Path, trained: TrainedModel, manifest: Manifest, split: str, scored: Evaluation, device: torch.device
+) -> Path:
+    from petseg.report import write_report
+    from petseg.report.panels import make_panels
+
+    panels, worst = make_panels(
+        trained,
+        Path(trained.config.shards),
+        manifest,
+        split,
+        scored.image_iou,
+        count=trained.config.gallery,
+        device=device,
+    )
+    return write_report(run, panels, worst=worst, classes=trained.classes)
 
 
 def _run_to_resume(run_dir: str | None) -> RunFolder:
@@ -195,24 +232,11 @@ def _conclude(console: Console, result: FitResult, *, demo: bool, device: torch.
     if result.summary is None:
         console.print(f"Stopped and saved. Go on with: petseg-train --resume --run-dir {escape(str(run))}")
         return
-    if result.test is None:  # there was nothing left to do, which was said
-        return
-    from petseg.inference.trained import load_trained
-    from petseg.report import write_report
-    from petseg.report.panels import make_panels
-
+    if result.test is None or result.trained is None or result.manifest is None:
+        return  # there was nothing left to do, which was said
     summary = result.summary
-    trained = load_trained(run, device)
     with console.status("writing the report ..."):
-        panels, worst = make_panels(
-            trained,
-            Path(trained.config.shards),
-            summary["split"],
-            result.test.image_iou,
-            count=trained.config.gallery,
-            device=device,
-        )
-        report = write_report(run, panels, worst=worst, classes=trained.classes)
+        report = _write_report(run, result.trained, result.manifest, summary["split"], result.test, device)
     console.print(screen.metrics_table(summary, f"{summary['split']} split, {summary['samples']:,} samples"))
     console.print(
         f"{summary['images_per_s']:,.0f} images/s on {escape(summary['device'])}, loader {summary['loader']}, "

@@ -123,15 +123,11 @@ def score(
     """
     config = trained.config
     check_classes(trained, shards, manifest)
-    transform = InputTransform(
-        trained.mean, trained.std, apply=config.normalise, channels_last=config.channels_last
-    ).to(device)
-    memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
-    network = trained.network.to(memory_format=memory_format)
     amp = resolve_amp(config.amp, device)
     loader = build_loader(
         resolve_loader(config.loader, device),
         shards=shards,
+        manifest=manifest,
         split=split,
         batch_size=config.batch_size,
         size=config.height_width,
@@ -142,7 +138,14 @@ def score(
     try:
         world = World(rank=0, size=1, device=device)
         return evaluate(
-            network, loader, manifest.classes, transform, world, amp=amp, dice=config.dice, progress=progress
+            trained.network,
+            loader,
+            manifest.classes,
+            trained.transform,
+            world,
+            amp=amp,
+            dice=config.dice,
+            progress=progress,
         )
     finally:
         loader.close()

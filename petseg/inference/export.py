@@ -25,7 +25,6 @@ from petseg.data.shards.reader import ShardReader
 from petseg.errors import PetsegError
 from petseg.inference.predict import read_photo
 from petseg.inference.trained import TrainedModel, load_trained
-from petseg.model.transform import InputTransform
 
 Format = Literal["onnx", "torch-export"]
 
@@ -65,7 +64,7 @@ class Deployable(nn.Module):
     def __init__(self, trained: TrainedModel) -> None:
         super().__init__()
         self.network = trained.network
-        self.transform = InputTransform(trained.mean, trained.std, apply=trained.config.normalise, channels_last=False)
+        self.transform = trained.transform
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """f32[N, C, H, W] in 0-1 of f32[N, 3, H, W], RGB in 0-1."""

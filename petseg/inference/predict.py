@@ -18,7 +18,6 @@ from petseg.data.decode.resize import resize_image
 from petseg.data.sources.files import IMAGES
 from petseg.errors import PetsegError
 from petseg.inference.trained import TrainedModel
-from petseg.model.transform import InputTransform
 from petseg.system import write_atomic
 
 _BAND_PIXELS = 4_000_000
@@ -58,16 +57,11 @@ class Segmenter:
                 f"{trained.path} was trained on pictures decoded by '{trained.decode_policy}', which this petseg does "
                 "not know: upgrade petseg."
             )
-        config = trained.config
         self.classes: ClassTable = trained.classes
-        self.height, self.width = config.height_width
-        self._network = trained.network
+        self.height, self.width = trained.config.height_width
+        self._trained = trained
         self._device = device
-        self._transform = InputTransform(
-            trained.mean, trained.std, apply=config.normalise, channels_last=config.channels_last
-        ).to(device)
 
-    @torch.no_grad()
     def probabilities(self, picture: np.ndarray) -> torch.Tensor:
         """Class probabilities at the network's size, f32[C, height, width] on the CPU, of a picture u8[H, W, 3].
 
@@ -75,8 +69,7 @@ class Segmenter:
         """
         small = np.ascontiguousarray(resize_image(picture, self.height, self.width))
         images = torch.from_numpy(small).unsqueeze(0).to(self._device)
-        outputs = self._network(self._transform(images))
-        return self._network.probabilities(outputs)[0].contiguous().cpu()
+        return self._trained.probabilities(images)[0].contiguous().cpu()
 
     def segment(self, picture: np.ndarray) -> np.ndarray:
         """Class indices at the picture's own size.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from petseg.classes import ClassTable
 from petseg.config import TrainConfig
 from petseg.errors import PetsegError
 from petseg.model.networks import Network, build_model
+from petseg.model.transform import InputTransform
 
 FORMAT = 2
 """Version of the checkpoints that this petseg writes, and the newest that it reads; 1 is read too."""
@@ -79,38 +81,46 @@ class TrainedModel:
 
     network: Network
     """In evaluation mode, with the averaged weights where there are any, fp32."""
+    transform: InputTransform
+    """From u8[N, H, W, 3] to the network's input, on its device."""
     classes: ClassTable
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
     config: TrainConfig
     path: Path
     """The checkpoint that it came from."""
     decode_policy: str
     """How the pictures that it learned from were decoded, such as `fancy-upsampling`."""
 
+    @torch.no_grad()
+    def probabilities(self, images: torch.Tensor) -> torch.Tensor:
+        """Class probabilities f32[N, C, H, W] of images u8[N, H, W, 3], RGB, both on the network's device."""
+        return self.network.probabilities(self.network(self.transform(images)))
 
-def load_trained(run: Path, device: torch.device) -> TrainedModel:
+
+def load_trained(run: Path, device: torch.device, **changes: Any) -> TrainedModel:
     """The network of a run folder (its best checkpoint) or of a checkpoint file.
 
+    Args:
+        run: run folder or checkpoint.
+        device: where the network is put.
+        changes: options of its configuration that are to be others.
+
     Raises:
-        PetsegError: see `load_checkpoint` and `checkpoint_path`.
+        PetsegError: see `load_checkpoint` and `checkpoint_path`; or an option that makes no sense.
     """
     path = checkpoint_path(run)
     data = load_checkpoint(path)
     try:
-        config = TrainConfig(**data["config"])
+        config = TrainConfig(**{**data["config"], **changes})
         classes = ClassTable.from_dict(data["classes"])
         network = network_for(config, classes)
         load_weights(network, data["ema"] or data["model"], path)
-        red, green, blue = data["mean"]
-        dred, dgreen, dblue = data["std"]
+        transform = transform_for(config, data["mean"], data["std"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise PetsegError(f"{path} is damaged ({error}); use another checkpoint of the run.") from error
     return TrainedModel(
         network=network.eval().requires_grad_(False).to(device),
+        transform=transform.to(device),
         classes=classes,
-        mean=(red, green, blue),
-        std=(dred, dgreen, dblue),
         config=config,
         path=path,
         decode_policy=str(data.get("decode_policy", "")),
@@ -118,8 +128,8 @@ def load_trained(run: Path, device: torch.device) -> TrainedModel:
 
 
 def network_for(config: TrainConfig, classes: ClassTable) -> Network:
-    """The network that a configuration describes, freshly initialised."""
-    return build_model(
+    """The network that a configuration describes, freshly initialised, in its memory format."""
+    network = build_model(
         config.arch,
         classes=len(classes),
         width=config.width,
@@ -128,6 +138,13 @@ def network_for(config: TrainConfig, classes: ClassTable) -> Network:
         norm=config.norm,
         upsample=config.upsample,
     )
+    memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
+    return network.to(memory_format=memory_format)
+
+
+def transform_for(config: TrainConfig, mean: Sequence[float], std: Sequence[float]) -> InputTransform:
+    """The input transform that belongs to `network_for`, with channel statistics f32[3] in 0-1."""
+    return InputTransform(mean, std, apply=config.normalise, channels_last=config.channels_last)
 
 
 def load_weights(network: Network, weights: dict[str, torch.Tensor], path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -17,6 +19,11 @@ def normalise(x: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.T
     return (x - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
 
 
+def _three(values: Sequence[float]) -> torch.Tensor:
+    red, green, blue = values
+    return torch.tensor((red, green, blue))
+
+
 class InputTransform(nn.Module):
     """From u8[N, H, W, 3] to the network's input; the same in training, evaluation and export."""
 
@@ -25,8 +32,8 @@ class InputTransform(nn.Module):
 
     def __init__(
         self,
-        mean: tuple[float, float, float],
-        std: tuple[float, float, float],
+        mean: Sequence[float],
+        std: Sequence[float],
         *,
         apply: bool = True,
         channels_last: bool = True,
@@ -34,8 +41,8 @@ class InputTransform(nn.Module):
         super().__init__()
         self.apply_statistics = apply
         self.channels_last = channels_last
-        self.register_buffer("mean", torch.tensor(mean), persistent=False)
-        self.register_buffer("std", torch.tensor(std), persistent=False)
+        self.register_buffer("mean", _three(mean), persistent=False)
+        self.register_buffer("std", _three(std), persistent=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """f32[N, 3, H, W] of u8[N, H, W, 3]."""

@@ -109,16 +109,6 @@ def tile_side(rows: int) -> int:
     return _SIDE if rows <= _MANY else _SMALL_SIDE
 
 
-def split_worst(panels: Sequence[Panel]) -> tuple[list[Panel], list[Panel]]:
-    """(the others in their order, the worst third from the worst on, four at most).
-
-    Twelve panels, eight at random and the four worst of the whole split, fall apart into just these two.
-    """
-    by_iou = sorted(range(len(panels)), key=lambda i: np.nan_to_num(panels[i].iou, nan=2.0))
-    worst = by_iou[: min(4, len(panels) // 3)]
-    return [p for i, p in enumerate(panels) if i not in worst], [panels[i] for i in worst]
-
-
 def probability_colours() -> np.ndarray:
     """The colour map as a table: u8[256, 3], from probability 0 to 1."""
     from matplotlib import colormaps

@@ -12,7 +12,6 @@ from petseg.data.order import keyed_hash
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.reader import ShardReader
 from petseg.inference.trained import TrainedModel
-from petseg.model.transform import InputTransform
 from petseg.report.gallery import Panel
 
 WORST = 4
@@ -30,6 +29,7 @@ def choose(image_iou: dict[int, float], count: int) -> tuple[list[int], list[int
 def make_panels(
     trained: TrainedModel,
     shards: Path,
+    manifest: Manifest,
     split: str,
     image_iou: dict[int, float],
     *,
@@ -41,6 +41,7 @@ def make_panels(
     Args:
         trained: a network on `device`.
         shards: shard folder.
+        manifest: its manifest.
         split: the split that was scored.
         image_iou: mean IoU of each picture, by sample index.
         count: pictures in the sample; 0 for no panels at all.
@@ -50,7 +51,7 @@ def make_panels(
         PetsegError: shards that cannot be read.
     """
     drawn, worst = choose(image_iou, count)
-    reader = ShardReader(shards, Manifest.load(shards), split, verify=trained.config.verify)
+    reader = ShardReader(shards, manifest, split, verify=trained.config.verify)
     try:
         panels = {
             index: _panel(trained, reader, index, image_iou[index], device) for index in dict.fromkeys([*drawn, *worst])
@@ -60,16 +61,11 @@ def make_panels(
     return [panels[index] for index in drawn], [panels[index] for index in worst]
 
 
-@torch.no_grad()
 def _panel(trained: TrainedModel, reader: ShardReader, index: int, iou: float, device: torch.device) -> Panel:
-    config = trained.config
-    height, width = config.height_width
+    height, width = trained.config.height_width
     picture, mask = reader.decoded(index)
     image, codes = resize_image(picture, height, width), resize_nearest(mask, height, width)
-    transform = InputTransform(
-        trained.mean, trained.std, apply=config.normalise, channels_last=config.channels_last
-    ).to(device)
     batch = torch.from_numpy(np.ascontiguousarray(image)).unsqueeze(0).to(device)
-    probabilities = trained.network.probabilities(trained.network(transform(batch)))[0].float().cpu().numpy()
+    probabilities = trained.probabilities(batch)[0].float().cpu().numpy()
     truth = trained.classes.lookup()[codes].astype(np.int64)
     return Panel(key=reader.key(index), image=image, truth=truth, probabilities=probabilities, iou=iou)

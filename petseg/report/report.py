@@ -14,7 +14,7 @@ from petseg.classes import ClassTable
 from petseg.errors import PetsegError
 from petseg.report import words
 from petseg.report.curves import charts
-from petseg.report.gallery import Panel, gallery_rows, probability_colours, split_worst, tile_side
+from petseg.report.gallery import Panel, gallery_rows, probability_colours, tile_side
 from petseg.report.looks import ClassLook, class_looks
 from petseg.report.words import mapping, number
 from petseg.system import write_atomic
@@ -67,7 +67,7 @@ def write_report(
     run_dir: Path,
     panels: Sequence[Panel],
     *,
-    worst: Sequence[Panel] | None = None,
+    worst: Sequence[Panel] = (),
     classes: ClassTable | None = None,
 ) -> Path:
     """Write `report.html`, one file that asks for nothing else, into a run folder; whole or not at all.
@@ -75,8 +75,7 @@ def write_report(
     Args:
         run_dir: a finished run's folder, with `summary.json`, and `metrics.jsonl` and `config.toml` where there are.
         panels: pictures for the gallery.
-        worst: the pictures of the split with the lowest mean IoU, from the worst on. None takes the lowest third of
-            `panels` (four at most) out of them.
+        worst: the pictures of the split with the lowest mean IoU, from the worst on.
         classes: the run's class table, for colours and for the names of foregrounds. None goes by the summary's
             names, which for Oxford's three classes comes to the same.
 
@@ -90,11 +89,10 @@ def write_report(
     summary = _read_summary(run_dir / "summary.json")
     records = _read_records(run_dir / "metrics.jsonl")
     config = _read_config(run_dir / "config.toml")
-    sample, lowest = (list(panels), list(worst)) if worst is not None else split_worst(panels)
     # Classes without a name get one, but never beyond a class table that is known.
-    count = max((panel.classes for panel in (*sample, *lowest)), default=0)
+    count = max((panel.classes for panel in (*panels, *worst)), default=0)
     looks = class_looks(classes, list(mapping(summary.get("iou"))), count)
-    side = tile_side(len(sample) + len(lowest))
+    side = tile_side(len(panels) + len(worst))
     best = number(summary.get("best_epoch"))
     page = _environment().get_template(TEMPLATE).render(
         run=run_dir.resolve().name,
@@ -109,9 +107,8 @@ def write_report(
         scores=_scores(summary, classes, looks),
         shares=_shares(mapping(summary.get("time"))),
         verdict=_verdict(summary),
-        gallery=gallery_rows(sample, looks, side=side),
-        worst=gallery_rows(lowest, looks, side=side),
-        worst_of_split=worst is not None,
+        gallery=gallery_rows(panels, looks, side=side),
+        worst=gallery_rows(worst, looks, side=side),
         ramp=[tuple(rgb) for rgb in probability_colours()[::32].tolist()],
         config=list(_flat(config)),
         versions=list(mapping(summary.get("versions")).items()),

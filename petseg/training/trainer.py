@@ -22,9 +22,8 @@ from petseg.data.shards.manifest import Manifest
 from petseg.distributed import World
 from petseg.errors import PetsegError
 from petseg.inference.evaluate import Evaluation, evaluate
-from petseg.inference.trained import load_trained, load_weights, network_for
+from petseg.inference.trained import TrainedModel, load_trained, load_weights, network_for, transform_for
 from petseg.model.networks import Network, check_size, count_parameters
-from petseg.model.transform import InputTransform
 from petseg.signals import Stop, stop_signals
 from petseg.system import versions
 from petseg.training import auto
@@ -75,6 +74,10 @@ class FitResult:
     """The content of summary.json, None where the run was stopped before its end."""
     test: Evaluation | None
     """None too where there was nothing left to do."""
+    trained: TrainedModel | None = None
+    """The best checkpoint's network, as it was scored."""
+    manifest: Manifest | None = None
+    """The manifest of the run's shards."""
     exit_code: int = 0
     """0, or 128 plus the signal that stopped the run."""
 
@@ -165,11 +168,8 @@ class _Job:
             if world.device.type != "cuda":
                 raise PetsegError("--sync-batchnorm: torch has it for GPUs only; leave it out on CPUs.")
             network = cast(Any, nn.SyncBatchNorm).convert_sync_batchnorm(network)
-        memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
-        self.network: Network = network.to(world.device, memory_format=memory_format)  # type: ignore[call-overload]
-        self.transform = InputTransform(
-            self.manifest.mean, self.manifest.std, apply=config.normalise, channels_last=config.channels_last
-        ).to(world.device)
+        self.network: Network = network.to(world.device)
+        self.transform = transform_for(config, self.manifest.mean, self.manifest.std).to(world.device)
         self.step = TrainStep(
             self.network,
             config,
@@ -230,6 +230,7 @@ class _Job:
         return build_loader(
             config.loader,
             shards=Path(config.shards),
+            manifest=self.manifest,
             split=split,
             batch_size=config.batch_size,
             size=config.height_width,
@@ -399,12 +400,10 @@ class _Job:
         if split != "test":
             self.note(f"These shards have no test split: the scores are of {split}, which the run has seen.")
         trained = load_trained(self.run.path, world.device)
-        memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
-        network: Network = trained.network.to(memory_format=memory_format)
         loader = self._loader(split)
         try:
             with self.clock.measure("evaluation"):
-                test = self._evaluate(loader, network)
+                test = self._evaluate(loader, trained.network)
         finally:
             loader.close()
         self._note_absent(test.metrics, split)
@@ -439,7 +438,7 @@ class _Job:
         }
         if world.is_main:
             self.run.write_summary(summary)
-        return FitResult(run=self.run, summary=summary, test=test)
+        return FitResult(run=self.run, summary=summary, test=test, trained=trained, manifest=self.manifest)
 
 
 def device_name(device: torch.device) -> str:

@@ -352,6 +352,19 @@ def test_eval_repeats_the_runs_own_figures(trained, petseg):
     assert code == 0 and "mean; pixel accuracy" in out
 
 
+def test_the_report_is_made_again(trained, packed, petseg, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    first = (run / "report.html").read_bytes()
+    (run / "report.html").unlink()
+    code, out, _ = petseg("report", run)
+    assert code == 0 and "report.html" in out
+    assert (run / "report.html").read_bytes() == first
+    refuses(petseg("report", tmp_path), "has no summary.json", "reached its end")
+    (run / "config.toml").unlink()  # what it needs is in the checkpoint
+    assert petseg("report", run)[0] == 0
+
+
 def test_eval_on_other_shards(trained, originals, petseg):
     code, out, _ = petseg("eval", trained, "--shards", originals, "--json")
     assert code == 0 and json.loads(out.strip().splitlines()[-1])["samples"] == 8

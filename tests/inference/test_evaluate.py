@@ -95,13 +95,14 @@ def test_full_size_scores_are_each_pictures_own(trained, packed):
 
 
 def test_panels_show_a_sample_and_the_worst(trained, packed):
+    manifest = Manifest.load(packed)
     scores = {index: 0.9 - 0.01 * index for index in range(12)}
     drawn, worst = choose(scores, 6)
     assert (drawn, worst) == (choose(scores, 6)[0], [11, 10, 9, 8]) and drawn == sorted(set(drawn)) and len(drawn) == 6
-    panels, worst_panels = make_panels(trained, packed, "val", scores, count=6, device=CPU)
+    panels, worst_panels = make_panels(trained, packed, manifest, "val", scores, count=6, device=CPU)
     assert [p.iou for p in worst_panels] == [scores[i] for i in worst] and len(panels) == 6
     for panel in (*panels, *worst_panels):
         assert panel.image.shape == (32, 48, 3) and panel.truth.shape == (32, 48)
         assert panel.probabilities.shape == (3, 32, 48)
         assert np.allclose(panel.probabilities.sum(0), 1, atol=1e-5)
-    assert make_panels(trained, packed, "val", scores, count=0, device=CPU) == ([], [])
+    assert make_panels(trained, packed, manifest, "val", scores, count=0, device=CPU) == ([], [])

@@ -81,7 +81,7 @@ def test_segment_is_squash_network_enlarge_argmax(tmp_path, options):
     small = resize_image(pixels, 32, 48)
     x = torch.from_numpy(small).permute(2, 0, 1)[None].float() / 255
     if options.get("normalise", True):
-        x = (x - torch.tensor(trained.mean).view(1, 3, 1, 1)) / torch.tensor(trained.std).view(1, 3, 1, 1)
+        x = (x - trained.transform.mean.view(1, 3, 1, 1)) / trained.transform.std.view(1, 3, 1, 1)
     with torch.no_grad():
         probabilities = trained.network.probabilities(trained.network(x))
     large = F.interpolate(probabilities, size=(121, 77), mode="bilinear", align_corners=False)[0]

@@ -16,7 +16,6 @@ from petseg.report.gallery import (
     mark,
     overlay,
     probability_colours,
-    split_worst,
     tile_side,
 )
 from petseg.report.looks import class_looks
@@ -112,22 +111,6 @@ def test_marks_lie_on_wrong_pixels_only_and_let_the_rest_show():
     assert not marked[~wrong].any()
     assert 0.3 < marked[wrong].mean() < 0.6
     assert not image.any()
-
-
-@pytest.mark.parametrize(("total", "worst"), [(0, 0), (1, 0), (2, 0), (3, 1), (12, 4), (68, 4)])
-def test_the_worst_third_is_told_apart(total, worst):
-    truth = np.zeros((2, 2), dtype=np.int64)
-    ious = np.random.default_rng(total).permutation(total) / max(total, 1)
-    panels = [panel_of(truth, truth, 2, key=str(i), iou=float(iou)) for i, iou in enumerate(ious)]
-    rest, lowest = split_worst(panels)
-    assert [p.iou for p in lowest] == sorted(ious)[:worst]
-    assert [p.key for p in rest] == [p.key for p in panels if p not in lowest]
-
-
-def test_a_picture_without_a_score_is_never_among_the_worst():
-    truth = np.zeros((2, 2), dtype=np.int64)
-    panels = [panel_of(truth, truth, 2, key=str(i), iou=v) for i, v in enumerate([math.nan, 0.9, 0.8])]
-    assert [p.key for p in split_worst(panels)[1]] == ["2"]
 
 
 @pytest.mark.parametrize(

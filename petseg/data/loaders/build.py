@@ -27,6 +27,7 @@ def build_loader(
     name: str,
     *,
     shards: Path,
+    manifest: Manifest | None = None,
     split: str,
     batch_size: int,
     size: Size | Callable[[int], Size],
@@ -46,6 +47,7 @@ def build_loader(
     Args:
         name: `dali`, `webdataset` or `random`.
         shards: folder that `petseg-shard` wrote.
+        manifest: its manifest, where that has been read already.
         split: `train`, `val` or `test`.
         batch_size: samples of one rank's batch.
         size: (height, width) in pixels that every sample is squashed to, or a function that gives it for an epoch.
@@ -69,7 +71,7 @@ def build_loader(
         raise PetsegError(f"--loader: unknown loader '{name}'; choose {', '.join(LOADERS)}.")
     if batch_size < 1:
         raise PetsegError(f"--batch-size: {batch_size} is out of range; give at least 1.")
-    manifest = Manifest.load(shards)
+    manifest = manifest or Manifest.load(shards)
     chosen = manifest.split(split)
     needed = batch_size * world if training else 1
     if chosen.samples < needed:

@@ -64,8 +64,6 @@ class PackReport:
     """Bytes read from the source, in this run and the ones it went on from."""
     bytes_out: int
     """Bytes of all tars."""
-    kept: int
-    """Samples whose original JPEG was kept."""
     converted: int
     """Samples whose image was no sound, upright RGB JPEG: other formats and colours, turned by EXIF."""
     unlisted: tuple[str, ...]
@@ -144,7 +142,6 @@ def pack(
         seconds=time.perf_counter() - started,
         bytes_in=sum(stats.bytes_in for stats in done.values()),
         bytes_out=sum(shard.bytes for split in manifest.splits.values() for shard in split.shards),
-        kept=sum(stats.kept for stats in done.values()),
         converted=sum(stats.converted for stats in done.values()),
         unlisted=plan.unlisted,
         ignored=listing.ignored,
