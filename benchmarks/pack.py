@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.data import Cell
 from benchmarks.harness import ROOT, ContenderError, Row, interleave, number, peer, ratio
-from petseg.data.shards.index import scan_tar
+from petseg.data.tar import scan_tar
 
 LIMIT_SECONDS = 1800
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from benchmarks.harness import Contender, ContenderError, Row, peer, ratio
 from petseg.classes import OXFORD
-from petseg.data.shards.index import Component, Entry, write_index
+from petseg.data.shards.index import write_index
 from petseg.data.shards.manifest import Encoding, Manifest, ShardInfo, Split
+from petseg.data.tar import Component, Entry
 
 SAMPLES = (10**4, 10**6, 10**7)
 QUICK = (10**6,)

@@ -69,8 +69,7 @@ def petseg_step(
     config: TrainConfig, classes: ClassTable, mean: tuple[float, float, float], std: tuple[float, float, float]
 ) -> TrainStep:
     """The step of petseg on one device, with `auto` resolved as in a run of it."""
-    if DEVICE.type == "cuda":
-        auto.allow_fast_kernels()
+    auto.tune_process(DEVICE)
     net = network(config, classes)
     chosen = auto.resolve(config, DEVICE, net, ENDLESS)
     if chosen.notes:

@@ -115,12 +115,10 @@ def _gpu() -> list[Check]:
 
 def _driver() -> str | None:
     """The NVIDIA driver's version, None without one."""
-    tool = shutil.which("nvidia-smi")
-    if tool:
-        query = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]
-        found = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
-        if found.returncode == 0 and found.stdout.strip():
-            return found.stdout.split()[0]
+    from torch.utils import collect_env
+
+    if found := collect_env.get_nvidia_driver_version(collect_env.run):  # type: ignore[no-untyped-call]
+        return str(found).split()[0]
     words = read_text("/proc/driver/nvidia/version").split()
     return next((w for w in words if w[0].isdigit() and "." in w), None)
 

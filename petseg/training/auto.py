@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import logging
 import os
+import platform
 import shutil
 import sys
 import time
@@ -36,11 +38,25 @@ class Choices:
     """Sentences for the person who started the run."""
 
 
-def allow_fast_kernels() -> None:
-    """Let CUDA multiply fp32 in TF32, and choose convolutions by timing them."""
-    torch.backends.cuda.matmul.allow_tf32 = True
-    torch.backends.cudnn.allow_tf32 = True
-    torch.backends.cudnn.benchmark = True
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+"""Numbers of glibc's malloc.h."""
+
+
+def tune_process(device: torch.device) -> None:
+    """Settings of the whole process that make its training faster.
+
+    - On a GPU: fp32 is multiplied in TF32, and convolutions are chosen by timing them.
+    - On a CPU with glibc: memory that was freed is kept. Else every step gives its large blocks back to the system and
+      faults them in anew, a fifth of its time for a twentieth less memory.
+    """
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True
+    elif platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 def missing_compiler(device: torch.device) -> str | None:

@@ -95,8 +95,8 @@ def fit(config: TrainConfig, run: RunFolder, world: World, reporter: Reporter, *
     Raises:
         PetsegError: bad input, or a loss that is no longer finite.
     """
+    auto.tune_process(world.device)
     if world.device.type == "cuda":
-        auto.allow_fast_kernels()
         torch.cuda.reset_peak_memory_stats(world.device)
     checkpoint = load_training_state(run) if resume else None
     if checkpoint is not None:

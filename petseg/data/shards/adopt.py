@@ -7,16 +7,16 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from petseg.classes import OXFORD, ClassTable
 from petseg.data.decode.masks import DecodeError
-from petseg.data.shards.index import Entry, format_index, index_name, scan_tar, write_index
+from petseg.data.shards.index import format_index, index_name, write_index
 from petseg.data.shards.manifest import Encoding, Manifest, ShardInfo, Split
 from petseg.data.shards.normalise import frame_marker
+from petseg.data.shards.stats import ShardStats, code_counts, mean_std
 from petseg.data.shards.verify import check_sample
 from petseg.data.sources import TRAINVAL
 from petseg.data.sources.files import MANIFEST_NAME, named_split, refuse_unfinished
+from petseg.data.tar import Entry, scan_tar
 from petseg.errors import PetsegError
 
 _KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -87,16 +87,14 @@ class _Survey:
         self._folder, self._classes = folder, classes
         self._extensions: tuple[str, str] | None = None
         self._keys: dict[str, Path] = {}
-        self._counts = np.zeros(256, dtype=np.int64)
-        self._height = self._width = self._progressive = 0
-        self._sums: dict[str, list[int]] = {}
+        self._stats: dict[Path, ShardStats] = {}
         self._digest = hashlib.sha256()
 
     def look_at(self, path: Path, entries: list[Entry], progress: Callable[[int], None] | None) -> None:
         """Check and count the samples of one tar."""
         if not entries:
             raise PetsegError(f"{path} holds no sample: remove it.")
-        sums = self._sums.setdefault(split_of(path.name), [0] * 7)
+        stats = self._stats[path] = ShardStats(name=path.name)
         with path.open("rb") as file:
             for entry in entries:
                 image, mask = self._parts(path, entry, file.read, file.seek)
@@ -107,14 +105,7 @@ class _Survey:
                 if entry.key in self._keys:
                     raise self._unfit(path, entry.key, f"its key stands in {self._keys[entry.key].name} too")
                 self._keys[entry.key] = path
-                self._counts += counts
-                self._height, self._width = max(self._height, picture.shape[0]), max(self._width, picture.shape[1])
-                values = picture.reshape(-1, 3).astype(np.int64)
-                self._progressive += frame_marker(image) == 0xC2
-                sums[0] += len(values)
-                for channel in range(3):
-                    sums[1 + channel] += int(values[:, channel].sum())
-                    sums[4 + channel] += int((values[:, channel] ** 2).sum())
+                stats.add(picture, counts, progressive=frame_marker(image) == 0xC2)
                 self._digest.update(f"{entry.key} {hashlib.sha256(image + mask).hexdigest()}\n".encode())
                 if progress:
                     progress(1)
@@ -127,9 +118,8 @@ class _Survey:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             info = ShardInfo(name=path.name, samples=len(entries), bytes=path.stat().st_size, sha256=digest)
             splits.setdefault(split_of(path.name), []).append(info)
-        train = self._sums.get("train") or [sum(column) for column in zip(*self._sums.values(), strict=True)]
-        mean = [train[1 + c] / train[0] for c in range(3)]
-        std = [max((train[4 + c] / train[0] - mean[c] ** 2), 1.0) ** 0.5 for c in range(3)]
+        every = list(self._stats.values())
+        mean, std = mean_std([stats for stats in every if split_of(stats.name) == "train"] or every)
         extensions = self._extensions or ("jpg", "png")
         return Manifest(
             splits={
@@ -139,12 +129,12 @@ class _Survey:
             },
             classes=self._classes,
             encoding=Encoding(short_side=0, quality=0, image=extensions[0], mask=extensions[1]),
-            max_height=self._height,
-            max_width=self._width,
-            pixel_counts={code: int(self._counts[code]) for code in (*self._classes.codes, *self._classes.ignored)},
-            mean=(round(mean[0] / 255, 6), round(mean[1] / 255, 6), round(mean[2] / 255, 6)),
-            std=(round(std[0] / 255, 6), round(std[1] / 255, 6), round(std[2] / 255, 6)),
-            progressive=self._progressive,
+            max_height=max(stats.max_height for stats in every),
+            max_width=max(stats.max_width for stats in every),
+            pixel_counts=code_counts(every, self._classes),
+            mean=mean,
+            std=std,
+            progressive=sum(stats.progressive for stats in every),
             source_digest=self._digest.hexdigest(),
         )
 

@@ -23,8 +23,8 @@ from petseg.data.decode.pictures import (
     turned,
 )
 from petseg.data.decode.resize import resize_nearest, shrink_image
+from petseg.data.shards.stats import histogram
 
-_HISTOGRAM_PIXELS = 1 << 24
 # What a baseline or progressive decoder takes; the rest (lossless, arithmetic) is for libjpeg alone.
 _BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
 
@@ -41,14 +41,10 @@ class Sample:
     """JPEG, RGB, upright."""
     mask: bytes
     """8-bit grey PNG of the image's size."""
-    height: int
-    width: int
-    pixel_counts: dict[int, int]
-    """Mask pixels of each code that occurs."""
-    channel_sums: tuple[int, int, int]
-    """Sums of the image's values, 0 to 255 each."""
-    channel_squares: tuple[int, int, int]
-    """Sums of their squares."""
+    pixels: np.ndarray
+    """The image as loaders will decode it: u8[H, W, 3]."""
+    counts: np.ndarray
+    """The mask's pixels by code: i64[256]."""
     progressive: bool
     """The image is a progressive JPEG that was kept."""
     kept: bool
@@ -91,7 +87,7 @@ def normalise(
             f"mask is {codes.shape[1]}x{codes.shape[0]}, its image {stored[1]}x{stored[0]}"
             + (" (before it is turned upright)" if orientation > 1 else "")
         )
-    counts = _histogram(codes)[0]
+    counts = histogram(codes)[0]
     unknown = sorted(set(np.flatnonzero(counts).tolist()) - {*classes.codes, *classes.ignored})
     if unknown:
         more = " ..." if len(unknown) > 5 else ""
@@ -102,7 +98,7 @@ def normalise(
         scale = short_side / min(height, width)
         new = max(short_side, round(height * scale)), max(short_side, round(width * scale))
         pixels, codes = shrink_image(pixels, *new), resize_nearest(codes, *new)
-        counts = _histogram(codes)[0]
+        counts = histogram(codes)[0]
         keep = False
     elif short_side:
         keep = False
@@ -112,17 +108,13 @@ def normalise(
         image = simplejpeg.encode_jpeg(
             np.ascontiguousarray(pixels), quality=quality, colorspace="RGB", colorsubsampling="420"
         )
-        # What loaders will see, so that the statistics are theirs.
+        # What loaders will see, so that the statistics are of that.
         pixels = simplejpeg.decode_jpeg(image)
-    sums, squares = _moments(pixels)
     return Sample(
         image=image,
         mask=encode_mask(codes),
-        height=pixels.shape[0],
-        width=pixels.shape[1],
-        pixel_counts={int(code): int(counts[code]) for code in np.flatnonzero(counts)},
-        channel_sums=sums,
-        channel_squares=squares,
+        pixels=pixels,
+        counts=counts,
         progressive=keep and frame_marker(image) == _PROGRESSIVE,
         kept=keep,
         converted=converted,
@@ -193,25 +185,3 @@ def _decode_grey_png(data: bytes, picture: Image.Image) -> np.ndarray:
     # Pillow spreads 2 and 4 bits over 0 to 255; the codes are what was stored.
     values = np.asarray(picture)
     return values // (255 // ((1 << depth) - 1)) if depth < 8 else values
-
-
-def _moments(pixels: np.ndarray) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """Sums and sums of squares of each channel, exact."""
-    values = np.arange(256, dtype=np.int64)
-    counts = _histogram(pixels)
-    red, green, blue = (int(channel @ values) for channel in counts)
-    red2, green2, blue2 = (int(channel @ values**2) for channel in counts)
-    return (red, green, blue), (red2, green2, blue2)
-
-
-def _histogram(pixels: np.ndarray) -> np.ndarray:
-    """How often each value occurs in each channel of u8[H, W] or u8[H, W, C]: i64[C, 256]."""
-    channels = pixels.shape[2] if pixels.ndim == 3 else 1
-    total = np.zeros((channels, 256), np.int64)
-    # OpenCV counts in float32, exact up to 2^24: hence the bands.
-    step = max(1, _HISTOGRAM_PIXELS // (pixels.shape[1] + 1))
-    for first in range(0, pixels.shape[0], step):
-        band = pixels[first : first + step]
-        for channel in range(channels):
-            total[channel] += cv2.calcHist([band], [channel], None, [256], [0, 256]).ravel().astype(np.int64)
-    return total

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
-import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +15,8 @@ from pathlib import Path
 from petseg.data.shards.manifest import Encoding, Manifest, Split
 from petseg.data.shards.plan import SPLIT_MODES, SPLITS, Plan, make_plan, split_of
 from petseg.data.shards.pool import run_jobs
-from petseg.data.shards.work import ShardJob, ShardStats, ShardWork, cannot_write, stats_path
+from petseg.data.shards.stats import ShardStats, code_counts, mean_std
+from petseg.data.shards.work import ShardJob, ShardWork, cannot_write, stats_path
 from petseg.data.sources import Listing, Rejected, Source
 from petseg.data.sources.files import MANIFEST_NAME, WORK_FOLDER
 from petseg.errors import PetsegError
@@ -262,11 +262,7 @@ def _manifest(
             splits[split] = Split(samples=sum(shard.samples for shard in shards), shards=tuple(shards))
     every = list(done.values())
     trained = [stats for name, stats in done.items() if split_of(name) == "train" and stats.pixels]
-    mean, std = _mean_std(trained or every)
-    counts = dict.fromkeys((*source.classes.codes, *source.classes.ignored), 0)
-    for stats in every:
-        for code, n in stats.pixel_counts.items():
-            counts[code] += n
+    mean, std = mean_std(trained or every)
     rejected = [*listing.rejected, *(each for stats in every for each in stats.rejected)]
     return Manifest(
         splits=splits,
@@ -274,7 +270,7 @@ def _manifest(
         encoding=Encoding(short_side=options.short_side, quality=options.quality),
         max_height=max(stats.max_height for stats in every),
         max_width=max(stats.max_width for stats in every),
-        pixel_counts=counts,
+        pixel_counts=code_counts(every, source.classes),
         mean=mean,
         std=std,
         progressive=sum(stats.progressive for stats in every),
@@ -289,16 +285,6 @@ def _digest(every: list[ShardStats]) -> str:
     for key in sorted(digests):
         total.update(f"{key} {digests[key]}\n".encode())
     return total.hexdigest()
-
-
-def _mean_std(every: list[ShardStats]) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Channel means and standard deviations, 0 to 1, of exact sums: the same in any order of adding."""
-    n = max(1, sum(stats.pixels for stats in every))
-    sums = [sum(stats.channel_sums[channel] for stats in every) for channel in range(3)]
-    squares = [sum(stats.channel_squares[channel] for stats in every) for channel in range(3)]
-    red, green, blue = (s / (255 * n) for s in sums)
-    red2, green2, blue2 = (math.sqrt((n * q - s * s) / (255 * n) ** 2) for s, q in zip(sums, squares, strict=True))
-    return (red, green, blue), (red2, green2, blue2)
 
 
 def _give_up(out: Path, manifest: Manifest) -> None:

@@ -11,8 +11,10 @@ import numpy as np
 from petseg.data.decode.images import decode_image
 from petseg.data.decode.masks import DecodeError, decode_mask
 from petseg.data.decode.pictures import PictureError, exif_orientation, opened
-from petseg.data.shards.index import Entry, format_index, index_name, scan_tar
+from petseg.data.shards.index import format_index, index_name
 from petseg.data.shards.manifest import Manifest, ShardInfo
+from petseg.data.shards.stats import histogram
+from petseg.data.tar import Entry, scan_tar
 from petseg.errors import PetsegError
 from petseg.system import read_at
 
@@ -65,7 +67,7 @@ def check_sample(image: bytes, mask: bytes, known: set[int]) -> tuple[np.ndarray
         raise DecodeError(f"image is turned by its EXIF orientation ({orientation}), which loaders do not read")
     if picture.shape[:2] != codes.shape:
         raise DecodeError(f"mask is {codes.shape[1]}x{codes.shape[0]}, its image {picture.shape[1]}x{picture.shape[0]}")
-    counts = np.bincount(codes.ravel(), minlength=256)
+    counts = histogram(codes)[0]
     unknown = sorted(set(np.flatnonzero(counts).tolist()) - known)
     if unknown:
         raise DecodeError(f"mask holds unknown codes {', '.join(map(str, unknown[:5]))}")

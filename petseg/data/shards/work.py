@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from petseg.data.shards.index import format_index, index_name, scan_tar
-from petseg.data.shards.manifest import ShardInfo
-from petseg.data.shards.normalise import RejectError, Sample, normalise
+from petseg.data.shards.index import format_index, index_name
+from petseg.data.shards.normalise import RejectError, normalise
 from petseg.data.shards.pool import Report
+from petseg.data.shards.stats import ShardStats
 from petseg.data.shards.writer import MAX_KEY, ShardWriter
 from petseg.data.sources import Pair, Rejected, Source
+from petseg.data.tar import scan_tar
 from petseg.errors import PetsegError
-from petseg.system import write_atomic
 
 _REPORT_EVERY = 8
 
@@ -30,62 +29,6 @@ class ShardJob:
     """Its samples, in order."""
     finished: ShardStats | None = None
     """What an earlier run noted when it had written the shard; it counts only if the sources are still the same."""
-
-
-@dataclass(kw_only=True, slots=True)
-class ShardStats:
-    """What a finished shard adds to the manifest; whole numbers, so that the order of adding does not matter."""
-
-    name: str
-    """File name of the tar."""
-    info: ShardInfo | None = None
-    """None if every sample was rejected: then there is no file."""
-    rejected: list[Rejected] = field(default_factory=list)
-    digests: dict[str, str] = field(default_factory=dict)
-    """SHA-256 of the source's bytes by key, rejected samples too."""
-    bytes_in: int = 0
-    pixels: int = 0
-    channel_sums: list[int] = field(default_factory=lambda: [0, 0, 0])
-    channel_squares: list[int] = field(default_factory=lambda: [0, 0, 0])
-    pixel_counts: dict[int, int] = field(default_factory=dict)
-    max_height: int = 0
-    max_width: int = 0
-    progressive: int = 0
-    kept: int = 0
-    converted: int = 0
-    resumed: bool = False
-    """It was written by an earlier run."""
-
-    def add(self, sample: Sample) -> None:
-        """Count a sample."""
-        self.pixels += sample.height * sample.width
-        for channel in range(3):
-            self.channel_sums[channel] += sample.channel_sums[channel]
-            self.channel_squares[channel] += sample.channel_squares[channel]
-        for code, n in sample.pixel_counts.items():
-            self.pixel_counts[code] = self.pixel_counts.get(code, 0) + n
-        self.max_height = max(self.max_height, sample.height)
-        self.max_width = max(self.max_width, sample.width)
-        self.progressive += sample.progressive
-        self.kept += sample.kept
-        self.converted += sample.converted
-
-    def save(self, path: Path) -> None:
-        """Write it as JSON, whole or not at all."""
-        write_atomic(path, json.dumps(asdict(self)).encode())
-
-    @classmethod
-    def load(cls, path: Path) -> ShardStats:
-        """Read what `save` wrote.
-
-        Raises:
-            OSError, ValueError, KeyError, TypeError: there is none, or it is damaged.
-        """
-        data = json.loads(path.read_bytes())
-        data["info"] = ShardInfo(**data["info"]) if data["info"] else None
-        data["rejected"] = [Rejected(**each) for each in data["rejected"]]
-        data["pixel_counts"] = {int(code): n for code, n in data["pixel_counts"].items()}
-        return cls(**data)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,7 +96,13 @@ class ShardWork:
                     stats.rejected.append(Rejected(key=pair.key, reason=str(error)))
                 else:
                     writer.add(pair.key, sample.image, sample.mask)
-                    stats.add(sample)
+                    stats.add(
+                        sample.pixels,
+                        sample.counts,
+                        progressive=sample.progressive,
+                        kept=sample.kept,
+                        converted=sample.converted,
+                    )
                 unreported += 1
                 if unreported == _REPORT_EVERY:
                     report(unreported)

@@ -8,8 +8,9 @@ import tarfile
 from pathlib import Path
 from types import TracebackType
 
-from petseg.data.shards.index import Component, Entry, index_name, write_index
+from petseg.data.shards.index import index_name, write_index
 from petseg.data.shards.manifest import ShardInfo
+from petseg.data.tar import Component, Entry
 from petseg.system import replace_durably
 
 MAX_KEY = 96

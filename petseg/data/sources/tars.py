@@ -5,13 +5,13 @@ from __future__ import annotations
 import glob
 import os
 import re
-import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from petseg.classes import ClassTable
 from petseg.data.sources import Listing, Pair, Rejected
 from petseg.data.sources.files import IMAGES, MASKS, named_split, refuse_unfinished, unfit_key
+from petseg.data.tar import Component, scan_tar
 from petseg.errors import PetsegError
 from petseg.system import open_file, read_at
 
@@ -52,9 +52,9 @@ class TarsSource:
         pairs: dict[str, Pair] = {}
         rejected: list[Rejected] = []
         for path in paths:
-            for name, members in _samples(path):
+            for name, components in scan_tar(path, advice="fetch it again, or unpack it"):
                 key = _UNFIT.sub("-", name)
-                chosen = _choose(members)
+                chosen = _choose({c.extension.lower(): c for c in components})
                 reason = unfit_key(key)
                 if isinstance(chosen, str):
                     reason = chosen
@@ -66,8 +66,8 @@ class TarsSource:
                 image, mask = chosen
                 pairs[key] = Pair(
                     key=key,
-                    image=f"{path}:{image.offset_data}+{image.size}",
-                    mask=f"{path}:{mask.offset_data}+{mask.size}",
+                    image=f"{path}:{image.offset}+{image.size}",
+                    mask=f"{path}:{mask.offset}+{mask.size}",
                     size=image.size + mask.size,
                     split=splits[path],
                 )
@@ -94,26 +94,7 @@ def _read(where: str) -> bytes:
         os.close(file)
 
 
-def _samples(path: Path) -> list[tuple[str, dict[str, tarfile.TarInfo]]]:
-    """Samples of a tar: name, and members by extension."""
-    found: list[tuple[str, dict[str, tarfile.TarInfo]]] = []
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                stem, _, extension = member.name.rpartition("/")[2].partition(".")
-                if not member.isreg() or member.issparse() or not stem:
-                    continue
-                folder = member.name.rpartition("/")[0]
-                name = f"{folder}/{stem}" if folder else stem
-                if not found or found[-1][0] != name:
-                    found.append((name, {}))
-                found[-1][1][extension.lower()] = member
-    except Exception as error:  # damaged headers lead tarfile to raise nearly anything
-        raise PetsegError(f"{path} is no whole, uncompressed tar ({error}): fetch it again, or unpack it.") from error
-    return found
-
-
-def _choose(members: dict[str, tarfile.TarInfo]) -> tuple[tarfile.TarInfo, tarfile.TarInfo] | str:
+def _choose(members: dict[str, Component]) -> tuple[Component, Component] | str:
     """Image and mask of a sample, or why there is none."""
     pictures = {e: m for e, m in members.items() if f".{e.rpartition('.')[2]}" in IMAGES}
     named = [e for e in pictures if any(word in e for word in _MASK_WORDS) and f".{e.rpartition('.')[2]}" in MASKS]

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from petseg import Manifest
 from petseg.data.decode.images import decode_image
 from petseg.data.decode.masks import decode_mask
-from petseg.data.shards.index import Component, Entry, format_index, read_index, read_spans, scan_tar
+from petseg.data.shards.index import format_index, read_index, read_spans
 from petseg.data.shards.reader import ShardReader
+from petseg.data.tar import Component, Entry, scan_tar
 from petseg.errors import PetsegError
 
 

@@ -16,6 +16,7 @@ from petseg.data.decode.images import decode_image
 from petseg.data.decode.masks import decode_mask
 from petseg.data.decode.pictures import turned
 from petseg.data.shards.normalise import RejectError, frame_marker, normalise
+from petseg.data.shards.stats import ShardStats, mean_std
 
 HEIGHT, WIDTH = 60, 90
 TIFFS = ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits")
@@ -83,7 +84,7 @@ def test_any_format_becomes_an_rgb_jpeg(name, short_side):
     assert sample.converted and not sample.kept and not sample.progressive
     assert frame_marker(sample.image) == 0xC0
     assert np.array_equal(decode_mask(sample.mask), codes())
-    assert sample.pixel_counts == {1: 20 * 45, 2: HEIGHT * WIDTH - 20 * 45 - 70, 3: 70}
+    assert sample.counts[1:4].tolist() == [20 * 45, HEIGHT * WIDTH - 20 * 45 - 70, 70]
 
 
 def test_sound_jpegs_are_kept_to_the_byte():
@@ -167,7 +168,7 @@ def test_ignored_codes_are_kept_as_they_are():
     void[0] = 255
     voc = ClassTable.from_dict({"codes": [1, 2, 3], "ignored": [255]})
     sample = fit(jpeg(), encoded(void), classes=voc)
-    assert np.array_equal(decode_mask(sample.mask), void) and sample.pixel_counts[255] == WIDTH
+    assert np.array_equal(decode_mask(sample.mask), void) and sample.counts[255] == WIDTH
 
 
 def flipped(data: bytes) -> bytes:
@@ -291,7 +292,7 @@ def test_interlaced_pngs_are_taken_whole_only(size):
 
 def test_a_mask_with_half_its_rows_is_rejected():
     zero = ClassTable.from_dict({"codes": [0, 1, 2, 3]})
-    assert fit(jpeg(), png(codes(), HEIGHT), classes=zero).pixel_counts[1] == 20 * 45
+    assert fit(jpeg(), png(codes(), HEIGHT), classes=zero).counts[1] == 20 * 45
     with pytest.raises(RejectError, match=r"mask is damaged .*it holds 50% of its pixels"):
         fit(jpeg(), png(codes()[: HEIGHT // 2], HEIGHT), classes=zero)
 
@@ -340,7 +341,7 @@ def test_large_pictures_are_refused_by_their_header():
 def test_sizes_are_reduced_and_never_enlarged(height, width, short_side):
     sample = fit(jpeg(picture(height, width)), encoded(codes(height, width)), short_side=short_side)
     got = decode_image(sample.image).shape[:2]
-    assert got == decode_mask(sample.mask).shape == (sample.height, sample.width)
+    assert got == decode_mask(sample.mask).shape == sample.pixels.shape[:2]
     if short_side and short_side < min(height, width):
         assert min(got) == short_side
         assert abs(got[0] / got[1] - height / width) < height / width * (1.5 / min(got))
@@ -350,9 +351,18 @@ def test_sizes_are_reduced_and_never_enlarged(height, width, short_side):
 
 def test_the_statistics_are_the_pixels():
     sample = fit(jpeg(), short_side=32)
+    stats = ShardStats(name="train-000000.tar")
+    for _ in range(2):
+        stats.add(sample.pixels, sample.counts, progressive=False)
     pixels = simplejpeg.decode_jpeg(sample.image).reshape(-1, 3).astype(np.int64)
-    assert sample.channel_sums == tuple(pixels.sum(0))
-    assert sample.channel_squares == tuple((pixels**2).sum(0))
+    assert stats.pixels == 2 * len(pixels) == sum(stats.pixel_counts.values())
+    assert stats.channel_sums == (2 * pixels.sum(0)).tolist()
+    assert stats.channel_squares == (2 * (pixels**2).sum(0)).tolist()
+    mean, std = mean_std([stats])
+    assert np.allclose(mean, pixels.mean(0) / 255) and np.allclose(std, pixels.std(0) / 255)
+    flat = ShardStats(name="train-000001.tar")
+    flat.add(np.full((9, 9, 3), 7, np.uint8), sample.counts, progressive=False)
+    assert mean_std([flat])[1] == (1 / 255,) * 3  # nobody divides by nothing
 
 
 @settings(deadline=None, max_examples=150)
@@ -367,4 +377,4 @@ def test_damaged_bytes_are_rejected_or_whole_but_never_a_crash(data):
     except RejectError as reason:
         assert len(str(reason).splitlines()) == 1
     else:
-        assert decode_image(sample.image).shape[:2] == (sample.height, sample.width)
+        assert decode_image(sample.image).shape[:2] == sample.pixels.shape[:2]

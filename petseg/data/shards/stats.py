@@ -1,0 +1,119 @@
+"""What is counted of a shard's samples, for the manifest."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from petseg.classes import ClassTable
+from petseg.data.shards.manifest import ShardInfo
+from petseg.data.sources import Rejected
+from petseg.system import write_atomic
+
+_HISTOGRAM_PIXELS = 1 << 24
+_VALUES = np.arange(256, dtype=np.int64)
+
+
+@dataclass(kw_only=True, slots=True)
+class ShardStats:
+    """What a finished shard adds to the manifest; whole numbers, so that the order of adding does not matter."""
+
+    name: str
+    """File name of the tar."""
+    info: ShardInfo | None = None
+    """None if every sample was rejected: then there is no file."""
+    rejected: list[Rejected] = field(default_factory=list)
+    digests: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of the source's bytes by key, rejected samples too."""
+    bytes_in: int = 0
+    pixels: int = 0
+    channel_sums: list[int] = field(default_factory=lambda: [0, 0, 0])
+    channel_squares: list[int] = field(default_factory=lambda: [0, 0, 0])
+    pixel_counts: dict[int, int] = field(default_factory=dict)
+    max_height: int = 0
+    max_width: int = 0
+    progressive: int = 0
+    kept: int = 0
+    converted: int = 0
+    resumed: bool = False
+    """It was written by an earlier run."""
+
+    def add(
+        self,
+        pixels: np.ndarray,
+        counts: np.ndarray,
+        *,
+        progressive: bool,
+        kept: bool = False,
+        converted: bool = False,
+    ) -> None:
+        """Count a sample: its image as loaders decode it, u8[H, W, 3], and its mask's pixels by code, i64[256]."""
+        height, width = pixels.shape[:2]
+        self.pixels += height * width
+        for channel, occurring in enumerate(histogram(pixels)):
+            self.channel_sums[channel] += int(occurring @ _VALUES)
+            self.channel_squares[channel] += int(occurring @ _VALUES**2)
+        for code in np.flatnonzero(counts).tolist():
+            self.pixel_counts[code] = self.pixel_counts.get(code, 0) + int(counts[code])
+        self.max_height = max(self.max_height, height)
+        self.max_width = max(self.max_width, width)
+        self.progressive += progressive
+        self.kept += kept
+        self.converted += converted
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON, whole or not at all."""
+        write_atomic(path, json.dumps(asdict(self)).encode())
+
+    @classmethod
+    def load(cls, path: Path) -> ShardStats:
+        """Read what `save` wrote.
+
+        Raises:
+            OSError, ValueError, KeyError, TypeError: there is none, or it is damaged.
+        """
+        data = json.loads(path.read_bytes())
+        data["info"] = ShardInfo(**data["info"]) if data["info"] else None
+        data["rejected"] = [Rejected(**each) for each in data["rejected"]]
+        data["pixel_counts"] = {int(code): n for code, n in data["pixel_counts"].items()}
+        return cls(**data)
+
+
+def mean_std(every: Sequence[ShardStats]) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Channel means and standard deviations, 0 to 1, of exact sums: the same in any order of adding.
+
+    A deviation is at least one step of 255, so that flat images can be divided by it.
+    """
+    n = max(1, sum(stats.pixels for stats in every))
+    sums = [sum(stats.channel_sums[channel] for stats in every) for channel in range(3)]
+    squares = [sum(stats.channel_squares[channel] for stats in every) for channel in range(3)]
+    red, green, blue = (s / (255 * n) for s in sums)
+    variances = ((n * q - s * s) / (255 * n) ** 2 for s, q in zip(sums, squares, strict=True))
+    red2, green2, blue2 = (max(math.sqrt(variance), 1 / 255) for variance in variances)
+    return (red, green, blue), (red2, green2, blue2)
+
+
+def code_counts(every: Sequence[ShardStats], classes: ClassTable) -> dict[int, int]:
+    """Mask pixels of every code that is known, also of those that never occur."""
+    return {
+        code: sum(stats.pixel_counts.get(code, 0) for stats in every) for code in (*classes.codes, *classes.ignored)
+    }
+
+
+def histogram(pixels: np.ndarray) -> np.ndarray:
+    """How often each value occurs in each channel of u8[H, W] or u8[H, W, C]: i64[C, 256]."""
+    channels = pixels.shape[2] if pixels.ndim == 3 else 1
+    total = np.zeros((channels, 256), np.int64)
+    # OpenCV counts in float32, exact up to 2^24: hence the bands.
+    step = max(1, _HISTOGRAM_PIXELS // (pixels.shape[1] + 1))
+    for first in range(0, pixels.shape[0], step):
+        band = pixels[first : first + step]
+        for channel in range(channels):
+            total[channel] += cv2.calcHist([band], [channel], None, [256], [0, 256]).ravel().astype(np.int64)
+    return total
