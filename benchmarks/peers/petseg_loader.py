@@ -4,6 +4,7 @@ import torch
 from _serve import arguments, endless, serve
 
 from petseg import build_loader
+from petseg.distributed import resolve_device
 
 args = arguments(("--loader", "webdataset"), ("--cache", "none"))
 torch.set_num_threads(args.workers)
@@ -11,6 +12,7 @@ loader = build_loader(
     args.loader,
     shards=args.data / "shards",
     split="train",
+    device=resolve_device("auto"),
     batch_size=args.batch,
     size=(args.size, args.size),
     training=True,
@@ -21,4 +23,14 @@ if args.cache != "none":  # from its second epoch on
     for _ in range(2):
         for _ in loader:
             pass
-serve(((batch.images, batch.codes) for batch in endless(lambda: loader)), "petseg", "torch")
+
+
+def settle():
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+serve(
+    ((batch.images, batch.codes) for batch in endless(lambda: loader)), "petseg", "torch", settle=settle,
+    as_uint8=lambda batch: tuple(part.cpu() for part in batch),
+)  # fmt: skip

@@ -50,7 +50,7 @@ class DaliEngine:
         manifest: the largest image sizes the decoders' buffers.
         batch_size: most samples in one submission.
         device: `cpu`, or the GPU to decode on.
-        num_threads: CPU threads of DALI.
+        num_threads: CPU threads of DALI; half as many read, and make the masks.
 
     Raises:
         PetsegError: DALI is not installed.
@@ -67,8 +67,9 @@ class DaliEngine:
             device_id=(device.index or 0) if device.type == "cuda" else None,
             num_threads=num_threads,
         )
-        self._threads = num_threads
-        self._pool = single_threaded_pool(num_threads)
+        # DALI's threads do most of the work; as many again beside them would take each other's cores.
+        self._threads = max(1, num_threads // 2)
+        self._pool = single_threaded_pool(self._threads)
         self._reading: deque[_Batch] = deque()
         self._decoding: deque[_Batch] = deque()
 
