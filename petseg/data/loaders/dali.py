@@ -38,6 +38,10 @@ class _Batch(NamedTuple):
     """u8[n, H, W]."""
     tasks: list[Future[Any]]
 
+    def is_read(self) -> bool:
+        """Whether all of it has been read, and nothing was wrong with it."""
+        return all(task.done() and task.exception() is None for task in self.tasks)
+
 
 class DaliEngine:
     """Decodes images with DALI: on the GPU (`mixed`), where it resizes them too, or on the CPU where there is none.
@@ -130,11 +134,11 @@ class DaliEngine:
 
     def _feed(self, *, wait_for_first: bool) -> None:
         """Hand DALI the batches that have been read, in order; it takes any number of them."""
-        while self._reading and (wait_for_first or all(task.done() for task in self._reading[0].tasks)):
+        while self._reading and (wait_for_first or self._reading[0].is_read()):
             wait_for_first = False
             batch = self._reading.popleft()
             for task in batch.tasks:
-                task.result()
+                task.result()  # a damaged sample is said in its batch's turn
             assert self._pipeline is not None
             self._pipeline.feed_input("jpegs", batch.images)
             if self._device.type == "cuda":

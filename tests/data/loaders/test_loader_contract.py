@@ -402,6 +402,17 @@ def test_a_damaged_sample_is_named(load, packed_copy, name, cache, what):
             list(loader)
 
 
+@every_loader
+def test_batches_before_a_damaged_sample_come_whole(load, packed_copy, name, cache):
+    before = 6
+    damage(packed_copy, "train", order_of(packed_copy, 0)[4 * before + 1], "mask")
+    batches = iter(load(name, packed_copy, cache=cache, verify=False, prefetch_batches=3))
+    received = [next(batches).indices.tolist() for _ in range(before) if time.sleep(0.02) is None]
+    assert flat(received) == order_of(packed_copy, 0)[: 4 * before]
+    with pytest.raises(PetsegError, match="mask is damaged"):
+        next(batches)
+
+
 def patch(shards: Path, index: int, what: str, change) -> str:
     """Apply `change` to a sample's encoded bytes inside its tar, of equal length; returns its key."""
     reader = ShardReader(shards, Manifest.load(shards), "train", verify=False)
