@@ -47,7 +47,7 @@ def tune_process(device: torch.device) -> None:
 
     - On a GPU: fp32 is multiplied in TF32, and convolutions are chosen by timing them.
     - On a CPU with glibc: memory that was freed is kept. Else every step gives its large blocks back to the system and
-      faults them in anew, a fifth of its time for a twentieth less memory.
+      faults them in anew, a seventh of its time for a twentieth less memory.
     """
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
