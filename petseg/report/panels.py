@@ -11,6 +11,7 @@ from petseg.data.decode.resize import resize_image, resize_nearest
 from petseg.data.order import keyed_hash
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.reader import ShardReader
+from petseg.inference.predict import Segmenter
 from petseg.inference.trained import TrainedModel
 from petseg.report.gallery import Panel
 
@@ -51,21 +52,21 @@ def make_panels(
         PetsegError: shards that cannot be read.
     """
     drawn, worst = choose(image_iou, count)
+    segmenter = Segmenter(trained, device)
     reader = ShardReader(shards, manifest, split, verify=trained.config.verify)
     try:
         panels = {
-            index: _panel(trained, reader, index, image_iou[index], device) for index in dict.fromkeys([*drawn, *worst])
+            index: _panel(segmenter, reader, index, image_iou[index]) for index in dict.fromkeys([*drawn, *worst])
         }
     finally:
         reader.close()
     return [panels[index] for index in drawn], [panels[index] for index in worst]
 
 
-def _panel(trained: TrainedModel, reader: ShardReader, index: int, iou: float, device: torch.device) -> Panel:
-    height, width = trained.config.height_width
+def _panel(segmenter: Segmenter, reader: ShardReader, index: int, iou: float) -> Panel:
+    height, width = segmenter.height, segmenter.width
     picture, mask = reader.decoded(index)
     image, codes = resize_image(picture, height, width), resize_nearest(mask, height, width)
-    batch = torch.from_numpy(np.ascontiguousarray(image)).unsqueeze(0).to(device)
-    probabilities = trained.probabilities(batch)[0].float().cpu().numpy()
-    truth = trained.classes.lookup()[codes].astype(np.int64)
+    probabilities = segmenter.probabilities(image).float().numpy()
+    truth = segmenter.classes.lookup()[codes].astype(np.int64)
     return Panel(key=reader.key(index), image=image, truth=truth, probabilities=probabilities, iou=iou)

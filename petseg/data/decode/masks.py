@@ -53,8 +53,14 @@ def decode_mask(data: bytes | memoryview) -> np.ndarray:
     Raises:
         DecodeError: it is damaged, too large, or not 8-bit grey (a palette's indices would come back as its greys).
     """
-    height, width = check_mask_header(data)
-    _, _, _, kind, size, chunk = _HEAD.unpack_from(data)
+    if len(data) < _HEAD.size:
+        raise DecodeError("mask is no 8-bit grey PNG")
+    start, width, height, kind, size, chunk = _HEAD.unpack_from(data)
+    # What decoders would silently convert: another bit depth or colour type.
+    if start != _START or kind[:2] != _GREY[:2]:
+        raise DecodeError("mask is no 8-bit grey PNG")
+    if height * width > MAX_PIXELS:
+        raise DecodeError(f"mask is too large ({width}x{height})")
     if chunk == b"IDAT" and kind == _GREY:
         mask = _inflated(data, size, height, width)
         if mask is not None:
@@ -66,23 +72,6 @@ def decode_mask(data: bytes | memoryview) -> np.ndarray:
     if mask is None:
         raise DecodeError("mask is damaged")
     return np.asarray(mask, dtype=np.uint8)
-
-
-def check_mask_header(data: bytes | memoryview) -> tuple[int, int]:
-    """(height, width) of an 8-bit grey PNG of at most `MAX_PIXELS`, before any pixel is decoded.
-
-    Raises:
-        DecodeError: it is another kind of file, or larger.
-    """
-    if len(data) < _HEAD.size:
-        raise DecodeError("mask is no 8-bit grey PNG")
-    start, width, height, kind, _, _ = _HEAD.unpack_from(data)
-    # What decoders would silently convert: another bit depth or colour type.
-    if start != _START or kind[:2] != _GREY[:2]:
-        raise DecodeError("mask is no 8-bit grey PNG")
-    if height * width > MAX_PIXELS:
-        raise DecodeError(f"mask is too large ({width}x{height})")
-    return height, width
 
 
 def _inflated(data: bytes | memoryview, size: int, height: int, width: int) -> np.ndarray | None:

@@ -107,6 +107,6 @@ def build_loader(
         engine = DaliEngine(reader, manifest, batch_size=batch_size, device=device, num_threads=threads)
     else:
         engine = ThreadEngine(reader, device=device, num_threads=threads)
-    if store is not None and not callable(size):
-        engine = CachedEngine(store, size, engine)
+    if store is not None:
+        engine = CachedEngine(store, engine)
     return Loader(plan, size, device, engine, prefetch_batches)

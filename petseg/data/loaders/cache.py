@@ -25,6 +25,9 @@ _GB = 1e9
 class Store(Protocol):
     """Samples by index."""
 
+    size: Size
+    """(height, width) of the samples in pixels."""
+
     def has(self, indices: np.ndarray) -> np.ndarray:
         """bool[n]: which of the samples i64[n] are there."""
         ...
@@ -43,13 +46,11 @@ class CachedEngine:
 
     Args:
         store: where samples are kept.
-        size: (height, width) of its samples in pixels.
         inner: the engine that decodes; closed together with this one.
     """
 
-    def __init__(self, store: Store, size: Size, inner: Engine) -> None:
+    def __init__(self, store: Store, inner: Engine) -> None:
         self._store: Store | None = store
-        self._size = size
         self._inner = inner
         # What was submitted, oldest first: indices, and the positions in them that the inner engine was asked for.
         self._asked: deque[tuple[np.ndarray, np.ndarray | None]] = deque()
@@ -58,8 +59,8 @@ class CachedEngine:
         """See `Engine`."""
         if self._store is None:
             raise ValueError("this engine is closed")
-        if size != self._size:
-            raise ValueError(f"this cache holds samples of {self._size}, not of {size}")
+        if size != self._store.size:
+            raise ValueError(f"this cache holds samples of {self._store.size}, not of {size}")
         present = self._store.has(indices)
         if present.all():
             self._asked.append((indices, None))
@@ -103,6 +104,7 @@ class DeviceStore:
                 "give a smaller --size, or go without."
             ) from error
         self._present = np.zeros(samples, dtype=bool)
+        self.size = size
         self._device = device
 
     def has(self, indices: np.ndarray) -> np.ndarray:
@@ -127,6 +129,7 @@ class HostStore:
     """The whole split in host memory, one copy for all ranks of a machine."""
 
     def __init__(self, memory: mmap.mmap, samples: int, size: tuple[int, int], device: torch.device) -> None:
+        self.size = size
         height, width = size
         pixels = height * width
         whole = np.frombuffer(memory, np.uint8)

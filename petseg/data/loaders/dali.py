@@ -16,7 +16,7 @@ from petseg.data.decode.masks import decode_mask
 from petseg.data.decode.resize import resize_image, resize_nearest
 from petseg.data.loaders.culprit import name_culprit
 from petseg.data.loaders.loader import Pixels, Size
-from petseg.data.loaders.threads import read_on, single_threaded_pool
+from petseg.data.loaders.pool import ReadPool
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.reader import ShardReader
 from petseg.errors import PetsegError
@@ -63,24 +63,22 @@ class DaliEngine:
     def __init__(
         self, reader: ShardReader, manifest: Manifest, *, batch_size: int, device: torch.device, num_threads: int
     ) -> None:
-        self._reader = reader
+        self._on_gpu = device.type == "cuda"
         self._device = device
         self._pipeline: Pipeline | None = _pipeline(
             manifest,
             batch_size=batch_size,
-            device_id=(device.index or 0) if device.type == "cuda" else None,
+            device_id=(device.index or 0) if self._on_gpu else None,
             num_threads=num_threads,
         )
         # DALI's threads do most of the work; as many again beside them would take each other's cores.
-        self._threads = max(1, num_threads // 2)
-        self._pool = single_threaded_pool(self._threads)
+        self._pool = ReadPool(reader, max(1, num_threads // 2))
         self._reading: deque[_Batch] = deque()
         self._decoding: deque[_Batch] = deque()
 
     def submit(self, indices: np.ndarray, size: Size) -> None:
         """See `Engine`."""
-        on_gpu = self._device.type == "cuda"
-        codes = torch.empty((len(indices), *size), dtype=torch.uint8, pin_memory=on_gpu)
+        codes = torch.empty((len(indices), *size), dtype=torch.uint8, pin_memory=self._on_gpu)
         rows = codes.numpy()
         images: list[np.ndarray] = [rows] * len(indices)
 
@@ -92,8 +90,7 @@ class DaliEngine:
             images[row] = np.frombuffer(image, np.uint8)
             resize_nearest(decode_mask(mask), *size, out=rows[row])
 
-        tasks = read_on(self._pool, self._threads, self._reader, indices, read)
-        self._reading.append(_Batch(indices, size, images, codes, tasks))
+        self._reading.append(_Batch(indices, size, images, codes, self._pool.each(indices, read)))
         self._feed(wait_for_first=False)
 
     def receive(self) -> Pixels:
@@ -103,15 +100,15 @@ class DaliEngine:
         self._feed(wait_for_first=not self._decoding)
         try:
             # The stream makes DALI's work visible to what torch queues next, without waiting on the host.
-            stream = torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
+            stream = torch.cuda.current_stream(self._device) if self._on_gpu else None
             (pictures,) = self._pipeline.share_outputs(stream)
             self._pipeline.release_outputs()  # the tensors keep what they use
         except RuntimeError as error:
             self._pipeline = None  # it works ahead no more
-            fault = name_culprit(self._reader, [batch.indices for batch in self._decoding], error)
+            fault = name_culprit(self._pool.reader, [batch.indices for batch in self._decoding], error)
             raise fault from error
         batch = self._decoding.popleft()
-        if stream is not None:
+        if self._on_gpu:
             return Pixels(from_dlpack(pictures.as_tensor()), batch.codes.to(self._device, non_blocking=True))
         return Pixels(self._resized(pictures, batch.size), batch.codes)
 
@@ -123,14 +120,14 @@ class DaliEngine:
             for row in part:
                 resize_image(np.asarray(pictures[row]), *size, out=rows[row])
 
-        list(self._pool.map(resize, (range(first, len(rows), self._threads) for first in range(self._threads))))
+        threads = self._pool.threads
+        self._pool.do(resize, (range(first, len(rows), threads) for first in range(threads)))
         return images
 
     def close(self) -> None:
         """See `Engine`."""
         self._pipeline = None  # its threads and buffers go with it
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        self._reader.close()
+        self._pool.close()
 
     def _feed(self, *, wait_for_first: bool) -> None:
         """Hand DALI the batches that have been read, in order; it takes any number of them."""
@@ -141,7 +138,7 @@ class DaliEngine:
                 task.result()  # a damaged sample is said in its batch's turn
             assert self._pipeline is not None
             self._pipeline.feed_input("jpegs", batch.images)
-            if self._device.type == "cuda":
+            if self._on_gpu:
                 size = np.asarray(batch.size, np.float32)
                 self._pipeline.feed_input("sizes", [size] * len(batch.images))
             self._pipeline.schedule_run()

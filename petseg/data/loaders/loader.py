@@ -94,6 +94,10 @@ class LoaderPlan:
             return epoch_order(self.sizes, self.seed, epoch, self.window)
         return np.arange(sum(self.sizes), dtype=np.int64)
 
+    def batches(self, epoch: int, consumed: int = 0) -> np.ndarray:
+        """i64[steps, batch size]: this rank's batches from `consumed` to the end of an epoch (see `rank_slice`)."""
+        return rank_slice(self.order(epoch), self.batch_size, self.rank, self.world, consumed, drop_last=self.training)
+
     def steps(self, consumed: int) -> int:
         """Batches of each rank from `consumed` to the end of an epoch."""
         left, whole = sum(self.sizes) - consumed, self.batch_size * self.world
@@ -271,13 +275,12 @@ class Loader:
 
     def _tickets_from(self, epoch: int, consumed: int) -> Iterator[_Ticket]:
         plan = self.plan
-        whole = plan.batch_size * plan.world
+        whole, total = plan.batch_size * plan.world, sum(plan.sizes)
         while True:
-            order, size = plan.order(epoch), self._size(epoch)
-            batches = rank_slice(order, plan.batch_size, plan.rank, plan.world, consumed, drop_last=plan.training)
+            batches, size = plan.batches(epoch, consumed), self._size(epoch)
             padded = 0 if plan.training else int((batches[-1:] < 0).sum())
             for number, indices in enumerate(batches, start=1):
                 last = number == len(batches)
                 real = plan.batch_size - (padded if last else 0)
-                yield _Ticket(indices, real, size, min(consumed + number * whole, len(order)), last)
+                yield _Ticket(indices, real, size, min(consumed + number * whole, total), last)
             epoch, consumed = epoch + 1, 0

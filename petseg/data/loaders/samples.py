@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch.utils.data
 
-from petseg.data.order import epoch_order, rank_slice
+from petseg.data.loaders.loader import LoaderPlan
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.reader import ShardReader
 from petseg.errors import PetsegError
@@ -62,14 +62,21 @@ class OrderedSamples(torch.utils.data.IterableDataset[dict[str, Any]]):
     ) -> None:
         self.manifest = Manifest.load(shards)
         self._folder = shards
-        self._split = split
-        self._training = training
-        self._seed = seed
-        self._share = (rank, world)
-        self._window = window
-        self._epoch = multiprocessing.Value("q", 0)
-        if not self.manifest.split(split).samples:
+        chosen = self.manifest.split(split)
+        if not chosen.samples:
             raise PetsegError(f"{shards}: the {split} split is empty.")
+        self._plan = LoaderPlan(
+            digest=self.manifest.digest,
+            split=split,
+            sizes=tuple(chosen.sizes),
+            batch_size=1,
+            seed=seed,
+            training=training,
+            rank=rank,
+            world=world,
+            window=window,
+        )
+        self._epoch = multiprocessing.Value("q", 0)
         # Opened once here for its checks; every process that iterates opens its own files.
         ShardReader(shards, self.manifest, split, verify=verify).close()
 
@@ -81,7 +88,7 @@ class OrderedSamples(torch.utils.data.IterableDataset[dict[str, Any]]):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         encoding = self.manifest.encoding
-        reader = ShardReader(self._folder, self.manifest, self._split, verify=False)
+        reader = ShardReader(self._folder, self.manifest, self._plan.split, verify=False)
         try:
             for index in self._indices().tolist():
                 image, mask = reader.read(index)
@@ -95,10 +102,7 @@ class OrderedSamples(torch.utils.data.IterableDataset[dict[str, Any]]):
             reader.close()
 
     def _indices(self) -> np.ndarray:
-        sizes = self.manifest.split(self._split).sizes
-        order = np.arange(sum(sizes), dtype=np.int64)
-        if self._training:
-            order = epoch_order(sizes, self._seed, self._epoch.value, self._window)
-        mine = rank_slice(order, 1, *self._share, drop_last=self._training).ravel()
+        mine = self._plan.batches(self._epoch.value).ravel()
+        mine = mine[mine >= 0]
         worker = torch.utils.data.get_worker_info()
-        return mine[mine >= 0] if worker is None else mine[mine >= 0][worker.id :: worker.num_workers]
+        return mine if worker is None else mine[worker.id :: worker.num_workers]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,43 +14,11 @@ from petseg.data.decode.images import check_image_header, decode_image
 from petseg.data.decode.masks import DecodeError, decode_mask
 from petseg.data.decode.resize import resize_image, resize_nearest
 from petseg.data.loaders.loader import Pixels, Size
+from petseg.data.loaders.pool import ReadPool
 from petseg.data.shards.reader import ShardReader
 
 if TYPE_CHECKING:
     from petseg.data.decode.nvimgcodec import BatchDecoder
-
-MOST_SAMPLES = 32
-"""Samples of one task at most. Larger tasks cost less, and batches that are under way even out their lengths."""
-
-
-def single_threaded_pool(threads: int) -> ThreadPoolExecutor:
-    """Threads in which torch does not start threads of its own.
-
-    `torch.set_num_threads` sets the calling thread's number and the one that every thread takes when it first computes:
-    that may be the one that trains. So all threads of the pool are started here, and then it is set back.
-    """
-    before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(threads, "petseg-decode", initializer=torch.set_num_threads, initargs=(1,))
-    all_started = threading.Barrier(threads + 1)
-    for _ in range(threads):
-        pool.submit(all_started.wait)
-    all_started.wait()
-    torch.set_num_threads(before)
-    return pool
-
-
-def read_on(
-    pool: ThreadPoolExecutor,
-    threads: int,
-    reader: ShardReader,
-    indices: np.ndarray,
-    use: Callable[[int, memoryview, memoryview], None],
-) -> list[Future[Any]]:
-    """`ShardReader.each` for a batch, in tasks of a pool: one to two for two threads, as batches overlap."""
-    step = min(MOST_SAMPLES, math.ceil(2 * len(indices) / threads))
-    return [
-        pool.submit(reader.each, indices[first : first + step], use, first) for first in range(0, len(indices), step)
-    ]
 
 
 class ThreadEngine:
@@ -67,10 +33,8 @@ class ThreadEngine:
     """
 
     def __init__(self, reader: ShardReader, *, device: torch.device, num_threads: int) -> None:
-        self._reader = reader
+        self._pool = ReadPool(reader, num_threads)
         self._device = device
-        self._threads = num_threads
-        self._pool = single_threaded_pool(num_threads)
         self._batches: deque[Callable[[], Pixels]] = deque()
         self._decoder: BatchDecoder | None = None
         if device.type == "cuda":
@@ -89,10 +53,9 @@ class ThreadEngine:
 
     def close(self) -> None:
         """See `Engine`."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.close()
         if self._decoder is not None:
             self._decoder.close()
-        self._reader.close()
 
     def _start(self, indices: np.ndarray, size: Size) -> Callable[[], Pixels]:
         pin = self._device.type == "cuda"
@@ -104,7 +67,7 @@ class ThreadEngine:
             resize_image(decode_image(image), *size, out=image_rows[row])
             resize_nearest(decode_mask(mask), *size, out=code_rows[row])
 
-        tasks = read_on(self._pool, self._threads, self._reader, indices, decode)
+        tasks = self._pool.each(indices, decode)
 
         def finish() -> Pixels:
             for task in tasks:
@@ -131,8 +94,8 @@ class ThreadEngine:
                 task.result()
             images, failed = decoder.decode(encoded, size)
             if failed:
-                raise self._reader.bad_sample(int(indices[failed[0]]), DecodeError("image is damaged"))
+                raise self._pool.reader.bad_sample(int(indices[failed[0]]), DecodeError("image is damaged"))
             return images
 
-        images = decoder.submit(decode, read_on(self._pool, self._threads, self._reader, indices, read))
+        images = decoder.submit(decode, self._pool.each(indices, read))
         return lambda: Pixels(decoder.take(images), codes.to(self._device, non_blocking=True))

@@ -1,0 +1,55 @@
+"""Threads that read the samples of a batch, and do with them what an engine asks."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from petseg.data.shards.reader import ShardReader
+
+T = TypeVar("T")
+
+MOST_SAMPLES = 32
+"""Samples of one task at most. Larger tasks cost less, and batches that are under way even out their lengths."""
+
+
+class ReadPool:
+    """Threads in which torch does not start threads of its own, over a reader that is closed together with them.
+
+    `torch.set_num_threads` sets the calling thread's number and the one that every thread takes when it first computes:
+    that may be the one that trains. So all threads of the pool are started here, and then it is set back.
+    """
+
+    def __init__(self, reader: ShardReader, threads: int) -> None:
+        self.reader = reader
+        self.threads = threads
+        before = torch.get_num_threads()
+        self._pool = ThreadPoolExecutor(threads, "petseg-decode", initializer=torch.set_num_threads, initargs=(1,))
+        all_started = threading.Barrier(threads + 1)
+        for _ in range(threads):
+            self._pool.submit(all_started.wait)
+        all_started.wait()
+        torch.set_num_threads(before)
+
+    def each(self, indices: np.ndarray, use: Callable[[int, memoryview, memoryview], None]) -> list[Future[Any]]:
+        """`ShardReader.each` for a batch, in tasks: one to two for two threads, as batches overlap."""
+        step = min(MOST_SAMPLES, math.ceil(2 * len(indices) / self.threads))
+        return [
+            self._pool.submit(self.reader.each, indices[first : first + step], use, first)
+            for first in range(0, len(indices), step)
+        ]
+
+    def do(self, work: Callable[[T], object], parts: Iterable[T]) -> None:
+        """Do work on all parts, and wait until it is done."""
+        list(self._pool.map(work, parts))
+
+    def close(self) -> None:
+        """End the threads, and then close the reader."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self.reader.close()
