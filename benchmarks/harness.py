@@ -111,14 +111,17 @@ class Contender:
         """End it, at once if it does not end by itself."""
         if self._process.stdin is not None:
             self._process.stdin.close()
+        self._end()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        self._errors.close()
+
+    def _end(self) -> None:
         try:
             self._process.wait(5)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
-        self._errors.close()
 
     def _answer(self, seconds: float) -> dict[str, Any]:
         assert self._process.stdout is not None
@@ -137,7 +140,7 @@ class Contender:
 
     def _reason(self) -> str:
         """The last line that it left on standard error."""
-        self._process.wait(5)
+        self._end()  # one that has closed its output can still take long to end
         self._errors.seek(0)
         lines = [line for line in self._errors.read().decode("utf-8", "replace").splitlines() if line.strip()]
         return (lines[-1] if lines else f"it ended with code {self._process.returncode}")[:300]

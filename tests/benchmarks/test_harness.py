@@ -61,6 +61,9 @@ def test_a_contender_that_cannot_run_is_named_with_its_reason(peer):
     dies = peer(PEER.replace("serve(", "import os; os._exit(3); serve("))
     with pytest.raises(ContenderError):
         dies.wait_ready()
+    lingers = peer("import os, sys, time; print('too old', file=sys.stderr); os.close(1); time.sleep(60)")
+    with pytest.raises(ContenderError, match="too old"):
+        lingers.wait_ready()
 
 
 def test_all_are_measured_once_before_any_is_measured_again():
