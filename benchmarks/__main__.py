@@ -49,9 +49,9 @@ def loader_command(
 ) -> None:
     """Samples a second of every loader and cache, its peers, and decoding without a pipeline."""
     from benchmarks import loader
-    from benchmarks.data import WORK, prepare, source_of
+    from benchmarks.data import QUICK_SAMPLES, SAMPLES, WORK, prepare, source_of
 
-    made = source_of(source)
+    made = source_of(source, QUICK_SAMPLES if quick else SAMPLES)
     cells = short_side or ([128] if quick else [0, 128, 256])
     sizes = size or ([100] if quick else [100, 128, 224])
     entries = [e for e in loader.ENTRIES if not no_peers or e.kind in {"petseg", "ceiling"}]
@@ -125,11 +125,11 @@ def train_command(
 ) -> None:
     """Training from shards to updated weights, beside the loader and the step alone."""
     from benchmarks import train
-    from benchmarks.data import prepare, source_of
+    from benchmarks.data import QUICK_SAMPLES, SAMPLES, prepare, source_of
     from petseg.distributed import resolve_device
     from petseg.inference.choices import resolve_loader
 
-    made = source_of(source)
+    made = source_of(source, QUICK_SAMPLES if quick else SAMPLES)
     repeats = _repeats(repeats, quick=quick)
     loaders = [resolve_loader("auto", resolve_device("auto"))] if quick else list(train.LOADERS)
     plans = train.QUICK if quick else train.PLANS
@@ -156,9 +156,9 @@ def pack_command(
 ) -> None:
     """From source files to shards, beside one process with webdataset's ShardWriter."""
     from benchmarks import pack
-    from benchmarks.data import WORK, prepare, source_of
+    from benchmarks.data import QUICK_SAMPLES, SAMPLES, WORK, prepare, source_of
 
-    counts = (500,) if quick else (500, 3000)
+    counts = (QUICK_SAMPLES,) if quick else (SAMPLES, 3000)
     repeats = _repeats(repeats, quick=quick)
     entries = [
         entry

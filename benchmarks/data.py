@@ -27,8 +27,8 @@ from petseg.system import usable_cores
 WORK = Path(__file__).parent / ".work"
 """Prepared data, kept between runs; safe to remove."""
 
-SYNTHETIC_SAMPLES = 500
-"""As many as the smaller pack benchmark takes, so that both use the same files."""
+SAMPLES, QUICK_SAMPLES = 500, 250
+"""Drawn samples, and those of --quick; the pack benchmark takes as many, so that all use the same files."""
 IMAGE_BOUNDS = (2.0, 6.0)
 """The loader contract's: mean absolute difference from the reference over a set, and over any image, of 255."""
 
@@ -79,7 +79,7 @@ class InFiles(InTrain):
         )
 
 
-def source_of(text: str, samples: int = SYNTHETIC_SAMPLES) -> InTrain:
+def source_of(text: str, samples: int = SAMPLES) -> InTrain:
     """`synthetic` (drawn pets at the sizes of Oxford's photos) or whatever petseg-shard takes."""
     if text == "synthetic":
         return InTrain(SyntheticSource(samples, min_side=333, max_side=500))
