@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from petseg.data.loaders.workers import Workers
 from petseg.data.shards.pack import PackOptions, pack
 from petseg.data.sources.oxford import OxfordSource
 from petseg.data.sources.synthetic import SyntheticSource
@@ -38,6 +39,14 @@ def own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def decoding_processes():
+    """Loaders share their processes: these are started once, and not for every test."""
+    workers = Workers.shared(2)
+    yield
+    workers.release()
 
 
 def write_oxford(root: Path, n: int = 24, *, seed: int = 5) -> Path:

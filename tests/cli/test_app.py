@@ -168,14 +168,14 @@ def test_verify_names_what_it_found(packed_copy, petseg):
 
 def limited():
     """A limit on file sizes is the full disk that a test can have."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
 
 
 def test_a_full_disk_is_one_sentence(packed, environment):
     bin_ = Path(sys.executable).parent
     for command in (
         [bin_ / "petseg-shard", "synthetic:64", "out", "--workers", "1"],
-        [bin_ / "petseg-train", "--shards", packed, "--run-dir", "run", *TINY],
+        [bin_ / "petseg-train", "--shards", packed, "--run-dir", "run", *TINY, "--batch-size", "2"],
     ):
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, check=False, preexec_fn=limited, timeout=120

@@ -11,8 +11,10 @@ import torch
 from petseg.data.loaders.cache import CachedEngine, make_store
 from petseg.data.loaders.dali import DaliEngine
 from petseg.data.loaders.loader import Engine, Loader, LoaderPlan, Size
+from petseg.data.loaders.processes import ProcessEngine
 from petseg.data.loaders.random import RandomEngine
-from petseg.data.loaders.threads import ThreadEngine
+from petseg.data.loaders.threads import ThreadEngine, decodes_on_gpu
+from petseg.data.loaders.workers import SUPPORTED
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.reader import ShardReader
 from petseg.distributed import local_share
@@ -26,7 +28,7 @@ LOADERS = ("dali", "webdataset", "random")
 def build_loader(
     name: str,
     *,
-    shards: Path,
+    shards: Path | str,
     manifest: Manifest | None = None,
     split: str,
     batch_size: int,
@@ -58,7 +60,7 @@ def build_loader(
         rank: this rank, from 0.
         world: number of ranks.
         window: how many shards are in play at once when shuffling; None for all.
-        num_threads: decoding threads; 0 for one a usable core.
+        num_threads: decoding threads (processes, which all loaders share, for `webdataset`); 0 for one a usable core.
         prefetch_batches: batches that are made ahead.
         cache: keep decoded samples in `host` memory (one copy a machine) or on the `device`.
         verify: check the shards' hashes first; what was found sound is remembered, so only a first run pays for it.
@@ -71,6 +73,7 @@ def build_loader(
         raise PetsegError(f"--loader: unknown loader '{name}'; choose {', '.join(LOADERS)}.")
     if batch_size < 1:
         raise PetsegError(f"--batch-size: {batch_size} is out of range; give at least 1.")
+    shards = Path(shards).expanduser()
     manifest = manifest or Manifest.load(shards)
     chosen = manifest.split(split)
     needed = batch_size * world if training else 1
@@ -105,6 +108,8 @@ def build_loader(
     engine: Engine
     if name == "dali":
         engine = DaliEngine(reader, manifest, batch_size=batch_size, device=device, num_threads=threads)
+    elif SUPPORTED and not decodes_on_gpu(device):
+        engine = ProcessEngine(reader, device=device, processes=threads)
     else:
         engine = ThreadEngine(reader, device=device, num_threads=threads)
     if store is not None:

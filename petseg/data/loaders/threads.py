@@ -1,4 +1,4 @@
-"""The webdataset loader: shards decoded and resized by threads, straight into the batch."""
+"""The webdataset loader where nvImageCodec decodes on the GPU, or where there are no processes to share the work."""
 
 from __future__ import annotations
 
@@ -21,10 +21,17 @@ if TYPE_CHECKING:
     from petseg.data.decode.nvimgcodec import BatchDecoder
 
 
+def decodes_on_gpu(device: torch.device) -> bool:
+    """Whether `ThreadEngine` decodes images on this device, with nvImageCodec."""
+    if device.type != "cuda":
+        return False
+    from petseg.data.decode.nvimgcodec import available
+
+    return available()
+
+
 class ThreadEngine:
     """Decodes and resizes on CPU threads; on a GPU, nvImageCodec decodes the images and torch resizes them there.
-
-    Threads, not processes: the decoders let go of the GIL, and pixels need no copy between processes.
 
     Args:
         reader: encoded samples; closed together with the engine.
@@ -37,10 +44,10 @@ class ThreadEngine:
         self._device = device
         self._batches: deque[Callable[[], Pixels]] = deque()
         self._decoder: BatchDecoder | None = None
-        if device.type == "cuda":
-            from petseg.data.decode.nvimgcodec import BatchDecoder, available
+        if decodes_on_gpu(device):
+            from petseg.data.decode.nvimgcodec import BatchDecoder
 
-            self._decoder = BatchDecoder(device, num_threads) if available() else None
+            self._decoder = BatchDecoder(device, num_threads)
 
     def submit(self, indices: np.ndarray, size: Size) -> None:
         """See `Engine`."""
@@ -94,7 +101,7 @@ class ThreadEngine:
                 task.result()
             images, failed = decoder.decode(encoded, size)
             if failed:
-                raise self._pool.reader.bad_sample(int(indices[failed[0]]), DecodeError("image is damaged"))
+                raise self._pool.reader.fault(int(indices[failed[0]]), DecodeError("image is damaged"))
             return images
 
         images = decoder.submit(decode, self._pool.each(indices, read))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -13,22 +11,17 @@ import numpy as np
 
 from petseg.data.decode.images import decode_image
 from petseg.data.decode.masks import DecodeError, decode_mask
+from petseg.data.shards.files import Span, TarFiles
 from petseg.data.shards.hashes import check_hashes
 from petseg.data.shards.index import index_name, read_index, read_spans
 from petseg.data.shards.manifest import Manifest
 from petseg.errors import PetsegError
-from petseg.system import open_file, read_at
 
 T = TypeVar("T")
-
-MAX_OPEN = 256
-"""Tars that stay open; a set of more shards opens the others read by read, well below any limit of descriptors."""
 
 
 class ShardReader:
     """The samples of one split, by their index in the manifest's order.
-
-    Reads go through pread and never a memory map: a tar that shrinks under a map is a SIGBUS, here it is an error.
 
     Args:
         folder: shard folder.
@@ -69,9 +62,9 @@ class ShardReader:
             check_hashes(folder, shards, share=share)
         self._spans = np.concatenate(spans) if spans else np.zeros((0, 4), np.int64)
         self._keys: tuple[int, list[str]] = (-1, [])  # of the shard that was asked for last
-        self._files: dict[int, int] = {}
-        self._lock = threading.Lock()
-        self._closed = False
+        # Absolute, for processes that may have been started in another folder.
+        self._names = [str(path.absolute()) for path in self._paths]
+        self._files = TarFiles()
 
     def __len__(self) -> int:
         return len(self._spans)
@@ -100,7 +93,15 @@ class ShardReader:
             PetsegError: the tar went away or ends too early.
             ValueError: the reader is closed.
         """
-        return self._read(index, self._shard(index), self._spans[index].tolist())
+        return self._read(self.spans(np.array([index]))[0])
+
+    def spans(self, indices: np.ndarray) -> list[Span]:
+        """Where the samples i64[n] are."""
+        shards = (np.searchsorted(self._starts, indices, "right") - 1).tolist()
+        return [
+            (index, self._names[shard], *span)
+            for index, shard, span in zip(indices.tolist(), shards, self._spans[indices].tolist(), strict=True)
+        ]
 
     def each(self, indices: np.ndarray, use: Callable[[int, memoryview, memoryview], T], start: int = 0) -> list[T]:
         """Read samples and give each to `use(row, image, mask)`, encoded, rows counted from `start`; its results.
@@ -109,14 +110,12 @@ class ShardReader:
             PetsegError: as `read`; or `use` raised a `DecodeError`, with the sample's name.
         """
         results = []
-        shards = (np.searchsorted(self._starts, indices, "right") - 1).tolist()
-        spans = self._spans[indices].tolist()
-        for row, index in enumerate(indices.tolist()):
-            image, mask = self._read(index, shards[row], spans[row])
+        for row, span in enumerate(self.spans(indices), start):
+            image, mask = self._read(span)
             try:
-                results.append(use(start + row, image, mask))
+                results.append(use(row, image, mask))
             except DecodeError as fault:
-                raise self.bad_sample(index, fault) from fault
+                raise self.fault(span[0], fault) from fault
         return results
 
     def decoded(self, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -135,57 +134,29 @@ class ShardReader:
 
         return self.each(np.array([index]), decode)[0]
 
-    def bad_sample(self, index: int, fault: DecodeError) -> PetsegError:
-        """The sentence for a sample that cannot be decoded."""
+    def fault(self, index: int, fault: OSError | EOFError | DecodeError) -> PetsegError:
+        """The sentence for a sample that cannot be read or decoded."""
+        if isinstance(fault, EOFError):
+            return PetsegError(f"{self.path(index)} is shorter than the manifest says: copy or pack it again.")
+        if isinstance(fault, OSError):
+            return PetsegError(f"{self.where(index)} cannot be read ({fault.strerror}).")
         return PetsegError(f"{self.where(index)}: {fault}; run `petseg verify {self.folder}` and pack again.")
 
     def close(self) -> None:
         """Close the files. Reads that are under way in other threads must have ended."""
-        with self._lock:
-            self._closed = True
-            files, self._files = self._files, {}
-        for file in files.values():
-            os.close(file)
+        self._files.close()
 
-    def _read(self, index: int, shard: int, span: list[int]) -> tuple[memoryview, memoryview]:
-        image_at, image_size, mask_at, mask_size = span
-        start = min(image_at, mask_at)
-        length = max(image_at + image_size, mask_at + mask_size) - start
+    def _read(self, span: Span) -> tuple[memoryview, memoryview]:
         try:
-            data = self._pread(shard, length, start)
-        except OSError as error:
-            raise PetsegError(f"{self.where(index)} cannot be read ({error.strerror}).") from error
-        if len(data) != length:
-            raise PetsegError(f"{self._paths[shard]} is shorter than the manifest says: copy or pack it again.")
-        view = memoryview(data)
-        image, mask = image_at - start, mask_at - start
-        return view[image : image + image_size], view[mask : mask + mask_size]
+            return self._files.read(span)
+        except (OSError, EOFError) as fault:
+            raise self.fault(span[0], fault) from fault
 
     def _shard(self, index: int) -> int:
         return bisect.bisect_right(self._starts, index) - 1
 
     def _index(self, shard: int) -> Path:
         return self.folder / index_name(self._paths[shard].name)
-
-    def _pread(self, shard: int, length: int, start: int) -> bytes:
-        file = self._files.get(shard)
-        if file is None:
-            if len(self._paths) > MAX_OPEN and len(self._files) >= MAX_OPEN:
-                file = open_file(self._paths[shard])
-                try:
-                    return read_at(file, length, start)
-                finally:
-                    os.close(file)
-            file = self._open(shard)
-        return read_at(file, length, start)
-
-    def _open(self, shard: int) -> int:
-        with self._lock:
-            if self._closed:
-                raise ValueError("this reader is closed")
-            if shard not in self._files:
-                self._files[shard] = open_file(self._paths[shard])
-            return self._files[shard]
 
     @staticmethod
     def _check_size(path: Path, expected: int) -> None:

@@ -142,7 +142,7 @@ def test_a_tar_that_is_not_what_the_manifest_says(packed_copy, change):
 
 
 def test_many_shards_do_not_need_as_many_open_files(packed, monkeypatch):
-    monkeypatch.setattr("petseg.data.shards.reader.MAX_OPEN", 2)
+    monkeypatch.setattr("petseg.data.shards.files.MAX_OPEN", 2)
     assert len(samples(packed, "train")) == 42
 
 

@@ -1,0 +1,83 @@
+"""The webdataset loader where images are decoded on the CPU: in processes, since threads wait for each other's GIL."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections import deque
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from petseg.data.loaders.loader import Pixels, Size
+from petseg.data.loaders.pool import MOST_SAMPLES
+from petseg.data.loaders.worker import Task
+from petseg.data.loaders.workers import Workers
+from petseg.data.shards.reader import ShardReader
+
+
+class _Batch(NamedTuple):
+    """A batch on its way."""
+
+    ticket: int
+    samples: int
+    size: Size
+
+
+class ProcessEngine:
+    """Decodes and resizes in processes, which all loaders of this process share.
+
+    Args:
+        reader: knows where samples are; closed together with the engine.
+        device: where the batches go.
+        processes: how many decode.
+
+    Raises:
+        PetsegError: they cannot be started.
+    """
+
+    def __init__(self, reader: ShardReader, *, device: torch.device, processes: int) -> None:
+        self._reader = reader
+        self._device = device
+        self._workers = Workers.shared(processes)
+        self._batches: deque[_Batch] = deque()
+        # Also for those who never close their loader.
+        self._give_back = weakref.finalize(self, _give_back, self._workers, self._batches)
+
+    def submit(self, indices: np.ndarray, size: Size) -> None:
+        """See `Engine`."""
+        count, pixels = len(indices), math.prod(size)
+        spans = self._reader.spans(indices)
+        # One to two tasks for two processes, as batches overlap.
+        step = min(MOST_SAMPLES, math.ceil(2 * count / self._workers.count))
+        tasks = [
+            Task(0, 3 * pixels * first, pixels * (3 * count + first), size, spans[first : first + step])
+            for first in range(0, count, step)
+        ]
+        self._batches.append(_Batch(self._workers.submit(tasks, 4 * count * pixels), count, size))
+
+    def receive(self) -> Pixels:
+        """See `Engine`."""
+        ticket, count, size = self._batches[0]
+        failed = self._workers.wait(ticket)
+        if failed is not None and failed.fault is not None:
+            raise self._reader.fault(failed.sample, failed.fault) from failed.fault
+        pixels = torch.from_numpy(self._workers.take(ticket))
+        self._batches.popleft()
+        if self._device.type == "cuda":
+            # Pinned blocks are not reused before the copy is done: torch's allocator records the stream.
+            pixels = pixels.pin_memory().to(self._device, non_blocking=True)
+        cut = len(pixels) // 4 * 3
+        return Pixels(pixels[:cut].view(count, *size, 3), pixels[cut:].view(count, *size))
+
+    def close(self) -> None:
+        """See `Engine`."""
+        self._give_back()
+        self._reader.close()
+
+
+def _give_back(workers: Workers, batches: deque[_Batch]) -> None:
+    for batch in batches:
+        workers.drop(batch.ticket)
+    workers.release()
