@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,8 @@ class ClassTable:
     """One RGB colour a class (0 to 255), for pictures."""
     ignored: tuple[int, ...] = ()
     """Codes that masks may hold but that are not scored (VOC's void, 255)."""
+    ignored_colours: tuple[tuple[int, int, int], ...] = ()
+    """One RGB colour for each ignored code, for masks in colours; or none."""
     foregrounds: tuple[tuple[int, ...], ...] = ()
     """Groups of codes scored together as one foreground; Oxford's pets have two conventions, {1} and {1, 3}."""
 
@@ -55,8 +58,13 @@ class ClassTable:
             )
         if any(not isinstance(n, str) or not n for n in self.names) or len(set(self.names)) != len(self.names):
             raise PetsegError(f"class names must differ and not be empty, not {list(self.names)}: rename one.")
-        if any(len(rgb) != 3 or any(not 0 <= v <= 255 for v in rgb) for rgb in self.colours):
-            raise PetsegError(f"class colours are three numbers from 0 to 255, not {list(self.colours)}.")
+        every_colour = (*self.colours, *self.ignored_colours)
+        if any(len(rgb) != 3 or any(not 0 <= v <= 255 for v in rgb) for rgb in every_colour):
+            raise PetsegError(f"class colours are three numbers from 0 to 255, not {list(every_colour)}.")
+        if self.ignored_colours and len(self.ignored_colours) != len(self.ignored):
+            raise PetsegError(
+                f"{len(self.ignored)} ignored codes have {len(self.ignored_colours)} colours: give one each, or none."
+            )
         if any(c not in self.codes for group in self.foregrounds for c in group):
             raise PetsegError(f"foregrounds {list(self.foregrounds)} name codes that are not in {list(self.codes)}.")
 
@@ -68,6 +76,15 @@ class ClassTable:
         table = np.full(256, IGNORE_INDEX, dtype=np.uint8)
         table[list(self.codes)] = np.arange(len(self.codes), dtype=np.uint8)
         return table
+
+    def code_of_colour(self) -> dict[tuple[int, int, int], int]:
+        """Codes by colour; a colour that several have stands for none."""
+        pairs = [
+            *zip(self.colours, self.codes, strict=True),
+            *zip(self.ignored_colours, self.ignored[: len(self.ignored_colours)], strict=True),
+        ]
+        times = Counter(colour for colour, _ in pairs)
+        return {colour: code for colour, code in pairs if times[colour] == 1}
 
     def masks(self, codes: torch.Tensor, indices: torch.Tensor | None = None) -> torch.Tensor:
         """Class indices of a batch of codes, on the same device and without a host sync.
@@ -102,31 +119,42 @@ class ClassTable:
             "colours": [list(rgb) for rgb in self.colours],
             "ignored": list(self.ignored),
             "foregrounds": [list(group) for group in self.foregrounds],
+            # Left out where there are none: manifests of before stay the same bytes.
+            **({"ignored_colours": [list(rgb) for rgb in self.ignored_colours]} if self.ignored_colours else {}),
         }
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ClassTable:
-        """The inverse of `to_dict`; `names`, `colours`, `ignored` and `foregrounds` may be missing.
+        """The inverse of `to_dict`; all but `codes` may be missing.
 
         Raises:
             PetsegError: an unknown key, or a value that is not a table of classes.
         """
-        unknown = set(data) - {"codes", "names", "colours", "ignored", "foregrounds"}
+        known = ("codes", "names", "colours", "ignored", "ignored_colours", "foregrounds")
+        unknown = set(data) - set(known)
         if unknown:
-            raise PetsegError(f"class map: unknown key '{min(unknown)}'; known are codes, names, colours, ignored.")
+            raise PetsegError(f"class map: unknown key '{min(unknown)}'; known are {', '.join(known)}.")
         try:
             codes = tuple(data["codes"])
             names = tuple(data.get("names", [f"class {code}" for code in codes]))
             colours = tuple(tuple(int(v) for v in rgb) for rgb in data.get("colours", default_colours(len(codes))))
             ignored = tuple(data.get("ignored", ()))
+            ignored_colours = tuple(tuple(int(v) for v in rgb) for rgb in data.get("ignored_colours", ()))
             foregrounds = tuple(tuple(group) for group in data.get("foregrounds", ()))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise PetsegError(f"class map: write it like this: {_TOML_EXAMPLE!r}") from error
-        return cls(codes=codes, names=names, colours=colours, ignored=ignored, foregrounds=foregrounds)  # type: ignore[arg-type]
+        return cls(
+            codes=codes,
+            names=names,
+            colours=colours,  # type: ignore[arg-type]
+            ignored=ignored,
+            ignored_colours=ignored_colours,  # type: ignore[arg-type]
+            foregrounds=foregrounds,
+        )
 
     @classmethod
     def from_toml(cls, path: Path) -> ClassTable:
-        """Read a class map: `codes` and, if wanted, `names`, `colours`, `ignored`, `foregrounds`.
+        """Read a class map: `codes` and, if wanted, `names`, `colours`, `ignored`, `ignored_colours`, `foregrounds`.
 
         Raises:
             PetsegError: no such file, not TOML, or not a class map.

@@ -37,7 +37,8 @@ def shard(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A folder in the Oxford layout, oxford (fetches it), folder:IMAGES,MASKS, tars:GLOB, synthetic[:N].",
+            help="A folder of images and masks (Oxford's layout, or folders named like them), oxford (fetches it), "
+            "folder:IMAGES,MASKS, tars:GLOB, synthetic[:N].",
             show_default=False,
         ),
     ],
@@ -46,8 +47,8 @@ def shard(
         str | None,
         typer.Option(
             metavar="official|random",
-            help="official: the source's own lists, a seeded 10% of trainval as val; random: 70/20/10. "
-            "Default: official where there are lists.",
+            help="official: the source's own lists or split folders, a seeded 10% of trainval as val; "
+            "random: 70/20/10. Default: official where there are any.",
             show_default=False,
         ),
     ] = None,
@@ -58,8 +59,35 @@ def shard(
     workers: Annotated[int, typer.Option(help="Processes; 0 for one a core. The bytes are the same for any.")] = 0,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 if anything was rejected.")] = False,
     classes: Annotated[
-        Path | None, typer.Option(help="Class map (TOML: codes, names, colours, ignored).", show_default=False)
+        Path | None,
+        typer.Option(help="Class map (TOML: codes, names, colours, ignored); see petseg classes.", show_default=False),
     ] = None,
+    pair: Annotated[
+        str | None,
+        typer.Option(
+            metavar="IMAGES=MASKS",
+            help="How files below SOURCE pair up, such as 'images/*.jpg=masks/*_gt.png'.",
+            show_default=False,
+        ),
+    ] = None,
+    train_list: Annotated[
+        Path | None, typer.Option(help="Who is in train: one key a line.", show_default=False)
+    ] = None,
+    val_list: Annotated[
+        Path | None, typer.Option(help="Who is in val; default: a tenth of train's list.", show_default=False)
+    ] = None,
+    test_list: Annotated[Path | None, typer.Option(help="Who is in test.", show_default=False)] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX",
+            help="What it finds in a key (its first group) is a patient, a video: they stay in one split.",
+            show_default=False,
+        ),
+    ] = None,
+    allow_rejects: Annotated[
+        bool, typer.Option("--allow-rejects", help="Pack the others though more than half is rejected.")
+    ] = False,
     download_dir: Annotated[Path, typer.Option(help="Folder for the download of `oxford`.")] = Path("downloads"),
 ) -> None:
     """Pack pictures and masks into WebDataset shards with DALI indices."""
@@ -81,6 +109,10 @@ def shard(
         seed=seed,
         workers=workers,
         classes=classes,
+        pair=pair,
+        lists={"train": train_list, "val": val_list, "test": test_list},
+        group=group,
+        allow_rejects=allow_rejects,
         download_dir=download_dir,
     )
     if strict and rejected:
@@ -217,6 +249,18 @@ def show(
     from petseg.cli.shards import show_command
 
     show_command(console.out(), folder, out, split, count)
+
+
+@umbrella.command()
+def classes(
+    masks: Annotated[Path, typer.Argument(metavar="MASKS", help="Folder of masks.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="TOML file to write.", show_default=False)] = None,
+) -> None:
+    """Say what masks hold, and write the class map to start from."""
+    from petseg.cli import console
+    from petseg.cli.shards import classes_command
+
+    classes_command(console.out(), masks, out)
 
 
 @umbrella.command()

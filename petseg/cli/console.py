@@ -22,6 +22,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from petseg.data.shards.manifest import Manifest
+    from petseg.data.shards.scan import MaskScan
 
 
 def out() -> Console:
@@ -148,8 +149,21 @@ def metrics_table(metrics: dict[str, Any], title: str) -> Table:
     return table
 
 
+def mask_table(scan: MaskScan) -> Table:
+    """What masks hold."""
+    table = Table(title=f"{counted(scan.files, 'mask')}", title_justify="left")
+    for column in ("colour" if scan.in_colours else "code", "pixels", "masks", ""):
+        table.add_column(column, justify="right" if column != "" else "left")
+    pixels = sum(found.pixels for found in scan.values.values())
+    for value, found in sorted(scan.values.items()):
+        name = ", ".join(map(str, value))
+        void = "taken for void: ignored" if value == (scan.void(),) else ""
+        table.add_row(name, f"{100 * found.pixels / pixels:.2f}%", f"{found.files:,}", void)
+    return table
+
+
 def packing_table(
-    manifest: Manifest, *, bytes_in: int, seconds: float, converted: int, unlisted: int, ignored: int
+    manifest: Manifest, *, bytes_in: int, seconds: float, converted: int, split_by: str, unlisted: int, ignored: int
 ) -> Table:
     """What a pack holds."""
     table = Table(title="Packed", title_justify="left", show_header=False)
@@ -160,6 +174,7 @@ def packing_table(
     written = sum(shard.bytes for split in manifest.splits.values() for shard in split.shards)
     for name, split in manifest.splits.items():
         table.add_row(escape(name), f"{counted(split.samples, 'sample')} in {counted(len(split.shards), 'shard')}")
+    table.add_row("split by", "chance (70/20/10)" if split_by == "chance" else split_by)
     table.add_section()
     table.add_row("all", f"{counted(samples, 'sample')} in {counted(shards, 'shard')}")
     table.add_row("bytes in", f"{bytes_in / 1e6:,.1f} MB" if bytes_in else "drawn")

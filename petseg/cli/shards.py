@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
 from petseg.classes import ClassTable
-from petseg.cli.console import packing_table, progress
+from petseg.cli.console import mask_table, packing_table, progress
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.pack import PackOptions, PackReport, pack
 from petseg.data.sources import Source
@@ -30,6 +31,10 @@ def pack_command(
     seed: int,
     workers: int,
     classes: Path | None,
+    pair: str | None,
+    lists: Mapping[str, Path | None],
+    group: str | None,
+    allow_rejects: bool,
     download_dir: Path,
 ) -> int:
     """Pack what SOURCE names; returns the number of rejects.
@@ -44,14 +49,22 @@ def pack_command(
         console.print(
             f"Oxford-IIIT Pet goes to {escape(str(download_dir))} (0.8 GB, checked by MD5; later runs use it again)."
         )
-    source = resolve_source(text, classes=table, seed=seed, download_dir=download_dir)
+    given = {name: path for name, path in lists.items() if path is not None}
+    if given and split == "random":
+        raise PetsegError("--split random: leave it out, or the lists.")
+    source = resolve_source(text, classes=table, pair=pair, lists=given, seed=seed, download_dir=download_dir)
     if split is None:
         split = "official" if any(pair.split for pair in source.listing().pairs) else "random"
     options = PackOptions(
-        split=split, short_side=short_side, quality=quality, samples_per_shard=samples_per_shard, seed=seed
+        split=split,
+        short_side=short_side,
+        quality=quality,
+        samples_per_shard=samples_per_shard,
+        seed=seed,
+        group=group,
     )
     try:
-        report = pack_with_progress(console, source, out, options, workers=workers)
+        report = pack_with_progress(console, source, out, options, workers=workers, allow_rejects=allow_rejects)
     except KeyboardInterrupt:
         console.print("Stopped: the shards that were finished stay, and the same command goes on from them.")
         raise
@@ -60,7 +73,7 @@ def pack_command(
 
 
 def pack_with_progress(
-    console: Console, source: Source, out: Path, options: PackOptions, *, workers: int = 0
+    console: Console, source: Source, out: Path, options: PackOptions, *, workers: int = 0, allow_rejects: bool = False
 ) -> PackReport:
     """Pack under a progress bar.
 
@@ -70,13 +83,22 @@ def pack_with_progress(
         out: shard folder.
         options: of the pack.
         workers: processes; 0 for one a usable core.
+        allow_rejects: finish also if more than half was rejected.
     """
     from petseg.system import usable_cores
 
     if workers < 0:
         raise PetsegError(f"--workers: {workers} is out of range; give 0 for one a core, or a number.")
     with progress(console, "packing") as (advance, expect):
-        return pack(source, out, options, workers=workers or usable_cores(), progress=advance, planned=expect)
+        return pack(
+            source,
+            out,
+            options,
+            workers=workers or usable_cores(),
+            allow_rejects=allow_rejects,
+            progress=advance,
+            planned=expect,
+        )
 
 
 def show_report(console: Console, report: PackReport, out: Path) -> None:
@@ -88,6 +110,7 @@ def show_report(console: Console, report: PackReport, out: Path) -> None:
             bytes_in=report.bytes_in,
             seconds=report.seconds,
             converted=report.converted,
+            split_by=report.split_by,
             unlisted=len(report.unlisted),
             ignored=report.ignored,
         )
@@ -104,6 +127,37 @@ def show_report(console: Console, report: PackReport, out: Path) -> None:
     if len(manifest.rejected) > SHOWN_REJECTS:
         console.print(f"... and {len(manifest.rejected) - SHOWN_REJECTS} more, all in {escape(str(out))}/manifest.json")
     console.print(f"Shards are in {escape(str(out))}. Train on them: petseg-train --shards {escape(str(out))}")
+
+
+def classes_command(console: Console, folder: Path, out: Path | None) -> None:
+    """Show what a folder of masks holds, and print or write a class map.
+
+    Raises:
+        PetsegError: no masks, or what they hold makes no class map.
+    """
+    from petseg.data.shards.scan import mask_files, scan_masks
+    from petseg.system import write_atomic
+
+    folder = folder.expanduser()
+    files = mask_files(folder)
+    with progress(console, "looking") as (advance, expect):
+        expect(len(files))
+        scan = scan_masks(((path.name, path.read_bytes()) for path in files), advance)
+    for reject in scan.rejected[:SHOWN_REJECTS]:
+        console.print(f"[yellow]not read[/] {escape(reject.key)}: {escape(reject.reason)}")
+    if len(scan.rejected) > SHOWN_REJECTS:
+        console.print(f"... and {len(scan.rejected) - SHOWN_REJECTS} more")
+    text = scan.to_toml()
+    console.print(mask_table(scan))
+    if out is None:
+        console.print("A class map to start from; --out FILE writes it:\n")
+        console.print(text, markup=False, highlight=False, soft_wrap=True, end="")
+        return
+    write_atomic(out, text.encode())
+    console.print(
+        f"The class map to start from is in {escape(str(out))}: name its classes, then pack with --classes "
+        f"{escape(str(out))}."
+    )
 
 
 def verify_command(console: Console, folder: Path) -> None:

@@ -134,16 +134,11 @@ class _Job:
         shards, init_from = Path(config.shards), config.init_from
         self.manifest = Manifest.load(shards)
         self.classes: ClassTable = self.manifest.classes
+        config = self._fitting(config, self.manifest.split("train").samples)
+        per_epoch = self._samples("train") // (config.batch_size * world.size) * config.batch_size * world.size
         torch.manual_seed(config.seed)
         network = network_for(config, self.classes)
         check_size(network, *config.height_width, config.batch_size)
-        split = self.manifest.split("train")
-        per_epoch = split.samples // (config.batch_size * world.size) * config.batch_size * world.size
-        if not per_epoch:
-            raise PetsegError(
-                f"--batch-size {config.batch_size}: the train split has {split.samples} samples, too few for one batch "
-                f"on each of {world.size} ranks; give a smaller one."
-            )
         chosen = auto.resolve(config, world.device, network, per_epoch // world.size * config.epochs)
         self.config = config = dataclasses.replace(
             config,
@@ -208,6 +203,16 @@ class _Job:
     def note(self, text: str) -> None:
         if self.world.is_main:
             self.reporter.note(text)
+
+    def _fitting(self, config: TrainConfig, samples: int) -> TrainConfig:
+        """A batch that the train split fills on every rank, where the one that was asked for is larger."""
+        most = samples // self.world.size
+        if config.batch_size <= most:
+            return config
+        if not most:
+            raise PetsegError(f"the train split has {samples} samples, too few for {self.world.size} ranks.")
+        self.note(f"--batch-size {config.batch_size} becomes {most}: the train split has {samples} samples.")
+        return dataclasses.replace(config, batch_size=most)
 
     def _announce_hashing(self) -> None:
         every = [shard for split in self.manifest.splits.values() for shard in split.shards]

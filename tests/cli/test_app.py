@@ -184,6 +184,38 @@ def test_a_full_disk_is_one_sentence(packed, environment):
     assert not [p for p in Path().rglob("*") if "partial" in p.name and p.is_file()]
 
 
+def test_classes_writes_a_map_that_packs(petseg):
+    for n in range(4):
+        for name, pixels in (
+            ("images", np.full((20, 30, 3), n, np.uint8)),
+            ("masks", np.eye(20, 30, dtype=np.uint8) * 255),
+        ):
+            Path("my data", name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(Path("my data", name, f"{n}.png"))
+    refuses_with_example = petseg("shard", "my data", "out", "--short-side", "0")
+    assert refuses_with_example[0] == 2 and "petseg classes my data/masks --out classes.toml" in refuses_with_example[2]
+    code, out, err = petseg("classes", "my data/masks")
+    assert (code, err) == (0, "") and 'names = ["background", "foreground"]' in out and "96.67%" in out
+    code, out, err = petseg("classes", "my data/masks", "--out", "classes.toml")
+    assert (code, err) == (0, "") and "--classes classes.toml" in out
+    code, out, err = petseg("shard", "my data", "out", "--short-side", "0", "--classes", "classes.toml")
+    assert (code, err) == (0, "") and re.search(r"split by\W+chance \(70/20/10\)", out)
+    refuses(petseg("classes", "nowhere"), "no such folder: nowhere")
+    refuses(petseg("classes", "out"), "out holds no mask")
+
+
+def test_lists_and_groups_from_the_command_line(oxford, petseg):
+    names = [f"Drawn_{n}" for n in range(1, 25)]
+    for name, part in (("train", names[:16]), ("val", names[16:20]), ("test", names[20:])):
+        Path(f"{name}.txt").write_text("\n".join(part))
+    lists = ["--train-list", "train.txt", "--val-list", "val.txt", "--test-list", "test.txt"]
+    code, out, _ = petseg("shard", oxford, "listed", "--short-side", "32", *lists)
+    assert code == 0 and re.search(r"split by\W+lists", out) and re.search(r"val\W+4 samples", out)
+    refuses(petseg("shard", oxford, "no", "--split", "random", *lists), "--split random: leave it out, or the lists")
+    assert petseg("shard", oxford, "grouped", "--split", "random", "--group", r"_(\d)")[0] == 0
+    refuses(petseg("shard", oxford, "no", "--group", "Cat"), "--group 'Cat' finds nothing in the key Drawn_")
+
+
 # --- training
 
 
@@ -209,6 +241,12 @@ def test_without_shards_the_demo_is_drawn_packed_and_learned(petseg, monkeypatch
     assert 'recipe = "demo"' in (folder / "config.toml").read_text()
     code, out, _ = petseg("train", "--epochs", 1, "--width", 4, "--gallery", 1)
     assert code == 0 and "are in shards/synthetic-40 already" in out
+
+
+def test_a_batch_larger_than_the_split_shrinks_to_it(packed, petseg):
+    code, out, err = petseg("train", "--shards", packed, "--run-dir", "r", *TINY, "--batch-size", "64", "--epochs", "1")
+    assert (code, err) == (0, "") and "--batch-size 64 becomes 42: the train split has 42 samples." in out
+    assert "batch_size = 42" in Path("r/config.toml").read_text()
 
 
 def test_flags_override_the_file(packed, petseg):
@@ -265,7 +303,6 @@ def test_ctrl_c_saves_and_says_how_to_go_on(packed, environment, petseg):
         (["--size", "big"], "--size: 'big' is no size"),
         (["--size", "4", "--depth", "5"], "--size 4x4: this network halves .* needs at least 16 px"),
         (["--epochs", "0"], "--epochs: 0 is out of range"),
-        (["--batch-size", "1000"], "--batch-size 1000: the train split has 42 samples"),
         (["--amp", "int4"], "--amp: unknown value"),
         (["--cache", "disk"], "--cache: unknown value"),
         (["--config", "nowhere.toml"], "--config: no such file: nowhere.toml"),

@@ -29,6 +29,10 @@ from petseg.data.shards.stats import histogram
 _BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
 
 
+UNKNOWN_CODES, NO_CLASS = "unknown codes", "which no class has"
+"""What the reasons say where the class map is at fault."""
+
+
 class RejectError(Exception):
     """A sample that is left out; the text is one clause."""
 
@@ -66,7 +70,8 @@ def normalise(
 
     Args:
         image: in any format of `pictures.FORMATS`.
-        mask: one code a pixel: grey (1, 2, 4, 8 or 16 bits) or a palette whose indices are the codes.
+        mask: one code a pixel: grey (1, 2, 4, 8 or 16 bits) or a palette whose indices are the codes; or one of the
+            classes' colours a pixel.
         classes: codes that the mask may hold.
         short_side: reduce to this short side in pixels, never enlarge; 0 keeps the size, and the bytes of sound JPEGs.
         quality: of what is encoded here (baseline, 4:2:0).
@@ -76,7 +81,9 @@ def normalise(
         RejectError: damaged (also in part), too large, of an unknown kind, or a mask that does not fit.
     """
     pixels, orientation, keep = _decode_image(image, max_pixels)
-    codes = _decode_mask(mask, max_pixels)
+    codes = read_mask(mask, max_pixels)
+    if codes.ndim == 3:
+        codes = _codes_of(codes, classes)
     converted = not keep
     stored = pixels.shape[:2]
     upright = stored[::-1] if orientation >= 5 else stored
@@ -91,7 +98,7 @@ def normalise(
     unknown = sorted(set(np.flatnonzero(counts).tolist()) - {*classes.codes, *classes.ignored})
     if unknown:
         more = " ..." if len(unknown) > 5 else ""
-        raise RejectError(f"mask holds unknown codes {', '.join(map(str, unknown[:5]))}{more}")
+        raise RejectError(f"mask holds {UNKNOWN_CODES} {', '.join(map(str, unknown[:5]))}{more}")
     pixels = turned(pixels, orientation)
     height, width = pixels.shape[:2]
     if 0 < short_side < min(height, width):
@@ -158,22 +165,63 @@ def _decode_image(data: bytes, max_pixels: int) -> tuple[np.ndarray, int, bool]:
         raise RejectError(f"image {error}") from error
 
 
-def _decode_mask(data: bytes, max_pixels: int) -> np.ndarray:
+def read_mask(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """A mask as it stands: codes u8[H, W] of one code a pixel, or colours u8[H, W, 3].
+
+    Args:
+        data: of any format of `pictures.FORMATS` but JPEG; grey of 1 to 16 bits, a palette (its indices are the codes),
+            or RGB. An opaque alpha channel is passed over.
+        max_pixels: larger masks are refused by their header.
+
+    Raises:
+        RejectError: damaged, too large, transparent, a JPEG, or codes over 255.
+    """
     try:
         with opened(data, max_pixels=max_pixels) as picture:
             if picture.format in {"JPEG", "MPO"}:
                 raise PictureError("is a JPEG, which does not keep codes")
-            if picture.mode not in {"1", "L", "P"} and not picture.mode.startswith("I"):
-                raise PictureError(f"is {picture.mode}, not one code a pixel")
+            if picture.mode not in _MASK_MODES and not picture.mode.startswith("I"):
+                raise PictureError(f"is {picture.mode}, neither one code nor one colour a pixel")
             check_whole(data, picture)
-            if picture.format == "PNG" and picture.mode == "L":
-                return _decode_grey_png(data, picture)
+            if picture.format == "PNG":
+                if picture.mode == "L":
+                    return _decode_grey_png(data, picture)
+                if data[24] == 16 and picture.mode in {"RGB", "RGBA", "LA"}:
+                    raise PictureError("has colours of 16 bits: save it with 8")
             values = np.asarray(picture)
+            if picture.mode in {"RGBA", "LA"}:
+                if (values[..., -1] != 255).any():
+                    raise PictureError("is transparent in part: save it without an alpha channel")
+                values = values[..., :-1]
+                values = values[..., 0] if picture.mode == "LA" else values
     except PictureError as error:
         raise RejectError(f"mask {error}") from error
     if values.size and (values.min() < 0 or values.max() > 255):
         raise RejectError("mask holds codes over 255")
     return np.ascontiguousarray(values, dtype=np.uint8)
+
+
+_MASK_MODES = {"1", "L", "LA", "P", "RGB", "RGBA"}
+
+
+def _codes_of(colours: np.ndarray, classes: ClassTable) -> np.ndarray:
+    """Codes u8[H, W] of a mask in colours u8[H, W, 3]: by the classes' colours, or else grey that was saved as RGB."""
+    known = {packed_colours(np.array(rgb)).item(): code for rgb, code in classes.code_of_colour().items()}
+    values, places = np.unique(packed_colours(colours), return_inverse=True)
+    if all(value in known for value in values.tolist()):
+        table = np.array([known[value] for value in values.tolist()], np.uint8)
+        return table[places].reshape(colours.shape[:2])
+    if (colours == colours[..., :1]).all():
+        return np.ascontiguousarray(colours[..., 0])
+    row, column = np.argwhere(np.isin(packed_colours(colours), list(known), invert=True))[0].tolist()
+    colour = tuple(colours[row, column].tolist())
+    raise RejectError(f"mask holds the colour {colour} in column {column}, row {row}, {NO_CLASS}")
+
+
+def packed_colours(colours: np.ndarray) -> np.ndarray:
+    """RGB in one number: u8[..., 3] to i64[...]."""
+    packed: np.ndarray = colours.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
+    return packed
 
 
 def _decode_grey_png(data: bytes, picture: Image.Image) -> np.ndarray:

@@ -6,18 +6,22 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from petseg.data.shards.index import index_name
 from petseg.data.shards.manifest import Encoding, Manifest, Split
+from petseg.data.shards.normalise import NO_CLASS, UNKNOWN_CODES
 from petseg.data.shards.plan import SPLIT_MODES, SPLITS, Plan, make_plan, split_of
 from petseg.data.shards.pool import run_jobs
+from petseg.data.shards.scan import scan_masks
 from petseg.data.shards.stats import ShardStats, code_counts, mean_std
 from petseg.data.shards.work import ShardJob, ShardWork, cannot_write, stats_path
-from petseg.data.sources import Listing, Rejected, Source
+from petseg.data.sources import Listing, Pair, Rejected, Source
 from petseg.data.sources.files import MANIFEST_NAME, WORK_FOLDER
 from petseg.errors import PetsegError
 from petseg.system import write_atomic
@@ -25,6 +29,9 @@ from petseg.system import write_atomic
 PLAN_NAME = "plan.json"
 
 # Other versions of these may write other bytes; a pack that was begun with one is not finished with another.
+_LOOKED_AT = 50
+"""Masks that are looked at for a class map to propose."""
+
 _ENCODERS = ("deflate", "numpy", "opencv-python-headless", "pillow", "simplejpeg")
 
 
@@ -42,6 +49,8 @@ class PackOptions:
     """Most samples in one shard; the shards of a split differ by one sample at most before rejects."""
     seed: int = 0
     """Any integer; decides about val, random splits and the order of samples."""
+    group: str | None = None
+    """Regular expression: keys in which it finds the same stay in one split (`make_plan`)."""
 
     def __post_init__(self) -> None:
         if self.split not in SPLIT_MODES:
@@ -66,6 +75,8 @@ class PackReport:
     """Bytes of all tars."""
     converted: int
     """Samples whose image was no sound, upright RGB JPEG: other formats and colours, turned by EXIF."""
+    split_by: str
+    """What says who is in which split: `lists`, `folders` or `chance`."""
     unlisted: tuple[str, ...]
     """Keys that were left out because they are on no list."""
     ignored: int
@@ -82,6 +93,7 @@ def pack(
     options: PackOptions,
     *,
     workers: int,
+    allow_rejects: bool = False,
     progress: Callable[[int], None] | None = None,
     planned: Callable[[int], None] | None = None,
 ) -> PackReport:
@@ -98,6 +110,7 @@ def pack(
         options: what decides about the bytes.
         workers: processes, at least 1; 1 works in this process. Scripts that ask for more need the usual
             `if __name__ == "__main__"`.
+        allow_rejects: finish also if more than half of all pairs and files were rejected.
         progress: called in this process with the number of samples finished since its last call (rejected ones and
             those of an earlier run too).
         planned: called once, before any sample is read, with the number of samples.
@@ -106,15 +119,15 @@ def pack(
         The report, with the manifest that was written.
 
     Raises:
-        PetsegError: bad options or source, no pair left, an output folder that holds something else, a full disk, or a
-            worker that died.
+        PetsegError: bad options or source, no pair left or more than half rejected (then nothing is left in the
+            folder), an output folder that holds something else, a full disk, or a worker that died.
     """
     started = time.perf_counter()
     if workers < 1:
         raise PetsegError(f"--workers must be at least 1, not {workers}.")
     report = progress or (lambda _: None)
     listing = source.listing()
-    plan = make_plan(listing, options.split, options.seed, options.samples_per_shard)
+    plan = make_plan(listing, options.split, options.seed, options.samples_per_shard, options.group)
     identity = _identity(source, listing, plan, options)
     notes = out / WORK_FOLDER
     with _folder(out, identity):
@@ -133,8 +146,9 @@ def pack(
             for stats in results:
                 done[stats.name] = stats
         manifest = _manifest(source, listing, plan, options, done)
-        if not manifest.splits:
-            _give_up(out, manifest)
+        packed = sum(split.samples for split in manifest.splits.values())
+        if not packed or (not allow_rejects and len(manifest.rejected) > packed):
+            _give_up(out, source, pairs, manifest, packed)
         manifest.save(out)
         shutil.rmtree(notes)
     return PackReport(
@@ -143,6 +157,7 @@ def pack(
         bytes_in=sum(stats.bytes_in for stats in done.values()),
         bytes_out=sum(shard.bytes for split in manifest.splits.values() for shard in split.shards),
         converted=sum(stats.converted for stats in done.values()),
+        split_by="chance" if options.split == "random" else listing.split_by,
         unlisted=plan.unlisted,
         ignored=listing.ignored,
         rejected=manifest.rejected,
@@ -287,12 +302,38 @@ def _digest(every: list[ShardStats]) -> str:
     return total.hexdigest()
 
 
-def _give_up(out: Path, manifest: Manifest) -> None:
-    """Every pair was rejected: nothing of the folder is worth going on from."""
+def _give_up(out: Path, source: Source, pairs: dict[str, Pair], manifest: Manifest, packed: int) -> None:
+    """Too many pairs were rejected, most likely for one cause: nothing of the folder is worth going on from."""
+    for split in manifest.splits.values():
+        for shard in split.shards:
+            (out / shard.name).unlink()
+            (out / index_name(shard.name)).unlink()
     shutil.rmtree(out / WORK_FOLDER)
     with contextlib.suppress(OSError):
         out.rmdir()
-    first = manifest.rejected[0]
-    raise PetsegError(
-        f"no pair is left to pack: all {len(manifest.rejected)} were rejected, {first.key} because {first.reason}."
-    )
+    rejected = manifest.rejected
+    first = rejected[0]
+    if packed:
+        what = f"{len(rejected):,} of {packed + len(rejected):,} were rejected"
+        how = "give --allow-rejects to pack the others, or "
+    else:
+        what, how = f"no pair is left to pack: all {len(rejected)} were rejected", ""
+    unknown = [pairs[each.key] for each in rejected if each.key in pairs and _of_class_map(each.reason)]
+    advice = _class_map_advice(source, unknown) if len(unknown) > len(rejected) // 2 else "mend that."
+    raise PetsegError(f"{what}, {first.key} because {first.reason}: {how}{advice}")
+
+
+def _of_class_map(reason: str) -> bool:
+    return UNKNOWN_CODES in reason or NO_CLASS in reason
+
+
+def _class_map_advice(source: Source, pairs: list[Pair]) -> str:
+    """What to do about masks whose codes are not the class map's."""
+    scan = scan_masks((pair.key, source.read(pair)[1]) for pair in pairs[:_LOOKED_AT])
+    try:
+        example = scan.to_toml().strip()
+    except PetsegError as error:
+        return f"look at the masks: {error}"
+    folder = Path(os.path.commonpath([str(Path(pair.mask).parent) for pair in pairs]))
+    command = f"`petseg classes {folder} --out classes.toml` writes one" if folder.is_dir() else "write one"
+    return f"give a class map (--classes); {command}, and for these masks it would be\n{example}"

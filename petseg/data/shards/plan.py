@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,7 +50,7 @@ def split_of(name: str) -> str:
     return name.rpartition("-")[0]
 
 
-def make_plan(listing: Listing, mode: str, seed: int, samples_per_shard: int) -> Plan:
+def make_plan(listing: Listing, mode: str, seed: int, samples_per_shard: int, group: str | None = None) -> Plan:
     """Deal the pairs of a listing out to shards.
 
     Args:
@@ -57,9 +59,11 @@ def make_plan(listing: Listing, mode: str, seed: int, samples_per_shard: int) ->
             of the key and cut at 70 and 90%.
         seed: of the splits and of the shuffling into shards.
         samples_per_shard: most samples in a shard; the shards of a split differ by one at most.
+        group: regular expression, found in every key; keys in which it finds the same (its first group, if it has one)
+            stay in one split wherever petseg deals them out, so that shares may be a little off.
 
     Raises:
-        PetsegError: `official` for a source without lists.
+        PetsegError: `official` for a source without lists; an expression that is none, or that a key lacks.
     """
     left_out = set(listing.unlisted)
     pairs = [pair for pair in listing.pairs if pair.key not in left_out]
@@ -67,17 +71,16 @@ def make_plan(listing: Listing, mode: str, seed: int, samples_per_shard: int) ->
     if mode == "official":
         if not any(pair.split for pair in pairs):
             raise PetsegError("--split official: this source has no official lists; use --split random.")
-        trainval = _by_hash((pair.key for pair in pairs if pair.split == TRAINVAL), seed, _SPLIT)
-        n_val = round(VAL_SHARE * len(trainval))
-        splits["val"] += trainval[:n_val]
-        splits["train"] += trainval[n_val:]
+        trainval = [pair.key for pair in pairs if pair.split == TRAINVAL]
+        val, train = _dealt(trainval, (VAL_SHARE,), seed, group)
+        splits["val"] += val
+        splits["train"] += train
         for pair in pairs:
             if pair.split in splits:
                 splits[pair.split].append(pair.key)
     else:
-        keys = _by_hash((pair.key for pair in pairs), seed, _SPLIT)
-        first, second = (round(share * len(keys)) for share in RANDOM_CUTS)
-        splits = {"train": keys[:first], "val": keys[first:second], "test": keys[second:]}
+        parts = _dealt([pair.key for pair in pairs], RANDOM_CUTS, seed, group)
+        splits = dict(zip(SPLITS, parts, strict=True))
     shards: dict[str, tuple[str, ...]] = {}
     for split, members in splits.items():
         order = _by_hash(members, seed, _ORDER)
@@ -86,6 +89,34 @@ def make_plan(listing: Listing, mode: str, seed: int, samples_per_shard: int) ->
             part = order[len(order) * number // count : len(order) * (number + 1) // count]
             shards[f"{split}-{number:06d}.tar"] = tuple(part)
     return Plan(shards=shards, unlisted=listing.unlisted)
+
+
+def _dealt(keys: Sequence[str], cuts: Sequence[float], seed: int, group: str | None) -> list[list[str]]:
+    """Keys in a seeded order, cut at shares of their number; a group goes where its middle falls."""
+    groups: dict[str, list[str]] = {}
+    for key in sorted(keys):
+        groups.setdefault(_group_of(key, group), []).append(key)
+    ends = [round(share * len(keys)) for share in cuts]
+    parts: list[list[str]] = [[] for _ in range(len(cuts) + 1)]
+    done = 0
+    for name in _by_hash(groups, seed, _SPLIT):
+        members = groups[name]
+        parts[bisect.bisect_right(ends, done + (len(members) - 1) / 2)] += members
+        done += len(members)
+    return parts
+
+
+def _group_of(key: str, group: str | None) -> str:
+    if group is None:
+        return key
+    try:
+        match = re.search(group, key)
+    except re.error as error:
+        raise PetsegError(f"--group '{group}' is no regular expression ({error}).") from error
+    if match is None:
+        raise PetsegError(f"--group '{group}' finds nothing in the key {key}: write it so that every key has a group.")
+    found = match[1] if match.re.groups else match[0]
+    return found or ""
 
 
 def _by_hash(keys: Iterable[str], seed: int, purpose: int) -> list[str]:

@@ -47,6 +47,8 @@ class Listing:
     """Files that have no partner or no fit name, and why."""
     unlisted: tuple[str, ...] = ()
     """Keys of whole pairs that are on no list, where there are lists: no split takes them."""
+    split_by: str = "lists"
+    """What says who is in which split, where something does: `lists` or `folders`."""
     ignored: int = field(default=0)
     """Files passed over by name: `.mat`, `._*`, dotfiles."""
 

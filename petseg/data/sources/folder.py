@@ -1,37 +1,50 @@
-"""Any folder of images beside any folder of masks."""
+"""Any folder of images beside any folder of masks, or one that holds both."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from petseg.classes import ClassTable
-from petseg.data.sources import Listing, Pair, Rejected
-from petseg.data.sources.files import IMAGES, MASKS, ignored, unfit_key
+from petseg.data.sources import TRAINVAL, Listing, Pair, Rejected
+from petseg.data.sources.files import IMAGES, MASKS, ignored, named_split, unfit_key
+from petseg.data.sources.pairing import (
+    IMAGE_FOLDERS,
+    MASK_FOLDERS,
+    PairPattern,
+    first_of,
+    pair_names,
+    says_mask,
+    suffixes_line,
+)
 from petseg.errors import PetsegError
-
-_MASK_ENDINGS = re.compile(r"(_mask|_seg|_label|_labels|_trimap|_gtFine_labelIds|_segmentation)$")
-"""What tools hang behind the image's name in the mask's."""
 
 _UNFIT = re.compile(r"[^A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True, slots=True)
 class FolderSource:
-    """Images and masks that pair up by their path below the two folders, without suffix.
+    """Images and masks that pair up by their path below the two folders, without suffix (see `pair_names`).
 
-    `city/a.jpg` pairs with `city/a.png`, or with `city/a_mask.png` and the like; its key is `city-a`.
+    `city/a.jpg` pairs with `city/a.png`, or with `city/a_mask.png` and the like; its key is `city-a`. Where both
+    folders are the same, files below a folder named like `masks` are masks, those below one named like `images` are
+    images (and `train/images/a.jpg` pairs with `train/masks/a.png`); side by side, a mask is what is named like one, or
+    the PNG of two files of one name.
+
+    Folders that are named like splits (`train`, `val`, `test`) are the splits, if every pair is in one.
     """
 
     images: Path
     masks: Path
     classes: ClassTable
+    pattern: str | None = None
+    """`--pair`; both folders are the same then."""
 
     @property
     def name(self) -> str:
         """As it was named on the command line."""
-        return f"folder:{self.images},{self.masks}"
+        return f"folder:{self.images}" + ("" if self.masks == self.images else f",{self.masks}")
 
     def listing(self) -> Listing:
         """Find the pairs.
@@ -39,64 +52,170 @@ class FolderSource:
         Raises:
             PetsegError: no such folder, or no pair in them.
         """
-        images, doubled, passed = _find(self.images, IMAGES, masks=False)
-        masks, doubled_masks, passed_masks = _find(self.masks, MASKS, masks=True)
-        rejected = [*doubled, *doubled_masks]
-        taken = {r.key for r in rejected}
+        images, masks, rejected, passed = self._files()
+        doubled = {each.key for each in rejected}
+        images = {name: path for name, path in images.items() if name not in doubled}
+        masks = {name: path for name, path in masks.items() if name not in doubled}
+        if self.pattern is None:
+            mask_of, left_out = pair_names(images, masks)
+            rejected += [Rejected(key=name, reason=reason) for name, reason in left_out.items()]
+        else:
+            mask_of = {name: name for name in images if name in masks}
+            rejected += [
+                Rejected(key=name, reason="image without a mask (by --pair)") for name in images if name not in masks
+            ]
         pairs: list[Pair] = []
         keys: dict[str, str] = {}
-        for name in sorted({*images, *masks} - taken):
-            if name not in masks or name not in images:
-                what = "image without a mask" if name in images else "mask without an image"
-                rejected.append(Rejected(key=name, reason=what))
-                continue
+        for name in sorted(mask_of):
             key = _UNFIT.sub("-", name)
-            reason = unfit_key(key)
-            if key in keys:
-                reason = f"{keys[key]} has the same key, {key}"
+            reason = f"{keys[key]} has the same key, {key}" if key in keys else unfit_key(key)
             if reason:
                 rejected.append(Rejected(key=name, reason=reason))
                 continue
             keys[key] = name
-            image, mask = images[name], masks[name]
+            image, mask = images[name], masks[mask_of[name]]
             size = image.stat().st_size + mask.stat().st_size
-            pairs.append(Pair(key=key, image=str(image), mask=str(mask), size=size))
+            folders = name.split("/")[:-1]
+            split = next((found for folder in folders if (found := named_split(folder))), None)
+            pairs.append(Pair(key=key, image=str(image), mask=str(mask), size=size, split=split))
         if not pairs:
-            raise PetsegError(
-                f"{self.name}: no pair of image and mask is left ({len(images)} images, {len(masks)} masks): files "
-                "pair up by their name without suffix."
-            )
+            raise PetsegError(self._nothing(images, masks))
         return Listing(
-            pairs=tuple(sorted(pairs, key=lambda pair: pair.key)),
+            pairs=tuple(sorted(by_splits(pairs), key=lambda pair: pair.key)),
             rejected=tuple(sorted(rejected, key=lambda r: r.key)),
-            ignored=passed + (passed_masks if self.masks != self.images else 0),
+            split_by="folders",
+            ignored=passed,
         )
 
     def read(self, pair: Pair) -> tuple[bytes, bytes]:
         """See `Source`."""
         return Path(pair.image).read_bytes(), Path(pair.mask).read_bytes()
 
+    def _files(self) -> tuple[dict[str, Path], dict[str, Path], list[Rejected], int]:
+        """(images by name, masks by name, names that stand twice, files passed over by name)."""
+        found, passed = _below(self.images)
+        if self.pattern is not None:
+            pattern = PairPattern(self.pattern)
+            images = _Names()
+            masks = {}
+            for path in found:
+                below = path.relative_to(self.images)
+                mask = pattern.mask_of(below)
+                if mask is not None:
+                    images.add(below.with_suffix("").as_posix(), path)
+                    if (self.images / mask).is_file():
+                        masks[below.with_suffix("").as_posix()] = self.images / mask
+            return images.files, masks, images.doubled, passed
+        images, others = _Names(), _Names()
+        if self.masks == self.images:
+            stems = {path.with_suffix("") for path in found if path.suffix.lower() != ".png"}
+            for path in found:
+                below = path.relative_to(self.images)
+                kind = _kind(below, stands_twice=path.with_suffix("") in stems)
+                names, suffixes = (others, MASKS) if kind == "mask" else (images, IMAGES)
+                if path.suffix.lower() in suffixes:
+                    names.add(_without_kind(below), path)
+        else:
+            found_masks, passed_masks = _below(self.masks)
+            passed += passed_masks
+            # One folder may lie in the other.
+            inside = set(found_masks) if self.masks.is_relative_to(self.images) else set()
+            outside = set(found) if self.images.is_relative_to(self.masks) else set()
+            for root, paths, names, suffixes in (
+                (self.images, [path for path in found if path not in inside], images, IMAGES),
+                (self.masks, [path for path in found_masks if path not in outside], others, MASKS),
+            ):
+                for path in paths:
+                    if path.suffix.lower() in suffixes:
+                        names.add(path.relative_to(root).with_suffix("").as_posix(), path)
+        return images.files, others.files, [*images.doubled, *others.doubled], passed
 
-def _find(root: Path, suffixes: frozenset[str], *, masks: bool) -> tuple[dict[str, Path], list[Rejected], int]:
-    """(files by their name below `root`, names that stand twice, files passed over by name)."""
+    def _nothing(self, images: dict[str, Path], masks: dict[str, Path]) -> str:
+        counted = f"{len(images)} images, {len(masks)} masks"
+        if self.pattern is not None:
+            return f"{self.name}: no pair of image and mask is left by --pair '{self.pattern}' ({counted})."
+        if images and masks:
+            why = (
+                f"such as {first_of(images)} and {first_of(masks)}, whose names do not fit together; give one folder "
+                "that holds both, and --pair 'IMAGES/*.jpg=MASKS/*.png'"
+            )
+        else:
+            why = (
+                f"images end in {suffixes_line(IMAGES)}, masks in {suffixes_line(MASKS)} (no JPEG, whose compression "
+                "changes codes)"
+            )
+        return f"{self.name}: no pair of image and mask is left ({counted}): {why}."
+
+
+class _Names:
+    """Files by name, and the names that stand twice."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, Path] = {}
+        self._doubled: dict[str, str] = {}
+
+    def add(self, name: str, path: Path) -> None:
+        if name in self.files or name in self._doubled:
+            first = self.files.pop(name, None)
+            self._doubled.setdefault(name, f"{first.name if first else '?'} and {path.name} have one name")
+        else:
+            self.files[name] = path
+
+    @property
+    def doubled(self) -> list[Rejected]:
+        return [Rejected(key=name, reason=reason) for name, reason in self._doubled.items()]
+
+
+def by_splits(pairs: list[Pair]) -> list[Pair]:
+    """Pairs whose splits count: all have one, or none has.
+
+    Without a `val`, what is called train is an official list's training part, of which a tenth becomes `val`.
+    """
+    splits = {pair.split for pair in pairs}
+    if None in splits or splits <= {"train"}:
+        return [replace(pair, split=None) for pair in pairs]
+    if "val" not in splits:
+        return [replace(pair, split=TRAINVAL) if pair.split == "train" else pair for pair in pairs]
+    return pairs
+
+
+def holds_pairs(root: Path) -> bool:
+    """Whether a folder has, directly or in split folders, folders that are named like images and masks."""
+    folders = [path for path in root.iterdir() if path.is_dir()]
+    folders += [path for folder in folders if named_split(folder.name) for path in folder.iterdir() if path.is_dir()]
+    names = {path.name.lower() for path in folders}
+    return bool(names & IMAGE_FOLDERS and names & MASK_FOLDERS)
+
+
+def _kind(below: Path, *, stands_twice: bool) -> str:
+    """`image` or `mask`, of a file in a folder that holds both."""
+    for folder in below.parts[:-1]:
+        if folder.lower() in MASK_FOLDERS:
+            return "mask"
+        if folder.lower() in IMAGE_FOLDERS:
+            return "image"
+    png_of_two = below.suffix.lower() == ".png" and stands_twice
+    return "mask" if says_mask(below.stem) or png_of_two else "image"
+
+
+def _without_kind(below: Path) -> str:
+    """A file's name without suffix and without the first folder that says what it is."""
+    parts = list(below.with_suffix("").parts)
+    for at, folder in enumerate(parts[:-1]):
+        if folder.lower() in MASK_FOLDERS | IMAGE_FOLDERS:
+            del parts[at]
+            break
+    return "/".join(parts)
+
+
+def _below(root: Path) -> tuple[list[Path], int]:
+    """(files, files passed over by name)."""
     if not root.is_dir():
         raise PetsegError(f"no such folder: {root}; give folder:IMAGES,MASKS.")
-    found: dict[str, Path] = {}
-    doubled: dict[str, Rejected] = {}
-    passed = 0
-    for path in sorted(root.rglob("*")):
-        if not path.is_file():
-            continue
-        below = path.relative_to(root)
-        if ignored(path) or any(part.startswith(".") for part in below.parts[:-1]):
-            passed += 1
-            continue
-        if path.suffix.lower() not in suffixes:
-            continue
-        name = below.with_suffix("").as_posix()
-        if masks:
-            name = _MASK_ENDINGS.sub("", name)
-        if name in found:
-            doubled[name] = Rejected(key=name, reason=f"{found[name].name} and {path.name} have one name")
-        found.setdefault(name, path)
-    return found, list(doubled.values()), passed
+    files = [path for path in sorted(root.rglob("*")) if path.is_file()]
+    taken = [
+        path
+        for path in files
+        if not ignored(path) and not any(part.startswith(".") for part in path.relative_to(root).parts[:-1])
+    ]
+    return taken, len(files) - len(taken)

@@ -2,64 +2,99 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from petseg.classes import OXFORD, ClassTable
 from petseg.data.sources import Source
 from petseg.data.sources.download import FOLDER, download_oxford
-from petseg.data.sources.folder import FolderSource
+from petseg.data.sources.folder import FolderSource, holds_pairs
+from petseg.data.sources.lists import ListedSource
 from petseg.data.sources.oxford import OxfordSource, looks_like_oxford
+from petseg.data.sources.pairing import PairPattern
 from petseg.data.sources.synthetic import SyntheticSource
 from petseg.data.sources.tars import TarsSource
 from petseg.errors import PetsegError
 
-FORMS = "a folder in the Oxford layout, oxford, folder:IMAGES,MASKS, tars:GLOB or synthetic[:N]"
+FORMS = "a folder of images and masks, oxford, folder:IMAGES,MASKS, tars:GLOB or synthetic[:N]"
 
 
 def resolve_source(
-    text: str, *, classes: ClassTable | None = None, seed: int = 0, download_dir: Path | None = None
+    text: str,
+    *,
+    classes: ClassTable | None = None,
+    pair: str | None = None,
+    lists: Mapping[str, Path] | None = None,
+    seed: int = 0,
+    download_dir: Path | None = None,
 ) -> Source:
     """The source that SOURCE means.
 
     Args:
-        text: a folder in the Oxford layout, `oxford`, `folder:IMAGES,MASKS`, `tars:GLOB` or `synthetic[:N]`.
-        classes: class map for `folder` and `tars`; None for Oxford's codes.
+        text: a folder (in the Oxford layout, or with folders named like images and masks, or whatever `pair` says),
+            `oxford`, `folder:IMAGES,MASKS`, `folder:BOTH`, `tars:GLOB` or `synthetic[:N]`; `~` is the home folder.
+        classes: class map for folders and tars; None for Oxford's codes.
+        pair: how files below a folder pair up (`PairPattern`).
+        lists: for splits, files with one key a line (`ListedSource`).
         seed: of what is drawn.
         download_dir: where `oxford` is downloaded to.
 
     Raises:
-        PetsegError: none of these, no such folder, an empty one, or a class map where there is no choice.
+        PetsegError: none of these, no such folder, an empty one, or an option where there is no choice.
     """
-    scheme, colon, rest = text.partition(":")
-    if classes is not None and not (colon and scheme in {"folder", "tars"}):
+    source = _resolve(text, classes, pair, seed, download_dir)
+    if classes is not None and source.classes is not classes:
         raise PetsegError(f"--classes: {text} has Oxford's classes; leave it out, or name folder:IMAGES,MASKS.")
+    if pair is not None and not (isinstance(source, FolderSource) and source.pattern):
+        raise PetsegError(f"--pair: {text} has no choice of pairs; leave it out, or name one folder.")
+    return ListedSource(source, tuple(lists.items())) if lists else source
+
+
+def _resolve(text: str, classes: ClassTable | None, pair: str | None, seed: int, download_dir: Path | None) -> Source:
+    scheme, colon, rest = text.partition(":")
     if scheme == "synthetic":
         if colon and not (rest.isascii() and rest.isdecimal() and len(rest) < 10):
             raise PetsegError(f"'{text}': give a number of pictures, such as synthetic:1600.")
         return SyntheticSource(int(rest), seed) if colon else SyntheticSource(seed=seed)
     if colon and scheme == "folder":
         images, comma, masks = rest.partition(",")
-        if not (images and comma and masks):
-            raise PetsegError(f"'{text}': give two folders with a comma between them, folder:IMAGES,MASKS.")
-        return FolderSource(Path(images), Path(masks), classes or OXFORD)
+        if not images or (comma and not masks):
+            raise PetsegError(f"'{text}': give one folder, or two with a comma between them, folder:IMAGES,MASKS.")
+        root = _path(images)
+        if pair is not None and not comma:
+            return _by_pattern(root, pair, classes)
+        return FolderSource(root, _path(masks) if comma else root, classes or OXFORD)
     if colon and scheme == "tars":
-        return TarsSource(rest, classes or OXFORD)
+        return TarsSource(str(_path(rest)), classes or OXFORD)
     if text == "oxford":
         return OxfordSource(download_oxford(download_dir or Path("downloads")))
-    return _folder(Path(text))
+    return _folder(_path(text), classes, pair)
 
 
-def _folder(root: Path) -> Source:
+def _folder(root: Path, classes: ClassTable | None, pair: str | None) -> Source:
     if not root.exists():
         raise PetsegError(f"no such folder: {root}; SOURCE is {FORMS}.")
     if not root.is_dir():
         raise PetsegError(f"{root} is a file; SOURCE is {FORMS}.")
+    if pair is not None:
+        return _by_pattern(root, pair, classes)
     for candidate in (root, root / FOLDER):
         if looks_like_oxford(candidate):
             return OxfordSource(candidate)
     if not any(root.iterdir()):
         raise PetsegError(f"{root} is empty; SOURCE is {FORMS}.")
+    if holds_pairs(root):
+        return FolderSource(root, root, classes or OXFORD)
     raise PetsegError(
-        f"{root} is not in the Oxford layout (images/ and annotations/trimaps/): for other layouts give "
-        "folder:IMAGES,MASKS."
+        f"{root} is not in the Oxford layout (images/ and annotations/trimaps/) and has no folders named images and "
+        "masks: for other layouts give folder:IMAGES,MASKS, or --pair."
     )
+
+
+def _by_pattern(root: Path, pair: str, classes: ClassTable | None) -> FolderSource:
+    PairPattern(pair)  # what is wrong with it is said at once
+    return FolderSource(root, root, classes or OXFORD, pair)
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser()

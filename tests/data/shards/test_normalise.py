@@ -194,7 +194,7 @@ def flipped(data: bytes) -> bytes:
         (jpeg(), encoded(codes())[:-30], "mask is damaged"),
         (jpeg(), flipped(encoded(codes())), "mask is damaged"),
         (jpeg(), encoded(codes(), "JPEG"), "mask is a JPEG"),
-        (jpeg(), encoded(picture()), "mask is RGB"),
+        (jpeg(), encoded(picture()), "which no class has"),
         (jpeg(), encoded(codes(HEIGHT, WIDTH - 1)), "mask is 89x60, its image 90x60"),
         (jpeg(), encoded(np.zeros((HEIGHT, WIDTH), np.uint8)), "unknown codes 0$"),
         (jpeg(), encoded(codes().astype(np.uint16) + 300), "codes over 255"),

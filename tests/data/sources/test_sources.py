@@ -233,13 +233,13 @@ def test_hostile_members_stay_data(tmp_path):
         ("/no/where", "no such folder: /no/where"),
         ("synthetic:many", "give a number"),
         ("synthetic:0", "no samples"),
-        ("folder:a", "two folders with a comma"),
-        ("folder:a,", "two folders with a comma"),
+        ("folder:a", "no such folder: a"),
+        ("folder:a,", "two with a comma"),
     ],
 )
 def test_sources_that_are_none(text, words):
     with pytest.raises(PetsegError, match=words):
-        resolve_source(text)
+        resolve_source(text).listing()
 
 
 def test_folders_that_are_no_source(tmp_path, oxford):
