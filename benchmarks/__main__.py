@@ -126,8 +126,8 @@ def train_command(
     """Training from shards to updated weights, beside the loader and the step alone."""
     from benchmarks import train
     from benchmarks.data import QUICK_SAMPLES, SAMPLES, prepare, source_of
+    from petseg.data.loaders.build import resolve_loader
     from petseg.distributed import resolve_device
-    from petseg.inference.choices import resolve_loader
 
     made = source_of(source, QUICK_SAMPLES if quick else SAMPLES)
     repeats = _repeats(repeats, quick=quick)

@@ -5,20 +5,37 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from petseg.api import load, train
+    from petseg.classes import ClassTable
+    from petseg.config import TrainConfig
     from petseg.data.loaders.build import build_loader
-    from petseg.data.loaders.loader import Batch
+    from petseg.data.loaders.loader import Batch, Loader
     from petseg.data.loaders.samples import OrderedSamples
     from petseg.data.shards.manifest import Manifest
+    from petseg.errors import PetsegError
+    from petseg.inference.predict import Segmenter
     from petseg.model.networks import UNet
+    from petseg.training.trainer import FitResult
 
-__all__ = ["Batch", "Manifest", "OrderedSamples", "UNet", "build_loader"]
+__all__ = [
+    "Batch", "ClassTable", "FitResult", "Loader", "Manifest", "OrderedSamples", "PetsegError", "Segmenter",
+    "TrainConfig", "UNet", "build_loader", "load", "train",
+]  # fmt: skip
 
 _HOMES = {
     "Batch": "petseg.data.loaders.loader",
+    "ClassTable": "petseg.classes",
+    "FitResult": "petseg.training.trainer",
+    "Loader": "petseg.data.loaders.loader",
     "Manifest": "petseg.data.shards.manifest",
     "OrderedSamples": "petseg.data.loaders.samples",
+    "PetsegError": "petseg.errors",
+    "Segmenter": "petseg.inference.predict",
+    "TrainConfig": "petseg.config",
     "UNet": "petseg.model.networks",
     "build_loader": "petseg.data.loaders.build",
+    "load": "petseg.api",
+    "train": "petseg.api",
 }
 
 

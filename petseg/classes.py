@@ -18,6 +18,9 @@ if TYPE_CHECKING:  # a manifest is read by commands that compute nothing, and to
 IGNORE_INDEX = 255
 """Class index of pixels that neither the loss nor a metric counts (ignored codes, padding rows)."""
 
+CROSS_ENTROPY_IGNORES = -100
+"""The class index that torch's cross-entropy passes over unless told otherwise."""
+
 _TOML_EXAMPLE = "codes = [0, 1]\nnames = ['background', 'road']\nignored = [255]"
 
 
@@ -26,6 +29,11 @@ class ClassTable:
     """The classes of a data set: code on disk, name, colour.
 
     The class *index* of a code is its position in `codes`: that is what the network predicts.
+
+    Example:
+        >>> plants = ClassTable.from_dict({"codes": [0, 7], "names": ["soil", "leaf"], "ignored": [255]})
+        >>> plants.to_codes(np.array([[0, 1]]))
+        array([[0, 7]], dtype=uint8)
     """
 
     codes: tuple[int, ...]
@@ -86,20 +94,23 @@ class ClassTable:
         times = Counter(colour for colour, _ in pairs)
         return {colour: code for colour, code in pairs if times[colour] == 1}
 
-    def masks(self, codes: torch.Tensor, indices: torch.Tensor | None = None) -> torch.Tensor:
+    def masks(
+        self, codes: torch.Tensor, indices: torch.Tensor | None = None, *, ignore: int = IGNORE_INDEX
+    ) -> torch.Tensor:
         """Class indices of a batch of codes, on the same device and without a host sync.
 
         Args:
             codes: u8[N, H, W], codes as on disk.
             indices: i64[N], sample indices; rows with index -1 are padding and come back wholly ignored.
+            ignore: what stands for pixels that are not scored.
 
         Returns:
-            i64[N, H, W] with values in [0, len(self)) or IGNORE_INDEX.
+            i64[N, H, W] with values in [0, len(self)) or `ignore`.
         """
-        table = _device_table(self, codes.device)
+        table = _device_table(self, codes.device, ignore)
         masks = table[codes.long()]
         if indices is not None:
-            masks = masks.masked_fill((indices < 0).view(-1, 1, 1), IGNORE_INDEX)
+            masks = masks.masked_fill((indices < 0).view(-1, 1, 1), ignore)
         return masks
 
     def to_codes(self, masks: np.ndarray) -> np.ndarray:
@@ -181,15 +192,16 @@ def default_colours(n: int) -> list[tuple[int, int, int]]:
 
 
 # One table a device: building it in the step would copy from the host, which is a sync on CUDA.
-_TABLES: dict[tuple[ClassTable, torch.device], torch.Tensor] = {}
+_TABLES: dict[tuple[ClassTable, torch.device, int], torch.Tensor] = {}
 
 
-def _device_table(classes: ClassTable, device: torch.device) -> torch.Tensor:
+def _device_table(classes: ClassTable, device: torch.device, ignore: int) -> torch.Tensor:
     import torch
 
-    key = (classes, device)
+    key = (classes, device, ignore)
     if key not in _TABLES:
-        _TABLES[key] = torch.from_numpy(classes.lookup()).to(device=device, dtype=torch.int64)
+        table = torch.from_numpy(classes.lookup()).long()
+        _TABLES[key] = table.masked_fill_(table == IGNORE_INDEX, ignore).to(device)
     return _TABLES[key]
 
 

@@ -32,6 +32,10 @@ class TrainConfig:
     """Everything that a training run depends on. Values are checked when it is made.
 
     Made by `resolve`, in this order: defaults < recipe < TOML file < flags.
+
+    Example:
+        >>> TrainConfig(shards="shards/oxford", size="97x133", epochs=10).height_width
+        (97, 133)
     """
 
     recipe: Recipe = option(
@@ -46,7 +50,9 @@ class TrainConfig:
     size: str = option("128", "Input size: N for NxN, or HxW. Pictures are squashed to it.", panel="Data")
     epochs: int = option(60, "Times through the train split.", minimum=1)
     batch_size: int = option(32, "Samples a step, on each rank.", minimum=1, panel="Data")
-    arch: Literal["unet", "seed"] = option("unet", "Network: a five-level U-Net, or the notebook's.", panel="Network")
+    arch: Literal["unet", "seed", "own"] = option(
+        "unet", "Network: a five-level U-Net, the notebook's, or your own (from Python).", panel="Network"
+    )
     width: int = option(32, "Channels of the first level (unet).", minimum=1, panel="Network")
     depth: int = option(5, "Levels, the bottom included (unet).", minimum=2, maximum=8, panel="Network")
     dropout: float = option(

@@ -1,8 +1,15 @@
-"""The one exception that a person is meant to read."""
+"""The one exception that speaks to the person at the keyboard."""
 
 
 class PetsegError(Exception):
-    """Bad input, said in one sentence that names the file, key or option and what to do.
+    """Bad input, in one sentence that names the file, key or option and what to do.
 
-    The commands print it without a traceback and exit with code 2. Library users catch it like any exception.
+    The commands print it and exit with 2.
+
+    Example:
+        >>> try:  # doctest: +SKIP
+        ...     petseg.load("runs/none")
+        ... except petseg.PetsegError as error:
+        ...     print(error)  # doctest: +SKIP
+        no such run: runs/none; give the folder that petseg-train wrote, or a .pt file in it.
     """

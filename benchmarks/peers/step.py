@@ -35,7 +35,7 @@ def notebook():
 
 def petseg():
     step = petseg_step(config, OXFORD, (0.48, 0.45, 0.40), (0.26, 0.26, 0.27))
-    batch = Batch(images.to(DEVICE), codes.to(DEVICE), torch.arange(args.batch, device=DEVICE))
+    batch = Batch(images.to(DEVICE), codes.to(DEVICE), torch.arange(args.batch, device=DEVICE), OXFORD)
     while True:
         step(batch, EPOCH)
         if not first:

@@ -295,8 +295,9 @@ def _disk() -> list[Check]:
 def _will_use() -> list[Check]:
     import torch
 
+    from petseg.data.loaders.build import resolve_loader
     from petseg.distributed import resolve_device
-    from petseg.inference.choices import resolve_amp, resolve_loader
+    from petseg.inference.choices import resolve_amp
     from petseg.training.auto import missing_compiler
 
     device = resolve_device("auto")

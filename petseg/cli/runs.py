@@ -18,13 +18,10 @@ from petseg.data.shards.manifest import Manifest
 from petseg.data.sources.files import MANIFEST_NAME
 from petseg.distributed import World, open_world, resolve_device
 from petseg.errors import PetsegError
-from petseg.inference.evaluate import Evaluation, score
-from petseg.inference.trained import TrainedModel, load_trained
-from petseg.training.run_folder import SUMMARY, RunFolder, new_run_folder, newest_run_folder
+from petseg.inference.evaluate import score
+from petseg.inference.trained import load_trained
+from petseg.training.run_folder import RUNS, SUMMARY, RunFolder, new_run_folder, newest_run_folder
 from petseg.training.trainer import FitResult, Reporter, fit
-
-RUNS = Path("runs")
-"""Where runs go that were given no folder."""
 
 DEMO_SAMPLES = 1000
 """Pets drawn for a run without shards."""
@@ -159,6 +156,8 @@ def report_command(run: Path, *, device: str) -> None:
     summary = RunFolder(run).summary()
     if summary is None:
         raise PetsegError(f"{run} has no {SUMMARY}: give the folder of a run that reached its end.")
+    from petseg.report.panels import report_run
+
     console = screen.out()
     where = resolve_device(device)
     trained = load_trained(run, where)
@@ -168,26 +167,8 @@ def report_command(run: Path, *, device: str) -> None:
     with screen.progress(console, f"scoring {split}") as (advance, expect):
         expect(manifest.split(split).samples)
         scored = score(trained, folder, manifest, split, device=where, progress=advance)
-    report = _write_report(run, trained, manifest, split, scored, where)
+    report = report_run(run, trained, manifest, split, scored.image_iou, where)
     console.print(f"Report: [bold]{escape(os.path.relpath(report))}[/]")
-
-
-def _write_report(
-    run: Path, trained: TrainedModel, manifest: Manifest, split: str, scored: Evaluation, device: torch.device
-) -> Path:
-    from petseg.report import write_report
-    from petseg.report.panels import make_panels
-
-    panels, worst = make_panels(
-        trained,
-        Path(trained.config.shards),
-        manifest,
-        split,
-        scored.image_iou,
-        count=trained.config.gallery,
-        device=device,
-    )
-    return write_report(run, panels, worst=worst, classes=trained.classes)
 
 
 def _run_to_resume(run_dir: str | None) -> RunFolder:
@@ -234,9 +215,11 @@ def _conclude(console: Console, result: FitResult, *, demo: bool, device: torch.
         return
     if result.test is None or result.trained is None or result.manifest is None:
         return  # there was nothing left to do, which was said
+    from petseg.report.panels import report_run
+
     summary = result.summary
     with console.status("writing the report ..."):
-        report = _write_report(run, result.trained, result.manifest, summary["split"], result.test, device)
+        report = report_run(run, result.trained, result.manifest, summary["split"], result.test.image_iou, device)
     console.print(screen.metrics_table(summary, f"{summary['split']} split, {summary['samples']:,} samples"))
     console.print(
         f"{summary['images_per_s']:,.0f} images/s on {escape(summary['device'])}, loader {summary['loader']}, "

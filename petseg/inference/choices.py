@@ -1,8 +1,7 @@
-"""Mixed precision and loader that `auto` means on a device."""
+"""The mixed precision that `auto` means on a device."""
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Literal
 
 import torch
@@ -28,12 +27,3 @@ def cpu_has_bf16() -> bool:
     """Whether this CPU multiplies bf16 in hardware (AVX512-BF16, AMX or Arm's BF16); emulation is slower than fp32."""
     flags = read_text("/proc/cpuinfo").split()
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)
-
-
-def resolve_loader(
-    choice: Literal["auto", "dali", "webdataset"], device: torch.device
-) -> Literal["dali", "webdataset"]:
-    """`auto` means DALI where it decodes on a GPU, else the webdataset loader, which is the faster one on CPUs."""
-    if choice != "auto":
-        return choice
-    return "dali" if device.type == "cuda" and importlib.util.find_spec("nvidia.dali") else "webdataset"

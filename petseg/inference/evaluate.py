@@ -11,13 +11,13 @@ import numpy as np
 import torch
 
 from petseg.classes import ClassTable
-from petseg.data.loaders.build import build_loader
+from petseg.data.loaders.build import build_loader, resolve_loader
 from petseg.data.loaders.loader import Loader
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.reader import ShardReader
 from petseg.distributed import World
 from petseg.errors import PetsegError
-from petseg.inference.choices import amp_dtype, resolve_amp, resolve_loader
+from petseg.inference.choices import amp_dtype, resolve_amp
 from petseg.inference.predict import Segmenter
 from petseg.inference.trained import TrainedModel
 from petseg.model.losses import combine, cross_entropy_sum, dice_sums

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch import nn
 
 from petseg.classes import ClassTable
 from petseg.data.decode.pictures import MAX_SIDE, PictureError, check_whole, opened, to_rgb
@@ -41,7 +42,7 @@ class Prediction:
 
 
 class Segmenter:
-    """A trained network that takes pictures of any size.
+    """A trained network that takes pictures of any size; `petseg.load` gives it.
 
     Args:
         trained: its network is on `device` already (`load_trained` puts it there).
@@ -49,6 +50,10 @@ class Segmenter:
 
     Raises:
         PetsegError: it was trained on pictures decoded in a way that this petseg does not know.
+
+    Example:
+        >>> pets = petseg.load("runs/mine")  # doctest: +SKIP
+        >>> codes, probabilities = pets.predict("photo.jpg"), pets.probabilities("photo.jpg")  # doctest: +SKIP
     """
 
     def __init__(self, trained: TrainedModel, device: torch.device) -> None:
@@ -58,11 +63,39 @@ class Segmenter:
                 "not know: upgrade petseg."
             )
         self.classes: ClassTable = trained.classes
+        self.network: nn.Module = trained.network
         self.height, self.width = trained.config.height_width
         self._trained = trained
         self._device = device
 
-    def probabilities(self, picture: np.ndarray) -> torch.Tensor:
+    def predict(self, picture: Picture) -> np.ndarray:
+        """The mask of a picture at its own size: u8[H, W], codes as in the masks that the network learned from.
+
+        Args:
+            picture: path of a photo, a PIL image, or u8[H, W, 3] in RGB; upright, or with an EXIF orientation.
+
+        Raises:
+            PetsegError: it cannot be read, or is no picture.
+        """
+        return self.classes.to_codes(self.segment(as_pixels(picture)))
+
+    def probabilities(self, picture: Picture) -> np.ndarray:
+        """Class probabilities of a picture at its own size, enlarged bilinearly: f32[C, H, W], in the classes' order.
+
+        Args:
+            picture: as for `predict`.
+
+        Raises:
+            PetsegError: it cannot be read, or is no picture.
+        """
+        pixels = as_pixels(picture)
+        height, width = pixels.shape[:2]
+        found = np.empty((len(self.classes), height, width), np.float32)
+        for rows, band in enlarge(self.at_network_size(pixels), height, width):
+            found[:, rows] = band.numpy()
+        return found
+
+    def at_network_size(self, picture: np.ndarray) -> torch.Tensor:
         """Class probabilities at the network's size, f32[C, height, width] on the CPU, of a picture u8[H, W, 3].
 
         The picture is squashed by the resize that every loader is held to.
@@ -85,9 +118,29 @@ class Segmenter:
         """
         height, width = picture.shape[:2]
         mask = np.empty((height, width), dtype=np.uint8)
-        for rows, band in enlarge(self.probabilities(picture), height, width):
+        for rows, band in enlarge(self.at_network_size(picture), height, width):
             mask[rows] = band.argmax(0).to(torch.uint8).numpy()
         return mask
+
+
+Picture = Path | str | Image.Image | np.ndarray
+"""A photo's path, or its pixels."""
+
+
+def as_pixels(picture: Picture) -> np.ndarray:
+    """u8[H, W, 3], RGB and upright, of a picture in any form.
+
+    Raises:
+        PetsegError: it cannot be read, or is no picture.
+    """
+    if isinstance(picture, Path | str):
+        return read_photo(Path(picture).expanduser())
+    if isinstance(picture, Image.Image):
+        return to_rgb(picture)
+    if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3:
+        return picture
+    what = f"{picture.dtype}{list(picture.shape)}" if isinstance(picture, np.ndarray) else type(picture).__name__
+    raise PetsegError(f"a picture is a path, a PIL image or u8[H, W, 3], not {what}.")
 
 
 def enlarge(

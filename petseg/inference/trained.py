@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from petseg.classes import ClassTable
 from petseg.config import TrainConfig
 from petseg.errors import PetsegError
-from petseg.model.networks import Network, build_model
+from petseg.model.networks import Network, OwnNetwork, build_model
 from petseg.model.transform import InputTransform
 
 FORMAT = 2
@@ -96,12 +97,13 @@ class TrainedModel:
         return self.network.probabilities(self.network(self.transform(images)))
 
 
-def load_trained(run: Path, device: torch.device, **changes: Any) -> TrainedModel:
+def load_trained(run: Path, device: torch.device, *, network: nn.Module | None = None, **changes: Any) -> TrainedModel:
     """The network of a run folder (its best checkpoint) or of a checkpoint file.
 
     Args:
         run: run folder or checkpoint.
         device: where the network is put.
+        network: to put the weights into, where the run trained one of somebody's own.
         changes: options of its configuration that are to be others.
 
     Raises:
@@ -112,13 +114,13 @@ def load_trained(run: Path, device: torch.device, **changes: Any) -> TrainedMode
     try:
         config = TrainConfig(**{**data["config"], **changes})
         classes = ClassTable.from_dict(data["classes"])
-        network = network_for(config, classes)
-        load_weights(network, data["ema"] or data["model"], path)
+        chosen = network_for(config, classes, network)
+        load_weights(chosen, data["ema"] or data["model"], path)
         transform = transform_for(config, data["mean"], data["std"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise PetsegError(f"{path} is damaged ({error}); use another checkpoint of the run.") from error
     return TrainedModel(
-        network=network.eval().requires_grad_(False).to(device),
+        network=chosen.eval().requires_grad_(False).to(device),
         transform=transform.to(device),
         classes=classes,
         config=config,
@@ -127,17 +129,27 @@ def load_trained(run: Path, device: torch.device, **changes: Any) -> TrainedMode
     )
 
 
-def network_for(config: TrainConfig, classes: ClassTable) -> Network:
-    """The network that a configuration describes, freshly initialised, in its memory format."""
-    network = build_model(
-        config.arch,
-        classes=len(classes),
-        width=config.width,
-        depth=config.depth,
-        dropout=config.dropout,
-        norm=config.norm,
-        upsample=config.upsample,
-    )
+def network_for(config: TrainConfig, classes: ClassTable, own: nn.Module | None = None) -> Network:
+    """The network that a configuration describes, freshly initialised, or somebody's own; in its memory format.
+
+    Raises:
+        PetsegError: a network of one's own where the configuration describes another, or none where it needs one.
+    """
+    network: Network
+    if own is not None:
+        if config.arch != "own":
+            raise PetsegError(f"network: this run has the network '{config.arch}'; leave your own out.")
+        network = own if isinstance(own, OwnNetwork) else OwnNetwork(own)
+    else:
+        network = build_model(
+            config.arch,
+            classes=len(classes),
+            width=config.width,
+            depth=config.depth,
+            dropout=config.dropout,
+            norm=config.norm,
+            upsample=config.upsample,
+        )
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
     return network.to(memory_format=memory_format)
 

@@ -12,7 +12,7 @@ from petseg.errors import PetsegError
 
 Norm = Literal["batch", "group"]
 Upsample = Literal["transpose", "bilinear"]
-Arch = Literal["unet", "seed"]
+Arch = Literal["unet", "seed", "own"]
 
 MAX_CHANNELS = 512
 """No level is wider than this, as in nnU-Net (Isensee et al., Nature Methods 18, 2021)."""
@@ -30,6 +30,10 @@ class UNet(nn.Module):
         dropout: probability with which whole channels are dropped in the two deepest levels, 0 to 1.
         norm: BatchNorm, or GroupNorm (8 channels a group or fewer groups), which does not depend on the batch.
         upsample: 2x2 transposed convolution, or bilinear enlargement with a 1x1 convolution.
+
+    Example:
+        >>> UNet(classes=3, width=8, depth=3)(torch.zeros(1, 3, 97, 133)).shape
+        torch.Size([1, 3, 97, 133])
     """
 
     def __init__(
@@ -120,7 +124,51 @@ class SeedUNet(nn.Module):
         return outputs.float()
 
 
-Network = UNet | SeedUNet
+class OwnNetwork(nn.Module):
+    """A network that somebody brought along.
+
+    Args:
+        module: from images f[N, 3, H, W] to logits f[N, classes, H, W], or to a dict that holds them as `out`.
+    """
+
+    stride = 1
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits f[N, classes, H, W] of images f[N, 3, H, W]."""
+        outputs = self.module(x)
+        logits: torch.Tensor = outputs["out"] if isinstance(outputs, dict) else outputs
+        return logits
+
+    @staticmethod
+    def probabilities(outputs: torch.Tensor) -> torch.Tensor:
+        """Class probabilities f32[N, C, H, W], summing to 1, of the network's outputs."""
+        return outputs.float().softmax(dim=1)
+
+    @torch.no_grad()
+    def check_outputs(self, classes: int, height: int, width: int) -> None:
+        """Try it on one picture.
+
+        Raises:
+            PetsegError: it does not take pictures of this size, or its outputs are no logits of `classes` classes.
+        """
+        parameter = next(self.parameters(), torch.zeros(()))
+        training = self.training
+        try:
+            outputs = self.eval()(torch.zeros(1, 3, height, width, device=parameter.device))
+        except Exception as error:  # anything may go wrong in there
+            raise PetsegError(f"network: it does not take pictures of {height}x{width} px ({error}).") from error
+        finally:
+            self.train(training)
+        found, wanted = tuple(outputs.shape), (1, classes, height, width)
+        if found != wanted:
+            raise PetsegError(f"network: its outputs are {list(found)}, and {list(wanted)} are wanted.")
+
+
+Network = UNet | SeedUNet | OwnNetwork
 
 
 def build_model(
@@ -133,15 +181,17 @@ def build_model(
     norm: Norm = "batch",
     upsample: Upsample = "transpose",
 ) -> Network:
-    """The network of a preset; `seed` has no options.
+    """The network of a preset; `seed` has no options of its own.
 
     Raises:
-        PetsegError: an unknown preset.
+        PetsegError: an unknown preset, or `own`, which only its owner can build.
     """
     if arch == "seed":
         return SeedUNet(classes=classes)
     if arch == "unet":
         return UNet(classes=classes, width=width, depth=depth, dropout=dropout, norm=norm, upsample=upsample)
+    if arch == "own":
+        raise PetsegError("--arch own: the network is yours: give it to petseg.train or petseg.load from Python.")
     raise PetsegError(f"--arch: unknown preset '{arch}'; choose unet or seed.")
 
 

@@ -14,6 +14,7 @@ from petseg.data.shards.reader import ShardReader
 from petseg.inference.predict import Segmenter
 from petseg.inference.trained import TrainedModel
 from petseg.report.gallery import Panel
+from petseg.report.report import write_report
 
 WORST = 4
 """Worst cases in a report."""
@@ -67,6 +68,29 @@ def _panel(segmenter: Segmenter, reader: ShardReader, index: int, iou: float) ->
     height, width = segmenter.height, segmenter.width
     picture, mask = reader.decoded(index)
     image, codes = resize_image(picture, height, width), resize_nearest(mask, height, width)
-    probabilities = segmenter.probabilities(image).float().numpy()
+    probabilities = segmenter.at_network_size(image).float().numpy()
     truth = segmenter.classes.lookup()[codes].astype(np.int64)
     return Panel(key=reader.key(index), image=image, truth=truth, probabilities=probabilities, iou=iou)
+
+
+def report_run(
+    run: Path,
+    trained: TrainedModel,
+    manifest: Manifest,
+    split: str,
+    image_iou: dict[int, float],
+    device: torch.device,
+) -> Path:
+    """Write a run's report.html, with pictures of the split that it was scored on; its path.
+
+    Args:
+        run: run folder, with its summary.
+        trained: its network, on `device`.
+        manifest: of its shards.
+        split: that it was scored on.
+        image_iou: mean IoU of each picture, by sample index.
+        device: where the network runs.
+    """
+    shards, count = Path(trained.config.shards), trained.config.gallery
+    panels, worst = make_panels(trained, shards, manifest, split, image_iou, count=count, device=device)
+    return write_report(run, panels, worst=worst, classes=trained.classes)

@@ -17,7 +17,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from petseg.config import TrainConfig
-from petseg.inference.choices import resolve_amp, resolve_loader
+from petseg.data.loaders.build import resolve_loader
+from petseg.inference.choices import resolve_amp
 from petseg.model.networks import Network
 
 CPU_COMPILE_SECONDS = 900.0
@@ -31,7 +32,7 @@ GPU_COMPILE_STEPS = 1000
 class Choices:
     """What `auto` came to."""
 
-    loader: Literal["dali", "webdataset"]
+    loader: str
     amp: Literal["bf16", "fp16", "off"]
     compile: bool
     notes: tuple[str, ...] = ()

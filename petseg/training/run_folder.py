@@ -14,6 +14,9 @@ from petseg.errors import PetsegError
 from petseg.inference.trained import LAST, STAGED
 from petseg.system import write_atomic
 
+RUNS = Path("runs")
+"""Where runs go that were given no folder."""
+
 CONFIG, METRICS, SUMMARY = "config.toml", "metrics.jsonl", "summary.json"
 
 _BYPRODUCT = re.compile(r"\..*\.partial-\d+|events\.out\.tfevents\..*")

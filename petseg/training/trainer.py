@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -23,7 +25,7 @@ from petseg.distributed import World
 from petseg.errors import PetsegError
 from petseg.inference.evaluate import Evaluation, evaluate
 from petseg.inference.trained import TrainedModel, load_trained, load_weights, network_for, transform_for
-from petseg.model.networks import Network, check_size, count_parameters
+from petseg.model.networks import Network, OwnNetwork, check_size, count_parameters
 from petseg.signals import Stop, stop_signals
 from petseg.system import versions
 from petseg.training import auto
@@ -67,7 +69,13 @@ class Reporter(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FitResult:
-    """What a run came to."""
+    """What a run came to.
+
+    Example:
+        >>> result = petseg.train({"shards": "shards/oxford"})  # doctest: +SKIP
+        >>> result.run.path, result.summary["mean_iou"], result.summary["images_per_s"]  # doctest: +SKIP
+        (PosixPath('runs/20260102-030405-default-unet'), 0.71, 3120.5)
+    """
 
     run: RunFolder
     summary: dict[str, Any] | None
@@ -82,7 +90,20 @@ class FitResult:
     """0, or 128 plus the signal that stopped the run."""
 
 
-def fit(config: TrainConfig, run: RunFolder, world: World, reporter: Reporter, *, resume: bool = False) -> FitResult:
+Callback = Callable[[dict[str, Any]], object]
+"""Hears of each epoch, in rank 0, with its line of metrics.jsonl."""
+
+
+def fit(
+    config: TrainConfig,
+    run: RunFolder,
+    world: World,
+    reporter: Reporter,
+    *,
+    resume: bool = False,
+    network: nn.Module | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> FitResult:
     """Train, validate each epoch, keep the best and the last checkpoint, and score the best one on `test`.
 
     Args:
@@ -91,11 +112,15 @@ def fit(config: TrainConfig, run: RunFolder, world: World, reporter: Reporter, *
         world: the ranks.
         reporter: told of everything.
         resume: go on from the run's last checkpoint.
+        network: somebody's own, in place of `config.arch`.
+        callbacks: called with each epoch's record.
 
     Raises:
         PetsegError: bad input, or a loss that is no longer finite.
     """
     auto.tune_process(world.device)
+    if network is not None and not resume:
+        config = dataclasses.replace(config, arch="own")
     if world.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(world.device)
     checkpoint = load_training_state(run) if resume else None
@@ -108,7 +133,7 @@ def fit(config: TrainConfig, run: RunFolder, world: World, reporter: Reporter, *
                     "larger number goes on."
                 )
             return FitResult(run=run, summary=summary, test=None)
-    job = _Job(config, run, world, reporter, checkpoint)
+    job = _Job(config, run, world, reporter, checkpoint, network, callbacks)
     try:
         with stop_signals() as stop:
             finished = job.train(stop)
@@ -129,20 +154,24 @@ class _Job:
         world: World,
         reporter: Reporter,
         checkpoint: dict[str, Any] | None,
+        own: nn.Module | None,
+        callbacks: Sequence[Callback],
     ) -> None:
-        self.run, self.world, self.reporter = run, world, reporter
+        self.run, self.world, self.reporter, self.callbacks = run, world, reporter, callbacks
         shards, init_from = Path(config.shards), config.init_from
         self.manifest = Manifest.load(shards)
         self.classes: ClassTable = self.manifest.classes
         config = self._fitting(config, self.manifest.split("train").samples)
         per_epoch = self._samples("train") // (config.batch_size * world.size) * config.batch_size * world.size
         torch.manual_seed(config.seed)
-        network = network_for(config, self.classes)
+        network = network_for(config, self.classes, own)
+        if isinstance(network, OwnNetwork):
+            network.check_outputs(len(self.classes), *config.height_width)
         check_size(network, *config.height_width, config.batch_size)
         chosen = auto.resolve(config, world.device, network, per_epoch // world.size * config.epochs)
         self.config = config = dataclasses.replace(
             config,
-            loader=chosen.loader,
+            loader=cast(Any, chosen.loader),
             amp=chosen.amp,
             compile="on" if chosen.compile else "off",
             # Without an index: that is each rank's own, and another one's on another machine.
@@ -321,6 +350,8 @@ class _Job:
             self._save(epoch, is_best=progress.best["epoch"] == epoch + 1)
         if world.is_main:
             self.reporter.epoch_ended(record)
+            for callback in self.callbacks:
+                callback(dict(record))
         # A signal that came during evaluation: the epoch is whole and saved, so stop before the next one.
         last = epoch + 1 >= self.config.epochs
         return last or not world.any(stop.number is not None)
@@ -404,7 +435,8 @@ class _Job:
         split = next((name for name in ("test", "val", "train") if self._samples(name)), "train")
         if split != "test":
             self.note(f"These shards have no test split: the scores are of {split}, which the run has seen.")
-        trained = load_trained(self.run.path, world.device)
+        own = copy.deepcopy(self.network.module) if isinstance(self.network, OwnNetwork) else None
+        trained = load_trained(self.run.path, world.device, network=own)
         loader = self._loader(split)
         try:
             with self.clock.measure("evaluation"):

@@ -1,7 +1,10 @@
 """What `auto` means for mixed precision and the loader."""
 
+import sys
+
 import torch
 
+from petseg.data.loaders.build import dali_is_installed, resolve_loader
 from petseg.inference import choices
 
 CPU = torch.device("cpu")
@@ -17,6 +20,15 @@ def test_amp_is_what_the_hardware_multiplies(monkeypatch):
 
 
 def test_the_loader_is_the_faster_one():
-    assert choices.resolve_loader("auto", CPU) == "webdataset"
-    assert choices.resolve_loader("dali", CPU) == "dali"
-    assert choices.resolve_loader("auto", torch.device("cuda", 0)) == "dali"
+    assert resolve_loader("auto", CPU) == "webdataset"
+    assert resolve_loader("dali", CPU) == "dali"
+    assert resolve_loader("auto", torch.device("cuda", 0)) == "dali"
+
+
+def test_dali_is_looked_for_where_no_package_of_its_publisher_is(monkeypatch):
+    assert dali_is_installed()
+    monkeypatch.setattr(sys, "path", [])
+    for name in [name for name in sys.modules if name.partition(".")[0] == "nvidia"]:
+        monkeypatch.delitem(sys.modules, name)
+    assert not dali_is_installed()
+    assert resolve_loader("auto", torch.device("cuda", 0)) == "webdataset"

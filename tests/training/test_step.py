@@ -21,7 +21,7 @@ def batch(k=0, padded=False):
         torch.randint(1, 4, (4, 4, 4), generator=g, dtype=torch.uint8).repeat_interleave(8, 1).repeat_interleave(8, 2)
     )
     images = (codes.unsqueeze(-1) * torch.tensor([60, 30, 80])).to(torch.uint8)
-    return Batch(images, codes, torch.full((4,), -1) if padded else torch.arange(4) + 4 * k)
+    return Batch(images, codes, torch.full((4,), -1) if padded else torch.arange(4) + 4 * k, OXFORD)
 
 
 def make(amp="off", **options):

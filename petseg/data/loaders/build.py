@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -17,12 +18,27 @@ from petseg.data.loaders.threads import ThreadEngine, decodes_on_gpu
 from petseg.data.loaders.workers import SUPPORTED
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.reader import ShardReader
-from petseg.distributed import local_share
+from petseg.distributed import local_share, resolve_device
 from petseg.errors import PetsegError
 from petseg.system import usable_cores
 
-LOADERS = ("dali", "webdataset", "random")
+LOADERS = ("auto", "dali", "webdataset", "random")
 """Names that `build_loader` knows; `random` is the ceiling for benchmarks: noise, with no work behind it."""
+
+
+def resolve_loader(choice: str, device: torch.device) -> str:
+    """`auto` means DALI where it decodes on a GPU, else the webdataset loader, which is the faster one on CPUs."""
+    if choice != "auto":
+        return choice
+    return "dali" if device.type == "cuda" and dali_is_installed() else "webdataset"
+
+
+def dali_is_installed() -> bool:
+    """Whether `import nvidia.dali` finds something."""
+    try:
+        return importlib.util.find_spec("nvidia.dali") is not None
+    except ModuleNotFoundError:  # no package `nvidia` at all
+        return False
 
 
 def build_loader(
@@ -33,7 +49,7 @@ def build_loader(
     split: str,
     batch_size: int,
     size: Size | Callable[[int], Size],
-    device: torch.device | None = None,
+    device: torch.device | str | None = None,
     seed: int = 0,
     training: bool = False,
     rank: int = 0,
@@ -47,13 +63,14 @@ def build_loader(
     """A loader over one split of a shard folder.
 
     Args:
-        name: `dali`, `webdataset` or `random`.
+        name: `auto` (DALI on a GPU, webdataset on a CPU), `dali`, `webdataset` or `random`.
         shards: folder that `petseg-shard` wrote.
         manifest: its manifest, where that has been read already.
         split: `train`, `val` or `test`.
         batch_size: samples of one rank's batch.
         size: (height, width) in pixels that every sample is squashed to, or a function that gives it for an epoch.
-        device: where the batches go, and where images are decoded if it is a GPU; None for the CPU.
+        device: where the batches go, and where images are decoded if it is a GPU: a device, `auto` (the GPU if there
+            is one), `cpu`, `cuda` or `cuda:N`; None for the CPU.
         seed: seed of the order.
         training: True shuffles each epoch and drops the tail that fills no global batch; False visits every sample
             exactly once in the order of the manifest, padded by rows of index -1.
@@ -66,11 +83,21 @@ def build_loader(
         verify: check the shards' hashes first; what was found sound is remembered, so only a first run pays for it.
 
     Raises:
-        PetsegError: no such loader, folder or split; DALI is not installed; shards that are not what the manifest
-            says; too few samples for one batch; a cache that does not fit.
+        PetsegError: no such loader, device, folder or split; DALI is not installed; shards that are not what the
+            manifest says; too few samples for one batch; a cache that does not fit.
+
+    Example:
+        >>> loader = build_loader(  # doctest: +SKIP
+        ...     "auto", shards="shards/oxford", split="train", batch_size=64, size=(128, 128), training=True
+        ... )
+        >>> for batch in loader:  # doctest: +SKIP
+        ...     learn_from(batch.images, batch.masks)
     """
     if name not in LOADERS:
-        raise PetsegError(f"--loader: unknown loader '{name}'; choose {', '.join(LOADERS)}.")
+        raise PetsegError(f"--loader: unknown loader '{name}'; choose {', '.join(LOADERS[:-1])}.")
+    if not isinstance(device, torch.device) or (device.type == "cuda" and not torch.cuda.is_available()):
+        device = resolve_device(str(device or "cpu"))
+    name = resolve_loader(name, device)
     if batch_size < 1:
         raise PetsegError(f"--batch-size: {batch_size} is out of range; give at least 1.")
     shards = Path(shards).expanduser()
@@ -82,7 +109,6 @@ def build_loader(
             f"{shards}: the {split} split has {chosen.samples} samples, too few for a batch of {batch_size} on each of "
             f"{world} ranks; give a smaller --batch-size."
         )
-    device = device or torch.device("cpu")
     threads = num_threads or usable_cores()
     plan = LoaderPlan(
         digest=manifest.digest,
@@ -97,7 +123,7 @@ def build_loader(
     )
     if name == "random":
         noise = RandomEngine(batch_size=batch_size, device=device, codes=manifest.classes.codes, seed=seed)
-        return Loader(plan, size, device, noise, prefetch_batches)
+        return Loader(plan, manifest.classes, size, device, noise, prefetch_batches)
     store = None
     if cache != "none":
         if callable(size):
@@ -114,4 +140,4 @@ def build_loader(
         engine = ThreadEngine(reader, device=device, num_threads=threads)
     if store is not None:
         engine = CachedEngine(store, engine)
-    return Loader(plan, size, device, engine, prefetch_batches)
+    return Loader(plan, manifest.classes, size, device, engine, prefetch_batches)

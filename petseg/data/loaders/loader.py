@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 
+from petseg.classes import CROSS_ENTROPY_IGNORES, ClassTable
 from petseg.data.order import epoch_order, rank_slice
 from petseg.errors import PetsegError
 
@@ -18,8 +19,13 @@ Size = tuple[int, int]
 """(height, width) in pixels."""
 
 
-class Batch(NamedTuple):
-    """One rank's batch, on the device."""
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One rank's batch, on the device.
+
+    Example:
+        >>> loss = F.cross_entropy(network(batch.images.permute(0, 3, 1, 2) / 255), batch.masks)  # doctest: +SKIP
+    """
 
     images: torch.Tensor
     """u8[N, H, W, 3], RGB. `images.permute(0, 3, 1, 2)` is channels_last without a copy."""
@@ -27,6 +33,13 @@ class Batch(NamedTuple):
     """u8[N, H, W], the codes of the mask files."""
     indices: torch.Tensor
     """i64[N], sample indices within the split; -1 marks a padding row (zeros in `images` and `codes`)."""
+    classes: ClassTable
+    """What the codes mean."""
+
+    @property
+    def masks(self) -> torch.Tensor:
+        """Class indices i64[N, H, W] in [0, C), or -100, which cross-entropy ignores: void pixels and padding rows."""
+        return self.classes.masks(self.codes, self.indices, ignore=CROSS_ENTROPY_IGNORES)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,15 +140,21 @@ class Loader:
 
     Args:
         plan: which batches.
+        classes: what the masks' codes mean.
         size: (height, width) in pixels, or a function of the epoch that gives it.
         device: where the batches go.
         engine: makes the pixels; closed together with the loader.
         prefetch_batches: batches that are under way while the receiver works on one.
+
+    Example:
+        >>> state = loader.state_dict()  # after any batch  # doctest: +SKIP
+        >>> another_loader.load_state_dict(state)  # of another kind, batch size or number of ranks  # doctest: +SKIP
     """
 
     def __init__(
         self,
         plan: LoaderPlan,
+        classes: ClassTable,
         size: Size | Callable[[int], Size],
         device: torch.device,
         engine: Engine,
@@ -144,10 +163,11 @@ class Loader:
         if not plan.steps(0):
             raise ValueError("there is no batch to make")
         self.plan = plan
+        self.classes = classes
         self._size: Callable[[int], Size] = size if callable(size) else lambda _: size
         # Then what was made ahead for the next epoch serves any other.
         self._epochs_alike = not (plan.training or callable(size))
-        self._device = device
+        self.device = device
         self._on_cpu = device.type == "cpu"
         self._ahead = prefetch_batches
         self._epoch = 0
@@ -254,15 +274,15 @@ class Loader:
     def _batch(self, ticket: _Ticket, pixels: Pixels | None) -> Batch:
         indices = torch.from_numpy(ticket.indices)
         if not self._on_cpu:
-            indices = indices.to(self._device, non_blocking=True)
+            indices = indices.to(self.device, non_blocking=True)
         if pixels is not None and ticket.real == len(ticket.indices):
-            return Batch(pixels.images, pixels.codes, indices)
+            return Batch(pixels.images, pixels.codes, indices, self.classes)
         shape = (len(ticket.indices), *ticket.size)
-        images = torch.zeros((*shape, 3), dtype=torch.uint8, device=self._device)
-        codes = torch.zeros(shape, dtype=torch.uint8, device=self._device)
+        images = torch.zeros((*shape, 3), dtype=torch.uint8, device=self.device)
+        codes = torch.zeros(shape, dtype=torch.uint8, device=self.device)
         if pixels is not None:
             images[: ticket.real], codes[: ticket.real] = pixels
-        return Batch(images, codes, indices)
+        return Batch(images, codes, indices, self.classes)
 
     def _move(self, epoch: int, consumed: int) -> None:
         self._iteration += 1

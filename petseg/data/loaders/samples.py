@@ -40,7 +40,7 @@ class OrderedSamples(torch.utils.data.IterableDataset[dict[str, Any]]):
         PetsegError: no such folder or split, or shards that are not what the manifest says.
 
     Example:
-        >>> samples = OrderedSamples(Path("shards/pets"), "train")  # doctest: +SKIP
+        >>> samples = OrderedSamples("shards/pets", "train")  # doctest: +SKIP
         >>> decode = wds.decode(wds.imagehandler("rgb8", ["jpg"]), wds.imagehandler("l8", ["png"]))  # doctest: +SKIP
         >>> pipeline = wds.DataPipeline(samples, decode, wds.to_tuple("jpg", "png"))  # doctest: +SKIP
         >>> for epoch in range(10):  # doctest: +SKIP
@@ -50,7 +50,7 @@ class OrderedSamples(torch.utils.data.IterableDataset[dict[str, Any]]):
 
     def __init__(
         self,
-        shards: Path,
+        shards: Path | str,
         split: str,
         *,
         training: bool = True,
@@ -60,6 +60,7 @@ class OrderedSamples(torch.utils.data.IterableDataset[dict[str, Any]]):
         window: int | None = None,
         verify: bool = True,
     ) -> None:
+        shards = Path(shards).expanduser()
         self.manifest = Manifest.load(shards)
         self._folder = shards
         chosen = self.manifest.split(split)

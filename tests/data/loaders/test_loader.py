@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from petseg import build_loader
+from petseg.classes import OXFORD
 from petseg.data.loaders.loader import Loader, LoaderPlan
 from petseg.data.loaders.random import RandomEngine
 from petseg.errors import PetsegError
@@ -26,7 +27,7 @@ class Engine(RandomEngine):
 def make(size=(2, 2), batch_size=2, ahead=2, **options):
     plan = LoaderPlan(digest="d", split="val", sizes=(4, 3), batch_size=batch_size, seed=0, **options)
     engine = Engine(batch_size)
-    return Loader(plan, size, CPU, engine, ahead), engine
+    return Loader(plan, OXFORD, size, CPU, engine, ahead), engine
 
 
 @pytest.mark.parametrize("ahead", [1, 2, 5])
@@ -68,7 +69,7 @@ def test_a_rank_with_nothing_left_submits_nothing():
 
 
 @pytest.mark.parametrize("name", ["webdataset", "dali"])
-def test_a_size_that_grows_from_epoch_to_epoch(packed, name):
+def test_a_size_that_grows_from_epoch_to_epoch(packed, same, name):
     sizes = [(16, 24), (32, 32), (40, 40)]
     loader = build_loader(
         name, shards=packed, split="train", batch_size=5, size=lambda epoch: sizes[min(epoch, 2)], training=True
@@ -79,7 +80,7 @@ def test_a_size_that_grows_from_epoch_to_epoch(packed, name):
         # Batches of the next epoch are under way while this one is received, and are of their own size.
         for batch, expected in zip(loader, fixed[epoch], strict=True):
             assert batch.images.shape == (5, *sizes[epoch], 3)
-            assert all(torch.equal(a, b) for a, b in zip(batch, expected, strict=True))
+            assert same(batch, expected)
     for each in (loader, *fixed):
         each.close()
 

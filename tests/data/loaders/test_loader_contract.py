@@ -185,11 +185,11 @@ def test_codes_of_large_images_are_exact_too(load, large, name, size):
 
 @pytest.mark.parametrize("name", LOADERS)
 @pytest.mark.parametrize("cache", ["host", "device"])
-def test_a_cache_changes_no_pixel(load, packed, name, cache):
+def test_a_cache_changes_no_pixel(load, packed, same, name, cache):
     plain, cached = load(name, packed), load(name, packed, cache=cache)
     for _ in range(3):
         for a, b in zip(plain, cached, strict=True):
-            assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+            assert same(a, b)
 
 
 @every_loader
@@ -257,7 +257,7 @@ def test_no_sample_is_lost_or_doubled_by_resuming(data):
                 world=world, window=window,
             )  # fmt: skip
             engine = RandomEngine(batch_size=batch, device=CPU, codes=(1, 2), seed=0)
-            loader = Loader(plan, (1, 1), CPU, engine)
+            loader = Loader(plan, OXFORD, (1, 1), CPU, engine)
             state = {"digest": "d", "split": "train", "seed": seed, "epoch": 4, "consumed": consumed, "window": window}
             loader.load_state_dict({**state, "format": 1})
             loaders.append(iter(loader))
@@ -470,7 +470,7 @@ def test_a_cache_that_does_not_fit_names_its_bytes(load, packed, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("tensorflow", {}, "unknown loader 'tensorflow'; choose dali, webdataset"),
+        ("tensorflow", {}, "unknown loader 'tensorflow'; choose auto, dali, webdataset"),
         ("dali", {"split": "holdout"}, "no split 'holdout'"),
         ("webdataset", {"batch_size": 43}, "42 samples, too few"),
         ("webdataset", {"batch_size": 0}, "--batch-size"),

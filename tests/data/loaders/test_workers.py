@@ -34,13 +34,13 @@ def children() -> set[int]:
     return {int(pid) for pid in every if b"petseg.data.loaders.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()}
 
 
-def test_threads_and_processes_give_the_same_batches(packed, monkeypatch):
+def test_threads_and_processes_give_the_same_batches(packed, same, monkeypatch):
     with_processes = loader_of(packed)
     monkeypatch.setattr(build, "SUPPORTED", False)
     with_threads = loader_of(packed)
     assert isinstance(with_processes._engine, ProcessEngine) and isinstance(with_threads._engine, ThreadEngine)
     for ours, theirs in zip(with_processes, with_threads, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+        assert same(ours, theirs)
     with_processes.close()
     with_threads.close()
 

@@ -1,0 +1,113 @@
+"""Training and using networks from Python: what the commands do, without what a person sees of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from petseg.config import TrainConfig, resolve
+from petseg.distributed import open_world, resolve_device
+from petseg.errors import PetsegError
+from petseg.inference.predict import Segmenter
+from petseg.inference.trained import load_trained
+from petseg.report.panels import report_run
+from petseg.training.run_folder import RUNS, RunFolder, new_run_folder
+from petseg.training.trainer import FitResult, fit
+
+logger = logging.getLogger("petseg")
+
+
+class _Log:
+    """A `Reporter` that logs: one line an epoch, and every note."""
+
+    def note(self, text: str) -> None:
+        logger.info(text)
+
+    def epoch_started(self, epoch: int, epochs: int, steps: int) -> None:
+        pass
+
+    def step(self, images_per_s: float, data_wait_pct: float, memory_mb: float) -> None:
+        pass
+
+    def epoch_ended(self, record: dict[str, Any]) -> None:
+        score = record["val"]["mean_iou"] if record["val"] else None
+        logger.info("epoch %d: loss %.3f, val mean IoU %s", record["epoch"], record["train_loss"], score)
+
+
+def train(
+    config: TrainConfig | Mapping[str, Any],
+    network: nn.Module | None = None,
+    callbacks: Sequence[Callable[[dict[str, Any]], object]] = (),
+    *,
+    resume: bool = False,
+) -> FitResult:
+    """Train as `petseg-train` does: the same run folder, checkpoints, scores and report.
+
+    What the command would say goes to the logger `petseg` (`logging.basicConfig(level="INFO")` shows it).
+
+    Args:
+        config: options by name, as in a run's config.toml; `shards` must be among them.
+        network: one of your own in place of `arch`: from images f32[N, 3, H, W] to logits [N, C, H, W], or to a dict
+            with them as `out`, as torchvision's segmentation networks give it. It is trained in place.
+        callbacks: called in rank 0 with the record of each epoch: the line of metrics.jsonl, with `epoch`,
+            `train_loss`, `lr`, `val` (a dict of scores), `images_per_s` and more.
+        resume: go on with `run_dir` from its last checkpoint; other options may be left out.
+
+    Returns:
+        The run: its `summary` (the scores), `run.path` (its folder) and `trained` (its best network).
+
+    Raises:
+        PetsegError: bad input, or a loss that is no longer finite.
+
+    Example:
+        >>> result = petseg.train({"shards": "shards/oxford", "epochs": 10}, callbacks=[wandb.log])  # doctest: +SKIP
+        >>> result.summary["mean_iou"]  # doctest: +SKIP
+        0.71
+    """
+    if resume:
+        given = {name: value for name, value in _plain(config).items() if name != "run_dir"}
+        folder = RunFolder(Path(_plain(config).get("run_dir") or ""))
+        if not folder.last.is_file() or not folder.config.is_file():
+            raise PetsegError(f"run_dir: {folder.path} holds no run to go on with.")
+        resolved = resolve({**given, "shards": given.get("shards") or None}, folder.config)
+    else:
+        resolved = config if isinstance(config, TrainConfig) else resolve(config)
+        if not resolved.shards:
+            raise PetsegError("shards: name a folder that petseg-shard wrote.")
+    with open_world(resolved.device) as world:
+        made = resolved.run_dir or str(new_run_folder(RUNS, f"{resolved.recipe}-{resolved.arch}").path)
+        run = folder if resume else RunFolder(Path(world.broadcast(made)))
+        result = fit(resolved, run, world, _Log(), resume=resume, network=network, callbacks=callbacks)
+        if world.is_main and result.trained and result.manifest and result.test and result.summary:
+            split = result.summary["split"]
+            report_run(run.path, result.trained, result.manifest, split, result.test.image_iou, world.device)
+        return result
+
+
+def load(run: Path | str, device: str = "auto", network: nn.Module | None = None) -> Segmenter:
+    """The trained network of a run, ready for pictures of any size.
+
+    Args:
+        run: run folder (its best checkpoint), or a checkpoint in it.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        network: a fresh one of the same kind, where the run trained a network of your own.
+
+    Raises:
+        PetsegError: no such run, or it is damaged.
+
+    Example:
+        >>> pets = petseg.load("runs/mine")  # doctest: +SKIP
+        >>> codes = pets.predict("photo.jpg")  # doctest: +SKIP
+        >>> codes.shape, pets.classes.names  # doctest: +SKIP
+        ((375, 500), ('pet', 'background', 'border'))
+    """
+    where = resolve_device(device)
+    return Segmenter(load_trained(Path(run).expanduser(), where, network=network), where)
+
+
+def _plain(config: TrainConfig | Mapping[str, Any]) -> dict[str, Any]:
+    return config.to_dict() if isinstance(config, TrainConfig) else dict(config)

@@ -1,0 +1,143 @@
+"""petseg from Python: the same run as the command's, networks of one's own, and what becomes of them."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import petseg
+from petseg.cli.app import run, train_app, umbrella
+from petseg.errors import PetsegError
+from petseg.inference.trained import load_checkpoint
+
+TINY = {
+    "size": "32", "width": 4, "depth": 3, "batch_size": 8, "epochs": 2, "device": "cpu", "amp": "off", "gallery": 2,
+    "num_threads": 2,
+}  # fmt: skip
+
+
+class Own(nn.Module):
+    """A network as somebody may bring it along; `out` as torchvision's have it."""
+
+    def __init__(self, classes=3, *, as_dict=False):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, classes, 1))
+        self.as_dict = as_dict
+
+    def forward(self, x):
+        return {"out": self.body(x)} if self.as_dict else self.body(x)
+
+
+@pytest.fixture
+def options(packed, tmp_path):
+    return {**TINY, "shards": str(packed), "run_dir": str(tmp_path / "run")}
+
+
+def test_it_is_the_commands_run(options, tmp_path):
+    result = petseg.train(options)
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items() if name != "run_dir"]
+    assert run(train_app, "petseg-train", [*flags, "--run-dir", str(tmp_path / "command")]) == 0
+    ours, theirs = (load_checkpoint(tmp_path / name / "best.pt") for name in ("run", "command"))
+    assert all(torch.equal(ours["ema"][name], theirs["ema"][name]) for name in theirs["ema"])
+    assert {p.name for p in result.run.path.iterdir()} == {p.name for p in (tmp_path / "command").iterdir()}
+    assert result.summary["mean_iou"] == json.loads((tmp_path / "command" / "summary.json").read_text())["mean_iou"]
+
+
+def test_callbacks_hear_of_every_epoch(options, caplog):
+    heard = []
+    with caplog.at_level(logging.INFO, "petseg"):
+        petseg.train(options, callbacks=[heard.append, lambda record: record.clear()])
+    lines = [json.loads(line) for line in open(f"{options['run_dir']}/metrics.jsonl")]  # noqa: SIM115, PTH123
+    assert [each["epoch"] for each in lines] == [1, 2] and len(heard) == 2
+    assert "epoch 2: loss" in caplog.text
+
+
+def test_a_tracker_takes_the_records_in_five_lines(options):
+    """The README's example, with a tracker that only remembers."""
+
+    class Tracker:
+        def __init__(self):
+            self.logged = []
+
+        def log_metrics(self, metrics, step):
+            self.logged.append((step, metrics))
+
+    mlflow = Tracker()
+
+    def track(record):
+        scores = {"train_loss": record["train_loss"], "val_mean_iou": record["val"]["mean_iou"]}
+        mlflow.log_metrics(scores, step=record["epoch"])
+
+    petseg.train(options, callbacks=[track])
+    assert [step for step, _ in mlflow.logged] == [1, 2]
+    assert all(isinstance(value, float) for _, metrics in mlflow.logged for value in metrics.values())
+
+
+@pytest.mark.parametrize("as_dict", [False, True])
+def test_a_network_of_ones_own(options, capsys, as_dict):
+    torch.manual_seed(0)
+    network = Own(as_dict=as_dict)
+    before = network.body[0].weight.clone()
+    result = petseg.train(options, network=network)
+    assert not torch.equal(network.body[0].weight, before), "it is trained in place"
+    assert result.summary["parameters"] == sum(p.numel() for p in network.parameters())
+    again = petseg.train({"run_dir": options["run_dir"], "epochs": 3}, network=Own(as_dict=as_dict), resume=True)
+    assert again.summary["epochs"] == 3
+    photo = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    own = petseg.load(options["run_dir"], "cpu", network=Own(as_dict=as_dict))
+    assert set(np.unique(own.predict(photo))) <= {1, 2, 3}
+    with pytest.raises(PetsegError, match="the network is yours"):
+        petseg.load(options["run_dir"])
+    assert run(umbrella, "petseg", ["eval", options["run_dir"]]) == 2
+    assert "the network is yours: give it to petseg.train or petseg.load" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        (Own(classes=2), r"its outputs are \[1, 2, 32, 32\], and \[1, 3, 32, 32\] are wanted"),
+        (nn.Conv2d(3, 3, 3), r"outputs are \[1, 3, 30, 30\]"),
+        (nn.Conv2d(4, 3, 1), "does not take pictures of 32x32 px"),
+    ],
+)
+def test_a_network_that_does_not_fit(options, tmp_path, network, words):
+    with pytest.raises(PetsegError, match=words):
+        petseg.train(options, network=network)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_train_refuses(options):
+    with pytest.raises(PetsegError, match="shards: name a folder"):
+        petseg.train({"epochs": 2})
+    with pytest.raises(PetsegError, match="holds no run to go on with"):
+        petseg.train(options, resume=True)
+    petseg.train({**options, "epochs": 1})
+    with pytest.raises(PetsegError, match="leave your own out"):
+        petseg.load(options["run_dir"], network=Own())
+
+
+def test_a_loaded_network_takes_any_picture(options, tmp_path):
+    petseg.train(options)
+    pets = petseg.load(options["run_dir"], device="cpu")
+    assert pets.classes.names == ("pet", "background", "border") and isinstance(pets.network, nn.Module)
+    pixels = np.random.default_rng(0).integers(0, 256, (61, 87, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    image.save(tmp_path / "photo.png")
+    masks = [pets.predict(each) for each in (pixels, image, tmp_path / "photo.png", str(tmp_path / "photo.png"))]
+    assert all(np.array_equal(mask, masks[0]) for mask in masks)
+    assert masks[0].dtype == np.uint8 and masks[0].shape == (61, 87)
+    found = pets.probabilities(image)
+    assert found.dtype == np.float32 and found.shape == (3, 61, 87)
+    assert np.allclose(found.sum(0), 1, atol=1e-5)
+    assert np.array_equal(pets.classes.to_codes(found.argmax(0)), masks[0])
+
+
+@pytest.mark.parametrize("picture", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), 3])
+def test_what_is_no_picture(options, picture):
+    petseg.train({**options, "epochs": 1})
+    with pytest.raises(PetsegError, match=r"a picture is a path, a PIL image or u8\[H, W, 3\], not"):
+        petseg.load(options["run_dir"]).predict(picture)
