@@ -83,8 +83,15 @@ def train(
         run = folder if resume else RunFolder(Path(world.broadcast(made)))
         result = fit(resolved, run, world, _Log(), resume=resume, network=network, callbacks=callbacks)
         if world.is_main and result.trained and result.manifest and result.test and result.summary:
-            split = result.summary["split"]
-            report_run(run.path, result.trained, result.manifest, split, result.test.image_iou, world.device)
+            report_run(
+                run.path,
+                result.trained,
+                Path(result.trained.config.shards),
+                result.manifest,
+                result.summary["split"],
+                result.test.image_iou,
+                world.device,
+            )
         return result
 
 

@@ -67,6 +67,11 @@ def read_at(file: int, size: int, offset: int) -> bytes:
         return os.read(file, size)
 
 
+def bytes_in_words(size: int) -> str:
+    """`3.2 MB`, `1.25 GB`: in GB from a hundredth of one on."""
+    return f"{size / 1e9:.2f} GB" if size >= 1e7 else f"{size / 1e6:.1f} MB"
+
+
 def usable_cores() -> int:
     """Cores that this process may run on (affinity), at least 1."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

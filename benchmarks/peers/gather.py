@@ -13,7 +13,7 @@ loader = build_loader(
 )
 parts = list(loader)
 real = torch.cat([batch.indices for batch in parts]) >= 0
-images, codes = (torch.cat([batch[part] for batch in parts])[real].contiguous() for part in (0, 1))
+images, codes = (torch.cat([getattr(batch, part) for batch in parts])[real] for part in ("images", "codes"))
 loader.close()
 rng = np.random.default_rng(0)
 

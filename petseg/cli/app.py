@@ -13,15 +13,23 @@ import typer
 from petseg.cli.options import with_train_flags
 from petseg.errors import PetsegError
 
+HELP = {"help_option_names": ["-h", "--help"]}
+
 umbrella = typer.Typer(
     name="petseg",
     help="Pack pictures and masks once, train segmentation networks at the speed of the hardware.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings=HELP,
+    epilog="--version says which petseg this is.",
 )
-shard_app = typer.Typer(name="petseg-shard", add_completion=False, pretty_exceptions_enable=False)
-train_app = typer.Typer(name="petseg-train", add_completion=False, pretty_exceptions_enable=False)
+shard_app = typer.Typer(
+    name="petseg-shard", add_completion=False, pretty_exceptions_enable=False, context_settings=HELP
+)
+train_app = typer.Typer(
+    name="petseg-train", add_completion=False, pretty_exceptions_enable=False, context_settings=HELP
+)
 
 ShardsArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Shard folder.", show_default=False)]
 RunArgument = Annotated[
@@ -194,11 +202,17 @@ def predict(
 
 
 @umbrella.command()
-def report(run: RunArgument, device: DeviceOption = "auto") -> None:
+def report(
+    run: RunArgument,
+    shards: Annotated[
+        Path | None, typer.Option(help="Shard folder; default: the run's own.", show_default=False)
+    ] = None,
+    device: DeviceOption = "auto",
+) -> None:
     """Make a run's report.html again, from what its folder and its shards hold."""
     from petseg.cli.runs import report_command
 
-    report_command(run, device=device)
+    report_command(run, shards=shards, device=device)
 
 
 @umbrella.command()
@@ -294,10 +308,16 @@ def run(app: typer.Typer, name: str, args: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code: 0, 1 (rejects under --strict), 2 (bad input), 128 + signal."""
     from petseg.cli import console
 
+    given = list(sys.argv[1:] if args is None else args)
+    if given == ["--version"]:
+        import importlib.metadata
+
+        console.out().print(f"{name} {importlib.metadata.version('petseg')}")
+        return 0
     command = typer.main.get_command(app)
     try:
         # Not `command.main`, which answers Ctrl-C without a word.
-        with command.make_context(name, list(sys.argv[1:] if args is None else args)) as context:
+        with command.make_context(name, given) as context:
             command.invoke(context)
     except PetsegError as error:
         console.error(str(error))

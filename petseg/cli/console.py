@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from rich.progress import (
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from petseg.classes import ClassTable
     from petseg.data.shards.manifest import Manifest
     from petseg.data.shards.scan import MaskScan
 
@@ -28,6 +30,11 @@ if TYPE_CHECKING:
 def out() -> Console:
     """The console for results, on standard output."""
     return Console(soft_wrap=True, highlight=False)
+
+
+def command(text: str) -> str:
+    """A command to be typed next, as the present one was: by `uv run` or without."""
+    return f"uv run {text}" if os.environ.get("UV_RUN_RECURSION_DEPTH") else text
 
 
 def error(text: str) -> None:
@@ -129,7 +136,7 @@ def counted(n: int, what: str) -> str:
     return f"{n:,} {what}" + ("" if n == 1 else "s")
 
 
-def metrics_table(metrics: dict[str, Any], title: str) -> Table:
+def metrics_table(metrics: dict[str, Any], title: str, classes: ClassTable) -> Table:
     """Scores of a split, class by class and over all."""
     table = Table(title=escape(title), title_justify="left")
     for column in ("class", "IoU", "Dice", "accuracy"):
@@ -142,8 +149,10 @@ def metrics_table(metrics: dict[str, Any], title: str) -> Table:
     table.add_row(
         "mean; pixel accuracy", show(metrics["mean_iou"]), show(metrics.get("dice")), show(metrics["pixel_accuracy"])
     )
-    for name, value in metrics.get("foreground_iou", {}).items():
-        table.add_row(f"foreground {escape(str(name))}", show(value), "", "")
+    # In the order of the class table, which both follow.
+    for group, value in zip(classes.foregrounds, metrics.get("foreground_iou", {}).values(), strict=False):
+        names = " or ".join(name for code, name in zip(classes.codes, classes.names, strict=True) if code in group)
+        table.add_row(f"foreground: {escape(names)}", show(value), "", "")
     if (baseline := metrics.get("baseline_mean_iou")) is not None:
         table.add_row("one class everywhere", show(baseline), "", "")
     return table

@@ -19,7 +19,7 @@ from petseg.data.sources.files import MANIFEST_NAME
 from petseg.distributed import World, open_world, resolve_device
 from petseg.errors import PetsegError
 from petseg.inference.evaluate import score
-from petseg.inference.trained import load_trained
+from petseg.inference.trained import TrainedModel, load_trained
 from petseg.training.run_folder import RUNS, SUMMARY, RunFolder, new_run_folder, newest_run_folder
 from petseg.training.trainer import FitResult, Reporter, fit
 
@@ -87,7 +87,7 @@ def evaluate_command(
     console = screen.out()
     where = resolve_device(device)
     trained = load_trained(run, where, **{name: value for name, value in changes.items() if value is not None})
-    folder = shards or Path(trained.config.shards)
+    folder = _shards_of(trained, shards)
     manifest = Manifest.load(folder)
     with screen.progress(console, f"scoring {split}") as (advance, expect):
         expect(manifest.split(split).samples)
@@ -96,7 +96,7 @@ def evaluate_command(
         else:
             metrics = score(trained, folder, manifest, split, device=where, progress=advance).metrics
     size = "each picture's own size" if full_size else trained.config.size
-    console.print(screen.metrics_table(metrics, f"{trained.path} on {split} of {folder}, at {size}"))
+    console.print(screen.metrics_table(metrics, f"{trained.path} on {split} of {folder}, at {size}", trained.classes))
     if metrics["absent"]:
         console.print(f"No pixel of {escape(split)} is of {escape(', '.join(metrics['absent']))}.")
     if as_json:
@@ -147,7 +147,7 @@ def export_command(run: Path, fmt: str, out: Path | None, image: Path | None) ->
     )
 
 
-def report_command(run: Path, *, device: str) -> None:
+def report_command(run: Path, *, shards: Path | None, device: str) -> None:
     """`petseg report`.
 
     Raises:
@@ -161,14 +161,24 @@ def report_command(run: Path, *, device: str) -> None:
     console = screen.out()
     where = resolve_device(device)
     trained = load_trained(run, where)
-    folder = Path(trained.config.shards)
+    folder = _shards_of(trained, shards)
     manifest = Manifest.load(folder)
     split = summary["split"]
     with screen.progress(console, f"scoring {split}") as (advance, expect):
         expect(manifest.split(split).samples)
         scored = score(trained, folder, manifest, split, device=where, progress=advance)
-    report = report_run(run, trained, manifest, split, scored.image_iou, where)
+    report = report_run(run, trained, folder, manifest, split, scored.image_iou, where)
     console.print(f"Report: [bold]{escape(os.path.relpath(report))}[/]")
+
+
+def _shards_of(trained: TrainedModel, given: Path | None) -> Path:
+    """The shards that a command is to use: those that were given, or the run's own."""
+    if given is not None:
+        return given
+    own = Path(trained.config.shards)
+    if not own.is_dir():
+        raise PetsegError(f"{own}, where the run's shards were, is no folder any more: give --shards.")
+    return own
 
 
 def _run_to_resume(run_dir: str | None) -> RunFolder:
@@ -211,7 +221,8 @@ def _with_events(reporter: screen.ConsoleReporter, run: RunFolder, config: Train
 def _conclude(console: Console, result: FitResult, *, demo: bool, device: torch.device) -> None:
     run = result.run.path
     if result.summary is None:
-        console.print(f"Stopped and saved. Go on with: petseg-train --resume --run-dir {escape(str(run))}")
+        go_on = screen.command(f"petseg-train --resume --run-dir {run}")
+        console.print(f"Stopped and saved. Go on with: {escape(go_on)}")
         return
     if result.test is None or result.trained is None or result.manifest is None:
         return  # there was nothing left to do, which was said
@@ -219,8 +230,15 @@ def _conclude(console: Console, result: FitResult, *, demo: bool, device: torch.
 
     summary = result.summary
     with console.status("writing the report ..."):
-        report = report_run(run, result.trained, result.manifest, summary["split"], result.test.image_iou, device)
-    console.print(screen.metrics_table(summary, f"{summary['split']} split, {summary['samples']:,} samples"))
+        shards = Path(result.trained.config.shards)
+        report = report_run(
+            run, result.trained, shards, result.manifest, summary["split"], result.test.image_iou, device
+        )
+    console.print(
+        screen.metrics_table(
+            summary, f"{summary['split']} split, {summary['samples']:,} samples", result.trained.classes
+        )
+    )
     console.print(
         f"{summary['images_per_s']:,.0f} images/s on {escape(summary['device'])}, loader {summary['loader']}, "
         f"{summary['seconds']:.0f} s in all. {escape(summary['verdict'].capitalize())}; to go faster try "
@@ -228,9 +246,11 @@ def _conclude(console: Console, result: FitResult, *, demo: bool, device: torch.
     )
     console.print(f"Report: [bold]{escape(os.path.relpath(report))}[/]  (numbers: {escape(str(run / SUMMARY))})")
     if demo:
+        fetch, train = screen.command("petseg-shard oxford shards/oxford"), screen.command("petseg-train")
         console.print(
-            "Next, real pets: [bold]petseg-shard oxford shards/oxford[/] fetches and packs Oxford-IIIT Pet, then "
-            "[bold]petseg-train --shards shards/oxford[/]. Your own pictures: petseg-shard folder:IMAGES,MASKS OUT."
+            f"Next, real pets: [bold]{fetch}[/] fetches and packs Oxford-IIIT Pet, then [bold]{train} --shards "
+            f"shards/oxford[/]. Your own pictures: {screen.command('petseg-shard FOLDER OUT')}."
         )
     else:
-        console.print(f"Try it on photos: petseg predict {escape(str(run))} PHOTO --out predictions")
+        next_command = screen.command(f"petseg predict {run} PHOTO --out predictions")
+        console.print(f"Try it on photos: {escape(next_command)}")

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from petseg.classes import ClassTable
-from petseg.cli.console import mask_table, packing_table, progress
+from petseg.cli.console import command, mask_table, packing_table, progress
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.pack import PackOptions, PackReport, pack
 from petseg.data.sources import Source
@@ -126,7 +126,8 @@ def show_report(console: Console, report: PackReport, out: Path) -> None:
         console.print(f"[yellow]rejected[/] {escape(reject.key)}: {escape(reject.reason)}")
     if len(manifest.rejected) > SHOWN_REJECTS:
         console.print(f"... and {len(manifest.rejected) - SHOWN_REJECTS} more, all in {escape(str(out))}/manifest.json")
-    console.print(f"Shards are in {escape(str(out))}. Train on them: petseg-train --shards {escape(str(out))}")
+    train = command(f"petseg-train --shards {out}")
+    console.print(f"Shards are in {escape(str(out))}. Train on them: {escape(train)}")
 
 
 def classes_command(console: Console, folder: Path, out: Path | None) -> None:

@@ -69,6 +69,7 @@ def evaluate(
     sums = torch.zeros(2 + 2 * n, dtype=torch.float64, device=world.device)
     per_image: list[tuple[torch.Tensor, torch.Tensor]] = []
     samples = torch.zeros(1, dtype=torch.int64, device=world.device)
+    left = sum(loader.plan.sizes)
     for batch in loader:
         samples += (batch.indices >= 0).sum()
         masks = classes.masks(batch.codes, batch.indices)
@@ -82,7 +83,8 @@ def evaluate(
         sums += torch.cat([ce_sum.view(1), pixels.view(1), overlap, size]).double()
         per_image.append((batch.indices, each))
         if progress:
-            progress(batch.indices.shape[0])
+            progress(min(batch.indices.shape[0], left))  # the rest of the last batch is padding
+            left -= batch.indices.shape[0]
     network.train(was_training)
     world.sum(confusion)
     world.sum(sums)

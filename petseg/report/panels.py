@@ -76,6 +76,7 @@ def _panel(segmenter: Segmenter, reader: ShardReader, index: int, iou: float) ->
 def report_run(
     run: Path,
     trained: TrainedModel,
+    shards: Path,
     manifest: Manifest,
     split: str,
     image_iou: dict[int, float],
@@ -86,11 +87,12 @@ def report_run(
     Args:
         run: run folder, with its summary.
         trained: its network, on `device`.
-        manifest: of its shards.
+        shards: shard folder.
+        manifest: its manifest.
         split: that it was scored on.
         image_iou: mean IoU of each picture, by sample index.
         device: where the network runs.
     """
-    shards, count = Path(trained.config.shards), trained.config.gallery
+    count = trained.config.gallery
     panels, worst = make_panels(trained, shards, manifest, split, image_iou, count=count, device=device)
     return write_report(run, panels, worst=worst, classes=trained.classes)

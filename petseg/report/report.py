@@ -88,7 +88,9 @@ def write_report(
     """
     summary = _read_summary(run_dir / "summary.json")
     records = _read_records(run_dir / "metrics.jsonl")
-    config = _read_config(run_dir / "config.toml")
+    # What was asked for came to this; runs of before have one file for both.
+    resolved = run_dir / "resolved.toml"
+    config = _read_config(resolved if resolved.exists() else run_dir / "config.toml")
     # Classes without a name get one, but never beyond a class table that is known.
     count = max((panel.classes for panel in (*panels, *worst)), default=0)
     looks = class_looks(classes, list(mapping(summary.get("iou"))), count)

@@ -17,7 +17,7 @@ from petseg.system import write_atomic
 RUNS = Path("runs")
 """Where runs go that were given no folder."""
 
-CONFIG, METRICS, SUMMARY = "config.toml", "metrics.jsonl", "summary.json"
+CONFIG, RESOLVED, METRICS, SUMMARY = "config.toml", "resolved.toml", "metrics.jsonl", "summary.json"
 
 _BYPRODUCT = re.compile(r"\..*\.partial-\d+|events\.out\.tfevents\..*")
 
@@ -30,7 +30,7 @@ class RunFolder:
 
     @property
     def config(self) -> Path:
-        """The resolved configuration, as `--config` takes it."""
+        """What was asked for, without a run folder: as `--config` it makes the run again."""
         return self.path / CONFIG
 
     @property
@@ -54,7 +54,7 @@ class RunFolder:
             names = {entry.name for entry in self.path.iterdir()}
         except OSError as error:
             raise PetsegError(f"--run-dir {self.path} cannot be made ({error.strerror}): choose another.") from error
-        begun = {CONFIG, METRICS, STAGED} if CONFIG in names else set()
+        begun = {CONFIG, RESOLVED, METRICS, STAGED} if CONFIG in names else set()
         if any(n not in begun and not _BYPRODUCT.match(n) for n in names):
             raise PetsegError(
                 f"--run-dir {self.path} already holds something: choose another, or go on with that run by --resume."

@@ -27,12 +27,12 @@ from petseg.inference.evaluate import Evaluation, evaluate
 from petseg.inference.trained import TrainedModel, load_trained, load_weights, network_for, transform_for
 from petseg.model.networks import Network, OwnNetwork, check_size, count_parameters
 from petseg.signals import Stop, stop_signals
-from petseg.system import versions
+from petseg.system import bytes_in_words, versions
 from petseg.training import auto
 from petseg.training.checkpoint import load_training_state, save_run, settle_best
 from petseg.training.progress import Progress
 from petseg.training.resume import check_changes, finished_summary
-from petseg.training.run_folder import RunFolder
+from petseg.training.run_folder import RESOLVED, RunFolder
 from petseg.training.step import TrainStep
 from petseg.training.telemetry import peak_memory_mb, verdict
 
@@ -121,6 +121,7 @@ def fit(
     auto.tune_process(world.device)
     if network is not None and not resume:
         config = dataclasses.replace(config, arch="own")
+    asked = config
     if world.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(world.device)
     checkpoint = load_training_state(run) if resume else None
@@ -133,7 +134,7 @@ def fit(
                     "larger number goes on."
                 )
             return FitResult(run=run, summary=summary, test=None)
-    job = _Job(config, run, world, reporter, checkpoint, network, callbacks)
+    job = _Job(config, asked, run, world, reporter, checkpoint, network, callbacks)
     try:
         with stop_signals() as stop:
             finished = job.train(stop)
@@ -150,6 +151,7 @@ class _Job:
     def __init__(
         self,
         config: TrainConfig,
+        asked: TrainConfig,
         run: RunFolder,
         world: World,
         reporter: Reporter,
@@ -169,6 +171,8 @@ class _Job:
             network.check_outputs(len(self.classes), *config.height_width)
         check_size(network, *config.height_width, config.batch_size)
         chosen = auto.resolve(config, world.device, network, per_epoch // world.size * config.epochs)
+        # Absolute, so that the run is understood from any folder.
+        shards_path, init_path = str(shards.absolute()), str(Path(init_from).absolute()) if init_from else ""
         self.config = config = dataclasses.replace(
             config,
             loader=cast(Any, chosen.loader),
@@ -176,10 +180,9 @@ class _Job:
             compile="on" if chosen.compile else "off",
             # Without an index: that is each rank's own, and another one's on another machine.
             device=world.device.type,
-            # Absolute, so that the run is understood from any folder.
-            shards=str(shards.absolute()),
+            shards=shards_path,
+            init_from=init_path,
             run_dir=str(run.path.absolute()),
-            init_from=str(Path(init_from).absolute()) if init_from else "",
         )
         for note in chosen.notes:
             self.note(note)
@@ -210,8 +213,8 @@ class _Job:
             splits = [name for name in ("train", "val") if self._samples(name)]
             needed = cache_bytes(sum(map(self._samples, splits)), config.height_width)
             self.note(
-                f"--cache {config.cache} takes {needed / 1e9:.2f} GB for {' and '.join(splits)} at {config.size} px, "
-                "filled during the first epoch."
+                f"--cache {config.cache} takes {bytes_in_words(needed)} for {' and '.join(splits)} at {config.size} "
+                "px, filled during the first epoch."
             )
             check_room(config.cache, needed, world.device)
         self._announce_hashing()
@@ -226,7 +229,10 @@ class _Job:
                 settle_best(run.path)
             else:
                 run.create()
-            run.write(run.config.name, self.config.to_toml().encode())
+            # As a file for --config: whoever gives it wants the same run in a folder of its own.
+            again = dataclasses.replace(asked, shards=shards_path, init_from=init_path, run_dir="")
+            run.write(run.config.name, again.to_toml().encode())
+            run.write(RESOLVED, config.to_toml().encode())
         world.barrier()
 
     def note(self, text: str) -> None:
@@ -249,7 +255,7 @@ class _Job:
             sum(shard.bytes for shard in unknown_shards(Path(self.config.shards), every)) if self.config.verify else 0
         )
         if size > ANNOUNCED_BYTES:
-            self.note(f"Checking the hashes of {size / 1e9:.1f} GB of shards, this once (--no-verify goes without).")
+            self.note(f"Checking the hashes of {bytes_in_words(size)} of shards, this once (--no-verify goes without).")
 
     def close(self) -> None:
         self.loader.close()

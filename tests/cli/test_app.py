@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -221,7 +222,9 @@ def test_lists_and_groups_from_the_command_line(oxford, petseg):
 
 def test_train_leaves_a_run_and_says_where(trained, packed, petseg):
     names = {p.name for p in trained.iterdir()}
-    assert names == {"best.pt", "config.toml", "last.pt", "metrics.jsonl", "report.html", "summary.json"}
+    assert names == {
+        "best.pt", "config.toml", "last.pt", "metrics.jsonl", "report.html", "resolved.toml", "summary.json"
+    }  # fmt: skip
     code, out, err = petseg("train", "--shards", packed, "--run-dir", "again", "--tensorboard", *TINY)
     assert (code, err) == (0, "")
     assert "epoch 1/2" in out and "images/s" in out and "waiting" in out and "MB" in out
@@ -246,7 +249,8 @@ def test_without_shards_the_demo_is_drawn_packed_and_learned(petseg, monkeypatch
 def test_a_batch_larger_than_the_split_shrinks_to_it(packed, petseg):
     code, out, err = petseg("train", "--shards", packed, "--run-dir", "r", *TINY, "--batch-size", "64", "--epochs", "1")
     assert (code, err) == (0, "") and "--batch-size 64 becomes 42: the train split has 42 samples." in out
-    assert "batch_size = 42" in Path("r/config.toml").read_text()
+    assert "batch_size = 42" in Path("r/resolved.toml").read_text()
+    assert "batch_size = 64" in Path("r/config.toml").read_text()
 
 
 def test_flags_override_the_file(packed, petseg):
@@ -262,9 +266,43 @@ def test_the_seed_recipe_by_name(packed, petseg):
     assert code == 0 and load_checkpoint(Path("s/best.pt"))["config"]["arch"] == "seed"
 
 
+def test_a_runs_own_config_makes_it_again(packed, petseg):
+    flags = [flag for flag in TINY if flag not in ("--amp", "off")]
+    assert petseg("train", "--shards", packed, "--run-dir", "first", *flags)[0] == 0
+    asked = tomllib.loads(Path("first/config.toml").read_text())
+    assert (asked["amp"], asked["loader"], asked["compile"], asked["run_dir"]) == ("auto", "auto", "auto", "")
+    assert petseg("train", "--config", "first/config.toml", "--run-dir", "second")[0] == 0
+    assert Path("second/config.toml").read_bytes() == Path("first/config.toml").read_bytes()
+    first, second = (load_checkpoint(Path(name, "best.pt")) for name in ("first", "second"))
+    assert all(torch.equal(first["ema"][name], second["ema"][name]) for name in first["ema"])
+
+
+def test_every_command_says_its_version_and_its_help(petseg, capsys):
+    for app, name in ((umbrella, "petseg"), (shard_app, "petseg-shard"), (train_app, "petseg-train")):
+        assert run(app, name, ["--version"]) == 0
+        assert re.fullmatch(rf"{name} \d+\.\d+\.\d+\n", capsys.readouterr().out)
+        assert run(app, name, ["-h"]) == 0 and "--help" in capsys.readouterr().out
+
+
+def test_hints_are_what_one_types_next(petseg, monkeypatch):
+    monkeypatch.delenv("UV_RUN_RECURSION_DEPTH", raising=False)
+    for out, start in (("a", ""), ("b", "uv run ")):
+        said = petseg("shard", "synthetic:20", out, "--short-side", "32")[1]
+        assert f"Train on them: {start}petseg-train --shards {out}" in said
+        monkeypatch.setenv("UV_RUN_RECURSION_DEPTH", "1")
+
+
+def test_shards_that_went_away_are_asked_for(packed_copy, petseg):
+    assert petseg("train", "--shards", packed_copy, "--run-dir", "r", *TINY)[0] == 0
+    packed_copy.rename("elsewhere")
+    for command in ("eval", "report"):
+        refuses(petseg(command, "r"), "is no folder any more: give --shards")
+        assert petseg(command, "r", "--shards", "elsewhere")[0] == 0
+
+
 def test_a_cache_says_what_it_takes(packed, petseg):
     code, out, _ = petseg("train", "--shards", packed, "--cache", "host", "--run-dir", "run", *TINY)
-    assert code == 0 and "--cache host takes 0.00 GB for train and val at 32 px" in out
+    assert code == 0 and "--cache host takes 0.2 MB for train and val at 32 px" in out
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(packed, environment, petseg):

@@ -49,7 +49,7 @@ def test_a_run_leaves_everything_that_it_promises(train, packed):
     run = result.run
     assert result.exit_code == 0
     assert sorted(p.name for p in run.path.iterdir()) == [
-        "best.pt", "config.toml", "last.pt", "metrics.jsonl", "summary.json"
+        "best.pt", "config.toml", "last.pt", "metrics.jsonl", "resolved.toml", "summary.json"
     ]  # fmt: skip
     summary = json.loads((run.path / "summary.json").read_text())
     assert summary == result.summary
@@ -63,8 +63,11 @@ def test_a_run_leaves_everything_that_it_promises(train, packed):
     assert set(summary["foreground_iou"]) == {"{1}", "{1,3}"}
     assert [r["epoch"] for r in run.records()] == [1, 2, 3] == [r["epoch"] for r in listener.records]
     assert listener.steps == 3 * (42 // 8)
-    written = tomllib.loads((run.path / "config.toml").read_text())
+    written = tomllib.loads((run.path / "resolved.toml").read_text())
     assert TrainConfig(**written).shards == str(packed) and written["device"] == "cpu"
+    assert written["run_dir"] == str(run.path)
+    asked = tomllib.loads((run.path / "config.toml").read_text())
+    assert asked == {**written, "run_dir": "", "compile": asked["compile"]}
     best = load_checkpoint(run.path / "best.pt")
     assert best["epoch"] == max(run.records(), key=lambda r: r["val"]["mean_iou"])["epoch"] == summary["best_epoch"]
     assert best["data_digest"] == Manifest.load(packed).digest and best["decode_policy"] == "fancy-upsampling"
@@ -305,7 +308,7 @@ def test_weights_that_are_no_numbers_are_never_saved(train, tmp_path):
     """The last step of an epoch spoils the weights, while its own loss was still a number."""
     with pytest.raises(PetsegError, match=r"the weights are no longer finite in epoch 1 .*none yet.* Try a lower --lr"):
         train(lr=3e38, grad_clip=0.0, schedule="constant", batch_size=42, dropout=0.0)
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["config.toml"]
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["config.toml", "resolved.toml"]
 
 
 def test_no_json_holds_what_is_no_number(tmp_path):

@@ -16,10 +16,9 @@ import torch.distributed as dist
 
 from petseg.data.loaders.loader import Engine, Pixels, Size
 from petseg.errors import PetsegError
-from petseg.system import available_memory
+from petseg.system import available_memory, bytes_in_words
 
 _SHM = Path("/dev/shm")
-_GB = 1e9
 
 
 class Store(Protocol):
@@ -100,8 +99,8 @@ class DeviceStore:
         except RuntimeError as error:  # torch.OutOfMemoryError is one; CPU allocators raise the plain one
             needed = cache_bytes(samples, size)
             raise PetsegError(
-                f"--cache device: the split needs {needed / _GB:.2f} GB ({needed} bytes), more than the device gave; "
-                "give a smaller --size, or go without."
+                f"--cache device: the split needs {bytes_in_words(needed)} ({needed} bytes), more than the device "
+                "gave; give a smaller --size, or go without."
             ) from error
         self._present = np.zeros(samples, dtype=bool)
         self.size = size
@@ -204,8 +203,8 @@ def check_room(kind: str, needed: int, device: torch.device) -> None:
         free = available_memory()
     if needed > free:
         raise PetsegError(
-            f"--cache {kind}: the samples need {needed / _GB:.2f} GB ({needed} bytes), and {free / _GB:.2f} GB are "
-            "free; give a smaller --size, or go without."
+            f"--cache {kind}: the samples need {bytes_in_words(needed)} ({needed} bytes), and {bytes_in_words(free)} "
+            "are free; give a smaller --size, or go without."
         )
 
 
@@ -244,7 +243,7 @@ def _shared_file(needed: int) -> tuple[str, str]:
             os.truncate(file, needed)
     except OSError as error:
         Path(path).unlink(missing_ok=True)
-        failure = f"--cache host: {needed / _GB:.2f} GB do not fit in {_SHM} ({error.strerror}); enlarge it."
+        failure = f"--cache host: {bytes_in_words(needed)} do not fit in {_SHM} ({error.strerror}); enlarge it."
         return "", failure
     finally:
         os.close(file)
