@@ -261,10 +261,19 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def command_line(arguments: Sequence[str]) -> str:
+    """The command that measures the same again; where its result went says nothing."""
+    kept = list(arguments)
+    if "--out" in kept:
+        at = kept.index("--out")
+        del kept[at : at + 2]
+    return shlex.join(["python", "-m", "benchmarks", *kept])
+
+
 def environment(data_digest: str, **facts: Any) -> dict[str, Any]:
     """What a result was measured on, and how to measure it again."""
     return {
-        "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
+        "command": command_line(sys.argv[1:]),
         "cpu": cpu_model(),
         "cores": usable_cores(),
         "memory_gb": round(available_memory() / 1e9, 1),

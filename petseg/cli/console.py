@@ -139,12 +139,13 @@ def counted(n: int, what: str) -> str:
 def metrics_table(metrics: dict[str, Any], title: str, classes: ClassTable) -> Table:
     """Scores of a split, class by class and over all."""
     table = Table(title=escape(title), title_justify="left")
-    for column in ("class", "IoU", "Dice", "accuracy"):
+    for column in ("class", "IoU", "Dice", "recall", "precision"):
         table.add_column(column, justify="left" if column == "class" else "right")
     for name, value in metrics["iou"].items():
         dice = metrics.get("dice_per_class", {}).get(name)
         accuracy = metrics.get("class_accuracy", {}).get(name)
-        table.add_row(escape(name), show(value), show(dice), show(accuracy))
+        precision = metrics.get("precision", {}).get(name)
+        table.add_row(escape(name), show(value), show(dice), show(accuracy), show(precision))
     table.add_section()
     table.add_row(
         "mean; pixel accuracy", show(metrics["mean_iou"]), show(metrics.get("dice")), show(metrics["pixel_accuracy"])

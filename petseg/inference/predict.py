@@ -34,7 +34,7 @@ class Prediction:
     image: Path
     """The photo."""
     mask: Path
-    """`NAME.png`: 8-bit grey, class codes, the photo's upright size."""
+    """`NAME.png`, of the photo's upright size: the class codes, as indices of a palette of the classes' colours."""
     overlay: Path
     """`NAME_overlay.jpg`: the photo under the classes' colours."""
     shares: dict[str, float]
@@ -242,7 +242,7 @@ def predict(
             failed.append(str(error))
         else:
             mask = segmenter.segment(picture)
-            _write(mask_path, _encode(trained.classes.to_codes(mask), "PNG"))
+            _write(mask_path, encode_palette(trained.classes.to_codes(mask), trained.classes))
             _write(overlay_path, _encode(overlay(picture, mask, trained.classes), "JPEG"))
             counts = np.bincount(mask.ravel(), minlength=len(trained.classes)) / mask.size
             shares = {name: float(n) for name, n in zip(trained.classes.names, counts, strict=True)}
@@ -341,6 +341,17 @@ def _plan(photos: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
             if replaced is not None:
                 raise PetsegError(f"--out: {result} would replace the picture {replaced}; choose another folder.")
     return plan
+
+
+def encode_palette(codes: np.ndarray, classes: ClassTable) -> bytes:
+    """A PNG whose pixels are the codes u8[H, W], and look like their classes: void and other codes are grey."""
+    image = Image.fromarray(codes)
+    palette = np.full((256, 3), 128, np.uint8)
+    palette[list(classes.codes)] = classes.palette()
+    image.putpalette(palette.ravel().tolist())
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _encode(pixels: np.ndarray, kind: str) -> bytes:

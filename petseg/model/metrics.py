@@ -56,7 +56,8 @@ def metrics_from(confusion: np.ndarray, classes: ClassTable) -> dict[str, Any]:
 
     Returns:
         `mean_iou`, `iou` by name, `dice` (mean) and `dice_per_class`, `pixel_accuracy`, `class_accuracy` by name
-        (recall: the share of a class's pixels that were found), `foreground_iou` by group such as `{1,3}`; all 0 to 1,
+        (recall: the share of a class's pixels that were found), `precision` by name (the share of the pixels called so
+        that are), `confusion` (the matrix itself), `foreground_iou` by group such as `{1,3}`; all 0 to 1,
         None for what does not occur. `absent`: names of the classes that no true pixel is of.
 
     Raises:
@@ -82,6 +83,8 @@ def metrics_from(confusion: np.ndarray, classes: ClassTable) -> dict[str, Any]:
         "dice_per_class": _named(classes, dice),
         "pixel_accuracy": _plain(_ratio(hits.sum(), truth.sum())),
         "class_accuracy": _named(classes, _ratio(hits, truth)),
+        "precision": _named(classes, _ratio(hits, predicted)),
+        "confusion": confusion.tolist(),
         "foreground_iou": foreground,
         "absent": [name for name, n in zip(classes.names, truth, strict=True) if not n],
     }

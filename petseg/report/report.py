@@ -48,10 +48,15 @@ class Score:
     iou: float | None
     dice: float | None = None
     accuracy: float | None = None
+    precision: float | None = None
     index: int | None = None
     """Class index, whose colour is shown; None for a row that is no class."""
     kind: str = "class"
     """`class`, `foreground`, `mean` or `baseline`."""
+
+
+MOST_CONFUSED = 20
+"""Classes of the largest confusion matrix that is shown."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,7 +104,7 @@ def write_report(
     page = _environment().get_template(TEMPLATE).render(
         run=run_dir.resolve().name,
         summary=summary,
-        outcome=_outcome(summary),
+        outcome=_outcome(summary, classes, looks),
         headlines=_headlines(summary, classes, looks),
         charts=charts(records, looks, best=best, baseline=number(summary.get("baseline_mean_iou"))),
         has_validation=any(mapping(record.get("val")) for record in records),
@@ -107,6 +112,7 @@ def write_report(
         epochs=len(records),
         looks=looks,
         scores=_scores(summary, classes, looks),
+        confusion=_confusion(summary, looks),
         shares=_shares(mapping(summary.get("time"))),
         verdict=_verdict(summary),
         gallery=gallery_rows(panels, looks, side=side),
@@ -212,17 +218,15 @@ def _foregrounds(
     codes = classes.codes if classes else tuple(range(1, len(looks) + 1))
     names = {str(code): look.name for code, look in zip(codes, looks, strict=False)}
     return [
-        (group, " + ".join(names.get(code, code) for code in re.findall(r"\d+", group)) or group, number(iou))
+        (group, " or ".join(names.get(code, code) for code in re.findall(r"\d+", group)) or group, number(iou))
         for group, iou in mapping(summary.get("foreground_iou")).items()
     ]
 
 
-def _outcome(summary: Mapping[str, Any]) -> dict[str, str]:
+def _outcome(summary: Mapping[str, Any], classes: ClassTable | None, looks: Sequence[ClassLook]) -> dict[str, str]:
     """The parts of the sentence at the top; an empty text leaves its part out."""
     foregrounds = [
-        f"{words.score(iou)} for {group}"
-        for group, iou in mapping(summary.get("foreground_iou")).items()
-        if number(iou) is not None
+        f"{words.score(iou)} for {names}" for _, names, iou in _foregrounds(summary, classes, looks) if iou is not None
     ]
     return {
         "mean_iou": words.score(summary.get("mean_iou")),
@@ -246,8 +250,7 @@ def _headlines(summary: Mapping[str, Any], classes: ClassTable | None, looks: Se
         Headline(label="Mean IoU", value=words.score(summary.get("mean_iou")),
                  note=f"a constant answer gets {words.score(baseline)}" if baseline is not None else ""),
         *(
-            Headline(label=f"Foreground IoU {group}", value=words.score(iou), note=names)
-            for group, names, iou in foregrounds[:2]
+            Headline(label="Foreground IoU", value=words.score(iou), note=names) for _, names, iou in foregrounds[:2]
         ),
         Headline(label="Pixel accuracy", value=words.score(summary.get("pixel_accuracy")),
                  note=f"mean Dice {words.score(summary.get('dice'))}"),
@@ -267,7 +270,9 @@ def _headlines(summary: Mapping[str, Any], classes: ClassTable | None, looks: Se
 
 
 def _scores(summary: Mapping[str, Any], classes: ClassTable | None, looks: Sequence[ClassLook]) -> list[Score]:
-    iou, dice, accuracy = (mapping(summary.get(key)) for key in ("iou", "dice_per_class", "class_accuracy"))
+    iou, dice, accuracy, precision = (
+        mapping(summary.get(key)) for key in ("iou", "dice_per_class", "class_accuracy", "precision")
+    )
     rows = [
         Score(
             name=look.name,
@@ -275,27 +280,44 @@ def _scores(summary: Mapping[str, Any], classes: ClassTable | None, looks: Seque
             iou=number(iou.get(look.name)),
             dice=number(dice.get(look.name)),
             accuracy=number(accuracy.get(look.name)),
+            precision=number(precision.get(look.name)),
         )
         for i, look in enumerate(looks)
     ]
-    found = [row.accuracy for row in rows if row.accuracy is not None]
     rows.append(
         Score(
             name="Mean of the classes",
             kind="mean",
             iou=number(summary.get("mean_iou")),
             dice=number(summary.get("dice")),
-            accuracy=sum(found) / len(found) if found else None,
+            accuracy=_mean([row.accuracy for row in rows]),
+            precision=_mean([row.precision for row in rows]),
         )
     )
     rows += [
-        Score(name=f"Foreground {group}: {names}", kind="foreground", iou=value)
-        for group, names, value in _foregrounds(summary, classes, looks)
+        Score(name=f"Foreground: {names}", kind="foreground", iou=value)
+        for _, names, value in _foregrounds(summary, classes, looks)
     ]
     baseline = number(summary.get("baseline_mean_iou"))
     if baseline is not None:
         rows.append(Score(name="Baseline: the commonest class everywhere", kind="baseline", iou=baseline))
     return rows
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _confusion(summary: Mapping[str, Any], looks: Sequence[ClassLook]) -> list[list[float | None]]:
+    """Shares of each true class's pixels by the class that they were taken for, 0 to 1; empty where it is not known."""
+    matrix = summary.get("confusion")
+    if not isinstance(matrix, list) or len(matrix) != len(looks) or len(looks) > MOST_CONFUSED:
+        return []
+    rows = [[number(value) or 0.0 for value in row] for row in matrix if isinstance(row, list)]
+    if any(len(row) != len(looks) for row in rows) or len(rows) != len(looks):
+        return []
+    return [[value / total if total else None for value in row] for row in rows for total in [sum(row)]]
 
 
 def _shares(time: Mapping[str, Any]) -> list[Share]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.data import Reference
-from benchmarks.harness import Contender, ContenderError, Row, interleave, ratio, write_result
+from benchmarks.harness import Contender, ContenderError, Row, command_line, interleave, ratio, write_result
 
 ROOT = Path(__file__).parents[2]
 PEER = """
@@ -151,3 +151,8 @@ def test_the_command_explains_itself():
     )
     for flag in ("--quick", "--source", "--repeats", "--no-peers", "--out"):
         assert flag in done.stdout
+
+
+def test_the_command_is_kept_without_where_its_result_went():
+    assert command_line(["step", "--out", "/my/own", "--repeats", "2"]) == "python -m benchmarks step --repeats 2"
+    assert command_line(["loader", "--quick"]) == "python -m benchmarks loader --quick"

@@ -64,9 +64,10 @@ def test_writes_codes_and_an_overlay_at_the_photos_own_size(trained, tmp_path):
     assert listing(out) == ["my cat (1).final.png", "my cat (1).final_overlay.jpg"]
     assert (result.mask, result.overlay) == (out / "my cat (1).final.png", out / "my cat (1).final_overlay.jpg")
     with Image.open(result.mask) as mask, Image.open(result.overlay) as over:
-        assert (mask.format, mask.mode, mask.size) == ("PNG", "L", (203, 301))
+        assert (mask.format, mask.mode, mask.size) == ("PNG", "P", (203, 301))
         assert (over.format, over.mode, over.size) == ("JPEG", "RGB", (203, 301))
         codes = np.array(mask)
+        assert (np.array(mask.convert("RGB")) == np.array(OXFORD.colours, np.uint8)[codes - 1]).all()
     expected = OXFORD.to_codes(Segmenter(trained, CPU).segment(read_photo(photo)))
     assert (codes == expected).all()
     assert set(np.unique(codes)) <= {1, 2, 3} and len(np.unique(codes)) > 1

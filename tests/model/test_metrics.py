@@ -1,7 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassJaccardIndex
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassF1Score,
+    MulticlassJaccardIndex,
+    MulticlassPrecision,
+)
 
 from petseg.classes import OXFORD
 from petseg.model.metrics import confusion_matrices, constant_answer_mean_iou, mean_iou, metrics_from
@@ -29,6 +34,7 @@ def test_equal_to_torchmetrics_and_brute_force(seed):
     assert list(found["iou"].values()) == pytest.approx(reference(MulticlassJaccardIndex, "none"))
     assert list(found["dice_per_class"].values()) == pytest.approx(reference(MulticlassF1Score, "none"))
     assert list(found["class_accuracy"].values()) == pytest.approx(reference(MulticlassAccuracy, "none"))
+    assert list(found["precision"].values()) == pytest.approx(reference(MulticlassPrecision, "none"))
     assert found["mean_iou"] == pytest.approx(reference(MulticlassJaccardIndex, "macro"))
     assert found["pixel_accuracy"] == pytest.approx(reference(MulticlassAccuracy, "micro"))
     counted = masks != 255
