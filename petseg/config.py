@@ -87,7 +87,9 @@ class TrainConfig:
     cache: Literal["none", "host", "device"] = option(
         "none", "Keep decoded samples in memory after the first epoch.", panel="Data"
     )
-    num_threads: int = option(0, "Decoding threads or processes; 0 for one a core.", minimum=0, panel="Data")
+    num_threads: int = option(
+        0, "Decoding threads or processes; 0 for one a core, at most 16.", minimum=0, panel="Data"
+    )
     prefetch_batches: int = option(2, "Batches that are made ahead.", minimum=1, maximum=64, panel="Data")
     verify: bool = option(True, "Check the shards' hashes, once after each change, before they are used.", panel="Data")
     window: int = option(0, "Shards in play at once when shuffling; 0 for all of them.", minimum=0, panel="Data")

@@ -35,8 +35,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
-    """What petseg remembers of files stays out of the user's own cache folder, in started processes too."""
+    """What petseg remembers of files stays out of the user's own cache folder, in started processes too.
+
+    Nor does it matter whether the tests were started by `uv run`, which hints on screen repeat.
+    """
     with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("UV_RUN_RECURSION_DEPTH", raising=False)
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
 

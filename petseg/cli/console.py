@@ -200,7 +200,7 @@ def packing_table(
         table.add_row("progressive JPEGs", f"{manifest.progressive:,}")
     table.add_row("rejected", f"{len(manifest.rejected):,}")
     if unlisted:
-        table.add_row("on no list, left out", f"{unlisted:,}")
+        table.add_row("in no split, left out", f"{unlisted:,}")
     if ignored:
         table.add_row("files ignored by name", f"{ignored:,}")
     table.add_row("time", f"{seconds:.1f} s ({samples / max(seconds, 1e-9):,.0f} images/s)")

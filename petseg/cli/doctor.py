@@ -295,7 +295,7 @@ def _disk() -> list[Check]:
 def _will_use() -> list[Check]:
     import torch
 
-    from petseg.data.loaders.build import resolve_loader
+    from petseg.data.loaders.build import decoders, resolve_loader
     from petseg.distributed import resolve_device
     from petseg.inference.choices import resolve_amp
     from petseg.training.auto import missing_compiler
@@ -307,7 +307,7 @@ def _will_use() -> list[Check]:
         "--loader auto": resolve_loader("auto", device),
         "--amp auto": resolve_amp("auto", device),
         "--compile auto": f"off: {reason}" if reason else "on for runs long enough to pay for it",
-        "--num-threads 0": f"{usable_cores()} for decoding, {torch.get_num_threads()} for torch",
+        "--num-threads 0": f"{decoders(0)} for decoding, {torch.get_num_threads()} for torch",
     }
     return [Check(name=name, ok="yes", value=value) for name, value in uses.items()]
 

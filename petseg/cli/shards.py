@@ -119,7 +119,7 @@ def show_report(console: Console, report: PackReport, out: Path) -> None:
         console.print(f"{report.resumed_shards} shards were finished by an earlier run.")
     if report.unlisted:
         console.print(
-            f"On neither list, so left out: {escape(', '.join(report.unlisted[:SHOWN_REJECTS]))}"
+            f"On no list and in no split folder, so left out: {escape(', '.join(report.unlisted[:SHOWN_REJECTS]))}"
             + (" ..." if len(report.unlisted) > SHOWN_REJECTS else "")
         )
     for reject in manifest.rejected[:SHOWN_REJECTS]:

@@ -26,6 +26,15 @@ LOADERS = ("auto", "dali", "webdataset", "random")
 """Names that `build_loader` knows; `random` is the ceiling for benchmarks: noise, with no work behind it."""
 
 
+MOST_DECODERS = 16
+"""Decoding threads or processes unless more are asked for: they feed any network, and each process takes some 60 MB."""
+
+
+def decoders(asked: int) -> int:
+    """Decoding threads or processes of this rank: those asked for, or for 0 its share of the machine's cores."""
+    return asked or max(1, min(MOST_DECODERS, usable_cores() // local_share()[1]))
+
+
 def resolve_loader(choice: str, device: torch.device) -> str:
     """`auto` means DALI where it decodes on a GPU, else the webdataset loader, which is the faster one on CPUs."""
     if choice != "auto":
@@ -77,7 +86,8 @@ def build_loader(
         rank: this rank, from 0.
         world: number of ranks.
         window: how many shards are in play at once when shuffling; None for all.
-        num_threads: decoding threads (processes, which all loaders share, for `webdataset`); 0 for one a usable core.
+        num_threads: decoding threads (processes, which all loaders share, for `webdataset`); 0 for one a usable core,
+            divided among the ranks of a machine, and 16 at most.
         prefetch_batches: batches that are made ahead.
         cache: keep decoded samples in `host` memory (one copy a machine) or on the `device`.
         verify: check the shards' hashes first; what was found sound is remembered, so only a first run pays for it.
@@ -109,7 +119,7 @@ def build_loader(
             f"{shards}: the {split} split has {chosen.samples} samples, too few for a batch of {batch_size} on each of "
             f"{world} ranks; give a smaller --batch-size."
         )
-    threads = num_threads or usable_cores()
+    threads = decoders(num_threads)
     plan = LoaderPlan(
         digest=manifest.digest,
         split=split,

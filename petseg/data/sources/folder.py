@@ -32,7 +32,8 @@ class FolderSource:
     images (and `train/images/a.jpg` pairs with `train/masks/a.png`); side by side, a mask is what is named like one, or
     the PNG of two files of one name.
 
-    Folders that are named like splits (`train`, `val`, `test`) are the splits, if every pair is in one.
+    Folders that are named like splits are the splits, where there are `train` and `val` or `test` (a folder `train`
+    beside `car` and `bus` is a vehicle); pairs in none of them are left out then.
     """
 
     images: Path
@@ -80,8 +81,11 @@ class FolderSource:
             pairs.append(Pair(key=key, image=str(image), mask=str(mask), size=size, split=split))
         if not pairs:
             raise PetsegError(self._nothing(images, masks))
+        pairs = by_splits(sorted(pairs, key=lambda pair: pair.key))
+        has_splits = any(pair.split for pair in pairs)
         return Listing(
-            pairs=tuple(sorted(by_splits(pairs), key=lambda pair: pair.key)),
+            pairs=tuple(pairs),
+            unlisted=tuple(pair.key for pair in pairs if pair.split is None) if has_splits else (),
             rejected=tuple(sorted(rejected, key=lambda r: r.key)),
             split_by="folders",
             ignored=passed,
@@ -167,12 +171,12 @@ class _Names:
 
 
 def by_splits(pairs: list[Pair]) -> list[Pair]:
-    """Pairs whose splits count: all have one, or none has.
+    """Pairs with the splits that count: those of folders, if there are `train` and another.
 
     Without a `val`, what is called train is an official list's training part, of which a tenth becomes `val`.
     """
-    splits = {pair.split for pair in pairs}
-    if None in splits or splits <= {"train"}:
+    splits = {pair.split for pair in pairs} - {None}
+    if not (splits & {"train", TRAINVAL} and splits & {"val", "test"}):
         return [replace(pair, split=None) for pair in pairs]
     if "val" not in splits:
         return [replace(pair, split=TRAINVAL) if pair.split == "train" else pair for pair in pairs]

@@ -159,3 +159,10 @@ def test_memory_that_may_not_be_shared_is_said(packed):
     )
     done = subprocess.run([sys.executable, "-c", script, packed], capture_output=True, text=True, check=False)
     assert "PetsegError: 73,728 bytes of memory cannot be shared" in done.stderr and "ulimit -f" in done.stderr
+
+
+@pytest.mark.parametrize(("cores", "ranks", "expected"), [(2, 1, 2), (96, 1, 16), (96, 8, 12), (4, 8, 1)])
+def test_ranks_of_a_machine_share_its_cores(monkeypatch, cores, ranks, expected):
+    monkeypatch.setattr(build, "usable_cores", lambda: cores)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+    assert build.decoders(0) == expected and build.decoders(5) == 5

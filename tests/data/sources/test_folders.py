@@ -81,6 +81,13 @@ def test_folders_of_which_some_name_no_split_name_none(tmp_path):
     assert set(splits_of(resolve_source(str(tmp_path)).listing()).values()) == {None}
 
 
+def test_pairs_outside_of_split_folders_are_left_out_and_named(tmp_path):
+    for name in ("train/a", "val/b", "c"):
+        image(tmp_path / "images" / f"{name}.jpg"), mask(tmp_path / "masks" / f"{name}.png")
+    listing = resolve_source(str(tmp_path), classes=BINARY).listing()
+    assert splits_of(listing) == {"train-a": "train", "val-b": "val", "c": None} and listing.unlisted == ("c",)
+
+
 # --- lists
 
 
