@@ -27,7 +27,7 @@ from petseg.system import usable_cores
 WORK = Path(__file__).parent / ".work"
 """Prepared data, kept between runs; safe to remove."""
 
-SAMPLES, QUICK_SAMPLES = 500, 250
+SAMPLES, QUICK_SAMPLES = 500, 160
 """Drawn samples, and those of --quick; the pack benchmark takes as many, so that all use the same files."""
 IMAGE_BOUNDS = (2.0, 6.0)
 """The loader contract's: mean absolute difference from the reference over a set, and over any image, of 255."""
