@@ -14,12 +14,11 @@ import torch.nn.functional as F
 from PIL import Image
 
 import petseg
-from petseg.classes import ClassTable
 from petseg.data.decode.resize import resize_nearest
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.pack import PackOptions, pack
 from petseg.data.shards.reader import ShardReader
-from petseg.data.sources import Listing, Pair, Source
+from petseg.data.sources import Listing, OverSource, Pair
 from petseg.data.sources.resolve import resolve_source
 from petseg.data.sources.synthetic import SyntheticSource
 from petseg.system import usable_cores
@@ -34,29 +33,13 @@ IMAGE_BOUNDS = (2.0, 6.0)
 
 
 @dataclass(frozen=True, slots=True)
-class InTrain:
+class InTrain(OverSource):
     """A source whose pairs all are in `train`: benchmarks read one split."""
-
-    inner: Source
-
-    @property
-    def name(self) -> str:
-        """As the source's."""
-        return self.inner.name
-
-    @property
-    def classes(self) -> ClassTable:
-        """As the source's."""
-        return self.inner.classes
 
     def listing(self) -> Listing:
         """As the source's, all in `train`."""
         listing = self.inner.listing()
         return Listing(pairs=tuple(replace(pair, split="train") for pair in listing.pairs))
-
-    def read(self, pair: Pair) -> tuple[bytes, bytes]:
-        """As the source's."""
-        return self.inner.read(pair)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from petseg.config import TrainConfig, resolve
@@ -15,8 +16,8 @@ from petseg.errors import PetsegError
 from petseg.inference.predict import Segmenter
 from petseg.inference.trained import load_trained
 from petseg.report.panels import report_run
-from petseg.training.run_folder import RUNS, RunFolder, new_run_folder
-from petseg.training.trainer import FitResult, fit
+from petseg.training.run_folder import RunFolder, folder_for
+from petseg.training.trainer import Callback, FitResult, fit
 
 logger = logging.getLogger("petseg")
 
@@ -41,7 +42,7 @@ class _Log:
 def train(
     config: TrainConfig | Mapping[str, Any],
     network: nn.Module | None = None,
-    callbacks: Sequence[Callable[[dict[str, Any]], object]] = (),
+    callbacks: Sequence[Callback] = (),
     *,
     resume: bool = False,
 ) -> FitResult:
@@ -68,31 +69,30 @@ def train(
         >>> result.summary["mean_iou"]  # doctest: +SKIP
         0.71
     """
+    options = config.to_dict() if isinstance(config, TrainConfig) else dict(config)
     if resume:
-        given = {name: value for name, value in _plain(config).items() if name != "run_dir"}
-        folder = RunFolder(Path(_plain(config).get("run_dir") or ""))
-        if not folder.last.is_file() or not folder.config.is_file():
-            raise PetsegError(f"run_dir: {folder.path} holds no run to go on with.")
-        resolved = resolve({**given, "shards": given.get("shards") or None}, folder.config)
+        run = RunFolder(Path(options.pop("run_dir", "")))
+        if not run.can_go_on:
+            raise PetsegError(f"run_dir: {run.path} holds no run to go on with.")
+        resolved = resolve({**options, "shards": options.get("shards") or None}, run.config)
     else:
-        resolved = config if isinstance(config, TrainConfig) else resolve(config)
+        resolved = resolve(options)
         if not resolved.shards:
             raise PetsegError("shards: name a folder that petseg-shard wrote.")
     with open_world(resolved.device) as world:
-        made = resolved.run_dir or str(new_run_folder(RUNS, f"{resolved.recipe}-{resolved.arch}").path)
-        run = folder if resume else RunFolder(Path(world.broadcast(made)))
+        if not resume:
+            run = RunFolder(Path(world.broadcast(folder_for(resolved))))
         result = fit(resolved, run, world, _Log(), resume=resume, network=network, callbacks=callbacks)
-        if world.is_main and result.trained and result.manifest and result.test and result.summary:
-            report_run(
-                run.path,
-                result.trained,
-                Path(result.trained.config.shards),
-                result.manifest,
-                result.summary["split"],
-                result.test.image_iou,
-                world.device,
-            )
+        if world.is_main and result.trained is not None:
+            report_result(result, world.device)
         return result
+
+
+def report_result(result: FitResult, device: torch.device) -> Path:
+    """Write the report of a run that has just reached its end, from what it still has in memory; its path."""
+    assert result.trained and result.manifest and result.test and result.summary, "the run did not reach its end"
+    shards, split = Path(result.trained.config.shards), result.summary["split"]
+    return report_run(result.run.path, result.trained, shards, result.manifest, split, result.test.image_iou, device)
 
 
 def load(run: Path | str, device: str = "auto", network: nn.Module | None = None) -> Segmenter:
@@ -114,7 +114,3 @@ def load(run: Path | str, device: str = "auto", network: nn.Module | None = None
     """
     where = resolve_device(device)
     return Segmenter(load_trained(Path(run).expanduser(), where, network=network), where)
-
-
-def _plain(config: TrainConfig | Mapping[str, Any]) -> dict[str, Any]:
-    return config.to_dict() if isinstance(config, TrainConfig) else dict(config)

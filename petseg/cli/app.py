@@ -35,6 +35,7 @@ ShardsArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Shard folde
 RunArgument = Annotated[
     Path, typer.Argument(metavar="RUN", help="Run folder, or a checkpoint in it.", show_default=False)
 ]
+ShardsOption = Annotated[Path | None, typer.Option(help="Shard folder; default: the run's own.", show_default=False)]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 
 
@@ -150,9 +151,7 @@ def train(
 @umbrella.command("eval")
 def evaluate(
     run: RunArgument,
-    shards: Annotated[
-        Path | None, typer.Option(help="Shard folder; default: the run's own.", show_default=False)
-    ] = None,
+    shards: ShardsOption = None,
     split: Annotated[str, typer.Option(help="Split to score.")] = "test",
     as_json: Annotated[bool, typer.Option("--json", help="Make the last line one JSON object.")] = False,
     full_size: Annotated[
@@ -204,9 +203,7 @@ def predict(
 @umbrella.command()
 def report(
     run: RunArgument,
-    shards: Annotated[
-        Path | None, typer.Option(help="Shard folder; default: the run's own.", show_default=False)
-    ] = None,
+    shards: ShardsOption = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Make a run's report.html again, from what its folder and its shards hold."""

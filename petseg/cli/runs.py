@@ -20,7 +20,7 @@ from petseg.distributed import World, open_world, resolve_device
 from petseg.errors import PetsegError
 from petseg.inference.evaluate import score
 from petseg.inference.trained import TrainedModel, load_trained
-from petseg.training.run_folder import RUNS, SUMMARY, RunFolder, new_run_folder, newest_run_folder
+from petseg.training.run_folder import RUNS, SUMMARY, RunFolder, folder_for, newest_run_folder
 from petseg.training.trainer import FitResult, Reporter, fit
 
 DEMO_SAMPLES = 1000
@@ -56,9 +56,7 @@ def train_command(flags: Mapping[str, Any], *, config: Path | None, resume: bool
         if demo:
             resolved = resolve({**resolved.to_dict(), "shards": str(_demo_shards(console, world, resolved))})
         if run is None:
-            label = f"{resolved.recipe}-{resolved.arch}"
-            folder = resolved.run_dir or str(new_run_folder(RUNS, label).path)
-            run = RunFolder(Path(world.broadcast(folder)))
+            run = RunFolder(Path(world.broadcast(folder_for(resolved))))
         with screen.ConsoleReporter(console) as reporter:
             watcher = _with_events(reporter, run, resolved, world)
             result = fit(resolved, run, world, watcher, resume=resume)
@@ -183,7 +181,7 @@ def _shards_of(trained: TrainedModel, given: Path | None) -> Path:
 
 def _run_to_resume(run_dir: str | None) -> RunFolder:
     run = RunFolder(Path(run_dir)) if run_dir else newest_run_folder(RUNS)
-    if not run.last.is_file() or not run.config.is_file():
+    if not run.can_go_on:
         raise PetsegError(
             f"--resume: nothing to resume: {run.path} has no {run.last.name} with its {run.config.name}; give the "
             "--run-dir of a run that saved one."
@@ -224,16 +222,13 @@ def _conclude(console: Console, result: FitResult, *, demo: bool, device: torch.
         go_on = screen.command(f"petseg-train --resume --run-dir {run}")
         console.print(f"Stopped and saved. Go on with: {escape(go_on)}")
         return
-    if result.test is None or result.trained is None or result.manifest is None:
+    if result.trained is None:
         return  # there was nothing left to do, which was said
-    from petseg.report.panels import report_run
+    from petseg.api import report_result
 
     summary = result.summary
     with console.status("writing the report ..."):
-        shards = Path(result.trained.config.shards)
-        report = report_run(
-            run, result.trained, shards, result.manifest, summary["split"], result.test.image_iou, device
-        )
+        report = report_result(result, device)
     console.print(
         screen.metrics_table(
             summary, f"{summary['split']} split, {summary['samples']:,} samples", result.trained.classes

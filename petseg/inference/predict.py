@@ -242,8 +242,8 @@ def predict(
             failed.append(str(error))
         else:
             mask = segmenter.segment(picture)
-            _write(mask_path, encode_palette(trained.classes.to_codes(mask), trained.classes))
-            _write(overlay_path, _encode(overlay(picture, mask, trained.classes), "JPEG"))
+            _write(mask_path, _encode(in_colours(trained.classes.to_codes(mask), trained.classes), "PNG"))
+            _write(overlay_path, _encode(Image.fromarray(overlay(picture, mask, trained.classes)), "JPEG"))
             counts = np.bincount(mask.ravel(), minlength=len(trained.classes)) / mask.size
             shares = {name: float(n) for name, n in zip(trained.classes.names, counts, strict=True)}
             done.append(Prediction(image=photo, mask=mask_path, overlay=overlay_path, shares=shares))
@@ -343,20 +343,18 @@ def _plan(photos: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
     return plan
 
 
-def encode_palette(codes: np.ndarray, classes: ClassTable) -> bytes:
-    """A PNG whose pixels are the codes u8[H, W], and look like their classes: void and other codes are grey."""
+def in_colours(codes: np.ndarray, classes: ClassTable) -> Image.Image:
+    """A palette image whose pixels are the codes u8[H, W], and look like their classes; other codes are grey."""
     image = Image.fromarray(codes)
     palette = np.full((256, 3), 128, np.uint8)
     palette[list(classes.codes)] = classes.palette()
     image.putpalette(palette.ravel().tolist())
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
+    return image
 
 
-def _encode(pixels: np.ndarray, kind: str) -> bytes:
+def _encode(image: Image.Image, kind: str) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, kind, **({"quality": _JPEG_QUALITY} if kind == "JPEG" else {}))
+    image.save(buffer, kind, **({"quality": _JPEG_QUALITY} if kind == "JPEG" else {}))
     return buffer.getvalue()
 
 

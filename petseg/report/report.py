@@ -212,13 +212,13 @@ def _text(value: Any, default: str = "") -> str:
 
 def _foregrounds(
     summary: Mapping[str, Any], classes: ClassTable | None, looks: Sequence[ClassLook]
-) -> list[tuple[str, str, float | None]]:
-    """(group of codes, the same in names, IoU) of every foreground."""
+) -> list[tuple[str, float | None]]:
+    """(names of its classes, IoU) of every foreground."""
     # Codes of a table that is not given are known only for Oxford's, which count from 1.
     codes = classes.codes if classes else tuple(range(1, len(looks) + 1))
     names = {str(code): look.name for code, look in zip(codes, looks, strict=False)}
     return [
-        (group, " or ".join(names.get(code, code) for code in re.findall(r"\d+", group)) or group, number(iou))
+        (" or ".join(names.get(code, code) for code in re.findall(r"\d+", group)) or group, number(iou))
         for group, iou in mapping(summary.get("foreground_iou")).items()
     ]
 
@@ -226,7 +226,7 @@ def _foregrounds(
 def _outcome(summary: Mapping[str, Any], classes: ClassTable | None, looks: Sequence[ClassLook]) -> dict[str, str]:
     """The parts of the sentence at the top; an empty text leaves its part out."""
     foregrounds = [
-        f"{words.score(iou)} for {names}" for _, names, iou in _foregrounds(summary, classes, looks) if iou is not None
+        f"{words.score(iou)} for {names}" for names, iou in _foregrounds(summary, classes, looks) if iou is not None
     ]
     return {
         "mean_iou": words.score(summary.get("mean_iou")),
@@ -250,7 +250,7 @@ def _headlines(summary: Mapping[str, Any], classes: ClassTable | None, looks: Se
         Headline(label="Mean IoU", value=words.score(summary.get("mean_iou")),
                  note=f"a constant answer gets {words.score(baseline)}" if baseline is not None else ""),
         *(
-            Headline(label="Foreground IoU", value=words.score(iou), note=names) for _, names, iou in foregrounds[:2]
+            Headline(label="Foreground IoU", value=words.score(iou), note=names) for names, iou in foregrounds[:2]
         ),
         Headline(label="Pixel accuracy", value=words.score(summary.get("pixel_accuracy")),
                  note=f"mean Dice {words.score(summary.get('dice'))}"),
@@ -296,7 +296,7 @@ def _scores(summary: Mapping[str, Any], classes: ClassTable | None, looks: Seque
     )
     rows += [
         Score(name=f"Foreground: {names}", kind="foreground", iou=value)
-        for _, names, value in _foregrounds(summary, classes, looks)
+        for names, value in _foregrounds(summary, classes, looks)
     ]
     baseline = number(summary.get("baseline_mean_iou"))
     if baseline is not None:

@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from petseg.config import TrainConfig
 from petseg.errors import PetsegError
 from petseg.inference.trained import LAST, STAGED
 from petseg.system import write_atomic
@@ -42,6 +43,11 @@ class RunFolder:
     def last(self) -> Path:
         """The newest checkpoint."""
         return self.path / LAST
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether it holds a run that saved something to go on from."""
+        return self.last.is_file() and self.config.is_file()
 
     def create(self) -> None:
         """Make the folder. What a run left that was killed before it saved anything is no hindrance.
@@ -131,6 +137,11 @@ def new_run_folder(root: Path, label: str, now: datetime | None = None) -> RunFo
         n += 1
         path = root / f"{stem}-{n}"
     return RunFolder(path)
+
+
+def folder_for(config: TrainConfig) -> str:
+    """Where a new run goes: where it was told to, or into a folder of its own under `RUNS`."""
+    return config.run_dir or str(new_run_folder(RUNS, f"{config.recipe}-{config.arch}").path)
 
 
 def newest_run_folder(root: Path) -> RunFolder:

@@ -19,6 +19,11 @@ MOST_SAMPLES = 32
 """Samples of one task at most. Larger tasks cost less, and batches that are under way even out their lengths."""
 
 
+def task_samples(batch: int, workers: int) -> int:
+    """Samples of each task that a batch is cut into: one to two tasks for two workers, as batches overlap."""
+    return min(MOST_SAMPLES, math.ceil(2 * batch / workers))
+
+
 class ReadPool:
     """Threads in which torch does not start threads of its own, over a reader that is closed together with them.
 
@@ -38,8 +43,8 @@ class ReadPool:
         torch.set_num_threads(before)
 
     def each(self, indices: np.ndarray, use: Callable[[int, memoryview, memoryview], None]) -> list[Future[Any]]:
-        """`ShardReader.each` for a batch, in tasks: one to two for two threads, as batches overlap."""
-        step = min(MOST_SAMPLES, math.ceil(2 * len(indices) / self.threads))
+        """`ShardReader.each` for a batch, in tasks (`task_samples`)."""
+        step = task_samples(len(indices), self.threads)
         return [
             self._pool.submit(self.reader.each, indices[first : first + step], use, first)
             for first in range(0, len(indices), step)

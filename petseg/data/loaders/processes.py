@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from petseg.data.loaders.loader import Pixels, Size
-from petseg.data.loaders.pool import MOST_SAMPLES
+from petseg.data.loaders.pool import task_samples
 from petseg.data.loaders.worker import Task
 from petseg.data.loaders.workers import Workers
 from petseg.data.shards.reader import ShardReader
@@ -49,8 +49,7 @@ class ProcessEngine:
         """See `Engine`."""
         count, pixels = len(indices), math.prod(size)
         spans = self._reader.spans(indices)
-        # One to two tasks for two processes, as batches overlap.
-        step = min(MOST_SAMPLES, math.ceil(2 * count / self._workers.count))
+        step = task_samples(count, self._workers.count)
         tasks = [
             Task(0, 3 * pixels * first, pixels * (3 * count + first), size, spans[first : first + step])
             for first in range(0, count, step)
@@ -60,9 +59,10 @@ class ProcessEngine:
     def receive(self) -> Pixels:
         """See `Engine`."""
         ticket, count, size = self._batches[0]
-        failed = self._workers.wait(ticket)
-        if failed is not None and failed.fault is not None:
-            raise self._reader.fault(failed.sample, failed.fault) from failed.fault
+        failure = self._workers.wait(ticket)
+        if failure is not None:
+            sample, fault = failure
+            raise self._reader.fault(sample, fault) from fault
         pixels = torch.from_numpy(self._workers.take(ticket))
         self._batches.popleft()
         if self._device.type == "cuda":

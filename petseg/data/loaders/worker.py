@@ -38,13 +38,15 @@ class Task(NamedTuple):
     spans: list[Span]
 
 
+Failure = tuple[int, OSError | EOFError | DecodeError]
+"""A sample, and why it could not be read or decoded."""
+
+
 class Done(NamedTuple):
     """What became of a task."""
 
     ticket: int
-    sample: int = -1
-    """The sample that was at fault, if any was."""
-    fault: OSError | EOFError | DecodeError | None = None
+    failure: Failure | None = None
 
 
 class Shared:
@@ -72,7 +74,7 @@ def work(task: Task, files: TarFiles, shared: Shared) -> Done:
             resize_image(decode_image(image), *size, out=images[row])
             resize_nearest(decode_mask(mask), *size, out=codes[row])
         except (OSError, EOFError, DecodeError) as fault:
-            return Done(task.ticket, span[0], fault)
+            return Done(task.ticket, (span[0], fault))
     return Done(task.ticket)
 
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from petseg.data.loaders.worker import LARGEST_MESSAGE, Done, Shared, Task
+from petseg.data.loaders.worker import LARGEST_MESSAGE, Done, Failure, Shared, Task
 from petseg.errors import PetsegError
 
 SUPPORTED = sys.platform == "linux"
@@ -43,7 +43,7 @@ class _Batch:
     """Bytes."""
     tasks: int
     """Those that have not been heard of."""
-    failed: Done | None = None
+    failure: Failure | None = None
 
 
 class Workers:
@@ -127,8 +127,8 @@ class Workers:
                 self._send(pickle.dumps(task._replace(ticket=ticket, images_at=images_at, codes_at=codes_at)))
         return ticket
 
-    def wait(self, ticket: int) -> Done | None:
-        """Wait until a batch is done; the task that failed, if one did.
+    def wait(self, ticket: int) -> Failure | None:
+        """Wait until a batch is done; what went wrong, if anything did.
 
         Raises:
             PetsegError: a process died.
@@ -137,7 +137,7 @@ class Workers:
             batch = self._batches[ticket]
             while batch.tasks:
                 self._hear()
-            return batch.failed
+            return batch.failure
 
     def take(self, ticket: int) -> np.ndarray:
         """The bytes of a batch that is done, u8[size]; its place is used again when the array is gone."""
@@ -208,8 +208,7 @@ class Workers:
             done: Done = pickle.loads(message)
             batch = self._batches[done.ticket]
             batch.tasks -= 1
-            if done.fault is not None:
-                batch.failed = done
+            batch.failure = done.failure or batch.failure
 
 
 _shared: dict[tuple[int, int], tuple[Workers, int]] = {}

@@ -206,14 +206,17 @@ _MASK_MODES = {"1", "L", "LA", "P", "RGB", "RGBA"}
 
 def _codes_of(colours: np.ndarray, classes: ClassTable) -> np.ndarray:
     """Codes u8[H, W] of a mask in colours u8[H, W, 3]: by the classes' colours, or else grey that was saved as RGB."""
-    known = {packed_colours(np.array(rgb)).item(): code for rgb, code in classes.code_of_colour().items()}
-    values, places = np.unique(packed_colours(colours), return_inverse=True)
-    if all(value in known for value in values.tolist()):
-        table = np.array([known[value] for value in values.tolist()], np.uint8)
-        return table[places].reshape(colours.shape[:2])
+    known = sorted((packed_colours(np.array(rgb)).item(), code) for rgb, code in classes.code_of_colour().items())
+    values, codes = np.array([(-1, 0), *known]).T  # the first is no colour's, so that there always is one
+    packed = packed_colours(colours)
+    places = np.searchsorted(values, packed).clip(max=len(values) - 1)
+    unknown = values[places] != packed
+    if not unknown.any():
+        found: np.ndarray = codes.astype(np.uint8)[places]
+        return found
     if (colours == colours[..., :1]).all():
         return np.ascontiguousarray(colours[..., 0])
-    row, column = np.argwhere(np.isin(packed_colours(colours), list(known), invert=True))[0].tolist()
+    row, column = np.argwhere(unknown)[0].tolist()
     colour = tuple(colours[row, column].tolist())
     raise RejectError(f"mask holds the colour {colour} in column {column}, row {row}, {NO_CLASS}")
 

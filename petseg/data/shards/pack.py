@@ -28,10 +28,10 @@ from petseg.system import write_atomic
 
 PLAN_NAME = "plan.json"
 
-# Other versions of these may write other bytes; a pack that was begun with one is not finished with another.
 _LOOKED_AT = 50
 """Masks that are looked at for a class map to propose."""
 
+# Other versions of these may write other bytes; a pack that was begun with one is not finished with another.
 _ENCODERS = ("deflate", "numpy", "opencv-python-headless", "pillow", "simplejpeg")
 
 

@@ -93,7 +93,7 @@ class ShardReader:
             PetsegError: the tar went away or ends too early.
             ValueError: the reader is closed.
         """
-        return self._read(self.spans(np.array([index]))[0])
+        return self._read((index, self._names[self._shard(index)], *self._spans[index].tolist()))
 
     def spans(self, indices: np.ndarray) -> list[Span]:
         """Where the samples i64[n] are."""

@@ -99,15 +99,14 @@ def scan_masks(masks: Iterable[tuple[str, bytes]], progress: Callable[[int], Non
             mask = read_mask(data)
         except RejectError as fault:
             grey.rejected.append(Rejected(key=name, reason=str(fault)))
-            progress(1)
-            continue
-        saved_as_rgb = mask.ndim == 3
-        if saved_as_rgb and (mask == mask[..., :1]).all():
-            for scan in (grey, colours):  # which of them it is, the others say
-                _count(scan, mask if scan is colours else mask[..., 0])
         else:
-            first.setdefault(saved_as_rgb, name)
-            _count(colours if saved_as_rgb else grey, mask)
+            saved_as_rgb = mask.ndim == 3
+            if saved_as_rgb and (mask == mask[..., :1]).all():
+                _count(grey, mask[..., 0])  # which of the two it is, the others say
+                _count(colours, mask)
+            else:
+                first.setdefault(saved_as_rgb, name)
+                _count(colours if saved_as_rgb else grey, mask)
         progress(1)
     if len(first) == 2:
         raise PetsegError(

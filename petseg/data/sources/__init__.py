@@ -81,3 +81,24 @@ class Source(Protocol):
             OSError: the files went away or cannot be read.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class OverSource:
+    """What a source that lists another one's pairs in its own way shares with it."""
+
+    inner: Source
+
+    @property
+    def name(self) -> str:
+        """As the source's."""
+        return self.inner.name
+
+    @property
+    def classes(self) -> ClassTable:
+        """As the source's."""
+        return self.inner.classes
+
+    def read(self, pair: Pair) -> tuple[bytes, bytes]:
+        """As the source's."""
+        return self.inner.read(pair)

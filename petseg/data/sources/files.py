@@ -39,6 +39,11 @@ def ignored(path: Path) -> bool:
     return path.name.startswith(".") or path.suffix.lower() == ".mat"
 
 
+def fit_key(name: str) -> str:
+    """The key of a file's name, which may hold folders: what does not fit becomes a hyphen."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name)
+
+
 def unfit_key(key: str) -> str | None:
     """Why a key cannot name a sample, or None."""
     if KEY.fullmatch(key):

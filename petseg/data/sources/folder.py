@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from petseg.classes import ClassTable
 from petseg.data.sources import TRAINVAL, Listing, Pair, Rejected
-from petseg.data.sources.files import IMAGES, MASKS, ignored, named_split, unfit_key
+from petseg.data.sources.files import IMAGES, MASKS, fit_key, ignored, named_split, unfit_key
 from petseg.data.sources.pairing import (
     IMAGE_FOLDERS,
     MASK_FOLDERS,
     PairPattern,
-    first_of,
     pair_names,
     says_mask,
-    suffixes_line,
 )
 from petseg.errors import PetsegError
-
-_UNFIT = re.compile(r"[^A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +48,13 @@ class FolderSource:
         Raises:
             PetsegError: no such folder, or no pair in them.
         """
-        images, masks, rejected, passed = self._files()
+        found_images, found_masks, passed = self._files()
+        rejected = [*found_images.doubled, *found_masks.doubled]
         doubled = {each.key for each in rejected}
-        images = {name: path for name, path in images.items() if name not in doubled}
-        masks = {name: path for name, path in masks.items() if name not in doubled}
+        images, masks = (
+            {name: path for name, path in found.files.items() if name not in doubled}
+            for found in (found_images, found_masks)
+        )
         if self.pattern is None:
             mask_of, left_out = pair_names(images, masks)
             rejected += [Rejected(key=name, reason=reason) for name, reason in left_out.items()]
@@ -68,7 +66,7 @@ class FolderSource:
         pairs: list[Pair] = []
         keys: dict[str, str] = {}
         for name in sorted(mask_of):
-            key = _UNFIT.sub("-", name)
+            key = fit_key(name)
             reason = f"{keys[key]} has the same key, {key}" if key in keys else unfit_key(key)
             if reason:
                 rejected.append(Rejected(key=name, reason=reason))
@@ -95,60 +93,69 @@ class FolderSource:
         """See `Source`."""
         return Path(pair.image).read_bytes(), Path(pair.mask).read_bytes()
 
-    def _files(self) -> tuple[dict[str, Path], dict[str, Path], list[Rejected], int]:
-        """(images by name, masks by name, names that stand twice, files passed over by name)."""
+    def _files(self) -> tuple[_Names, _Names, int]:
+        """(images, masks, files passed over by name)."""
         found, passed = _below(self.images)
         if self.pattern is not None:
-            pattern = PairPattern(self.pattern)
-            images = _Names()
-            masks = {}
-            for path in found:
-                below = path.relative_to(self.images)
-                mask = pattern.mask_of(below)
-                if mask is not None:
-                    images.add(below.with_suffix("").as_posix(), path)
-                    if (self.images / mask).is_file():
-                        masks[below.with_suffix("").as_posix()] = self.images / mask
-            return images.files, masks, images.doubled, passed
-        images, others = _Names(), _Names()
+            return *self._by_pattern(found, PairPattern(self.pattern)), passed
         if self.masks == self.images:
-            stems = {path.with_suffix("") for path in found if path.suffix.lower() != ".png"}
-            for path in found:
-                below = path.relative_to(self.images)
-                kind = _kind(below, stands_twice=path.with_suffix("") in stems)
-                names, suffixes = (others, MASKS) if kind == "mask" else (images, IMAGES)
-                if path.suffix.lower() in suffixes:
-                    names.add(_without_kind(below), path)
-        else:
-            found_masks, passed_masks = _below(self.masks)
-            passed += passed_masks
-            # One folder may lie in the other.
-            inside = set(found_masks) if self.masks.is_relative_to(self.images) else set()
-            outside = set(found) if self.images.is_relative_to(self.masks) else set()
-            for root, paths, names, suffixes in (
-                (self.images, [path for path in found if path not in inside], images, IMAGES),
-                (self.masks, [path for path in found_masks if path not in outside], others, MASKS),
-            ):
-                for path in paths:
-                    if path.suffix.lower() in suffixes:
-                        names.add(path.relative_to(root).with_suffix("").as_posix(), path)
-        return images.files, others.files, [*images.doubled, *others.doubled], passed
+            return *self._in_one(found), passed
+        found_masks, passed_masks = _below(self.masks)
+        images, masks = _Names(), _Names()
+        # One folder may lie in the other: then a file of the inner one is none of the outer one's.
+        inner, outer = set(found_masks), set(found)
+        for path in found:
+            if not (self.masks.is_relative_to(self.images) and path in inner):
+                images.add(path.relative_to(self.images).with_suffix("").as_posix(), path, IMAGES)
+        for path in found_masks:
+            if not (self.images.is_relative_to(self.masks) and path in outer):
+                masks.add(path.relative_to(self.masks).with_suffix("").as_posix(), path, MASKS)
+        return images, masks, passed + passed_masks
+
+    def _by_pattern(self, found: list[Path], pattern: PairPattern) -> tuple[_Names, _Names]:
+        images, masks = _Names(), _Names()
+        for path in found:
+            below = path.relative_to(self.images)
+            mask = pattern.mask_of(below)
+            if mask is not None:
+                name = below.with_suffix("").as_posix()
+                images.add(name, path)
+                if (self.images / mask).is_file():
+                    masks.files[name] = self.images / mask
+        return images, masks
+
+    def _in_one(self, found: list[Path]) -> tuple[_Names, _Names]:
+        images, masks = _Names(), _Names()
+        stems = {path.with_suffix("") for path in found if path.suffix.lower() != ".png"}
+        for path in found:
+            below = path.relative_to(self.images)
+            if _is_mask(below, stands_twice=path.with_suffix("") in stems):
+                masks.add(_without_kind(below), path, MASKS)
+            else:
+                images.add(_without_kind(below), path, IMAGES)
+        return images, masks
 
     def _nothing(self, images: dict[str, Path], masks: dict[str, Path]) -> str:
         counted = f"{len(images)} images, {len(masks)} masks"
         if self.pattern is not None:
             return f"{self.name}: no pair of image and mask is left by --pair '{self.pattern}' ({counted})."
         if images and masks:
+            image, mask = (min(names.values()).name for names in (images, masks))
             why = (
-                f"such as {first_of(images)} and {first_of(masks)}, whose names do not fit together; give one folder "
+                f"such as {image} and {mask}, whose names do not fit together; give one folder "
                 "that holds both, and --pair 'IMAGES/*.jpg=MASKS/*.png'"
             )
         else:
             why = (
-                f"images end in {suffixes_line(IMAGES)}, masks in {suffixes_line(MASKS)} (no JPEG, whose compression "
-                "changes codes)"
+                f"images end in {_either(IMAGES)}, masks in {_either(MASKS)} (no JPEG, whose compression changes codes)"
             )
         return f"{self.name}: no pair of image and mask is left ({counted}): {why}."
+
+
+def _either(suffixes: frozenset[str]) -> str:
+    """`.bmp, .gif or .png`."""
+    *others, last = sorted(suffixes)
+    return f"{', '.join(others)} or {last}"
 
 
 class _Names:
@@ -158,7 +165,10 @@ class _Names:
         self.files: dict[str, Path] = {}
         self._doubled: dict[str, str] = {}
 
-    def add(self, name: str, path: Path) -> None:
+    def add(self, name: str, path: Path, suffixes: frozenset[str] | None = None) -> None:
+        """Take a file that has one of the suffixes, if any are asked for."""
+        if suffixes is not None and path.suffix.lower() not in suffixes:
+            return
         if name in self.files or name in self._doubled:
             first = self.files.pop(name, None)
             self._doubled.setdefault(name, f"{first.name if first else '?'} and {path.name} have one name")
@@ -191,15 +201,12 @@ def holds_pairs(root: Path) -> bool:
     return bool(names & IMAGE_FOLDERS and names & MASK_FOLDERS)
 
 
-def _kind(below: Path, *, stands_twice: bool) -> str:
-    """`image` or `mask`, of a file in a folder that holds both."""
+def _is_mask(below: Path, *, stands_twice: bool) -> bool:
+    """Whether a file is a mask, in a folder that holds images too."""
     for folder in below.parts[:-1]:
-        if folder.lower() in MASK_FOLDERS:
-            return "mask"
-        if folder.lower() in IMAGE_FOLDERS:
-            return "image"
-    png_of_two = below.suffix.lower() == ".png" and stands_twice
-    return "mask" if says_mask(below.stem) or png_of_two else "image"
+        if folder.lower() in MASK_FOLDERS | IMAGE_FOLDERS:
+            return folder.lower() in MASK_FOLDERS
+    return says_mask(below.stem) or (below.suffix.lower() == ".png" and stands_twice)
 
 
 def _without_kind(below: Path) -> str:

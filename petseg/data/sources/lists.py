@@ -6,14 +6,13 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from petseg.classes import ClassTable
-from petseg.data.sources import TRAINVAL, Listing, Pair, Rejected, Source
+from petseg.data.sources import TRAINVAL, Listing, OverSource, Pair, Rejected
 from petseg.data.sources.files import IMAGES, MASKS
 from petseg.errors import PetsegError
 
 
 @dataclass(frozen=True, slots=True)
-class ListedSource:
+class ListedSource(OverSource):
     """A source whose pairs are in the splits that lists name them for; those on none are left out.
 
     A line names a pair by its key, or by the file name of its image or mask (with folders and suffix or without); what
@@ -21,19 +20,8 @@ class ListedSource:
     `train` becomes it.
     """
 
-    inner: Source
     lists: tuple[tuple[str, Path], ...]
     """(split, file) each."""
-
-    @property
-    def name(self) -> str:
-        """As the source's."""
-        return self.inner.name
-
-    @property
-    def classes(self) -> ClassTable:
-        """As the source's."""
-        return self.inner.classes
 
     def listing(self) -> Listing:
         """The source's pairs, by the lists.
@@ -71,10 +59,6 @@ class ListedSource:
             split_by="lists",
             unlisted=tuple(pair.key for pair in listing.pairs if pair.key not in found),
         )
-
-    def read(self, pair: Pair) -> tuple[bytes, bytes]:
-        """As the source's."""
-        return self.inner.read(pair)
 
 
 def _names(pairs: tuple[Pair, ...]) -> dict[str, str]:

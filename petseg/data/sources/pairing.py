@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from petseg.errors import PetsegError
@@ -91,11 +91,9 @@ class PairPattern:
     """
 
     def __init__(self, text: str) -> None:
-        self.text = text
         images, equals, masks = text.partition("=")
         if not (images and equals and masks):
             raise PetsegError(f"--pair '{text}': give IMAGES=MASKS, such as 'images/*.jpg=masks/*_gt.png'.")
-        self._images = images
         parts = _WILDCARD.split(images)
         wildcards = _WILDCARD.findall(images)
         self._mask_parts = _WILDCARD.split(masks)
@@ -119,14 +117,3 @@ class PairPattern:
 
 _WILDCARD = re.compile(r"\*\*/|\*|\?")
 _EXPRESSIONS = {"**/": "((?:.*/)?)", "*": "([^/]*)", "?": "([^/])"}
-
-
-def suffixes_line(suffixes: Iterable[str]) -> str:
-    """`.bmp, .gif or .png`."""
-    *others, last = sorted(suffixes)
-    return f"{', '.join(others)} or {last}"
-
-
-def first_of(names: Mapping[str, Path]) -> str:
-    """The first file, for a message."""
-    return min(names.values()).name

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from petseg.classes import ClassTable
 from petseg.data.sources import Listing, Pair, Rejected
-from petseg.data.sources.files import IMAGES, MASKS, named_split, refuse_unfinished, unfit_key
+from petseg.data.sources.files import IMAGES, MASKS, fit_key, named_split, refuse_unfinished, unfit_key
 from petseg.data.tar import Component, scan_tar
 from petseg.errors import PetsegError
 from petseg.system import open_file, read_at
 
-_UNFIT = re.compile(r"[^A-Za-z0-9_-]+")
 _MASK_WORDS = ("mask", "seg", "label", "trimap", "gt")
 
 
@@ -53,7 +51,7 @@ class TarsSource:
         rejected: list[Rejected] = []
         for path in paths:
             for name, components in scan_tar(path, advice="fetch it again, or unpack it"):
-                key = _UNFIT.sub("-", name)
+                key = fit_key(name)
                 chosen = _choose({c.extension.lower(): c for c in components})
                 reason = unfit_key(key)
                 if isinstance(chosen, str):

@@ -31,7 +31,16 @@ def loader_of(shards, **options):
 
 def children() -> set[int]:
     every = {pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
-    return {int(pid) for pid in every if b"petseg.data.loaders.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+    return {int(pid) for pid in every if b"petseg.data.loaders.worker" in command_of(int(pid))}
+
+
+def command_of(pid: int) -> bytes:
+    """A process's command line, waited for: it is empty for a moment after the process was started."""
+    while alive(pid):
+        if command := Path(f"/proc/{pid}/cmdline").read_bytes():
+            return command
+        time.sleep(0.01)
+    return b""
 
 
 def test_threads_and_processes_give_the_same_batches(packed, same, monkeypatch):
