@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from petseg.data.loaders.samples import OrderedSamples
     from petseg.data.shards.manifest import Manifest
     from petseg.errors import PetsegError
-    from petseg.inference.predict import Segmenter
+    from petseg.inference.segment import Segmenter
     from petseg.model.networks import UNet
     from petseg.training.trainer import FitResult
 
@@ -30,7 +30,7 @@ _HOMES = {
     "Manifest": "petseg.data.shards.manifest",
     "OrderedSamples": "petseg.data.loaders.samples",
     "PetsegError": "petseg.errors",
-    "Segmenter": "petseg.inference.predict",
+    "Segmenter": "petseg.inference.segment",
     "TrainConfig": "petseg.config",
     "UNet": "petseg.model.networks",
     "build_loader": "petseg.data.loaders.build",

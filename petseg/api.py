@@ -13,7 +13,7 @@ from torch import nn
 from petseg.config import TrainConfig, resolve
 from petseg.distributed import open_world, resolve_device
 from petseg.errors import PetsegError
-from petseg.inference.predict import Segmenter
+from petseg.inference.segment import Segmenter
 from petseg.inference.trained import load_trained
 from petseg.report.panels import report_run
 from petseg.training.run_folder import RunFolder, folder_for
@@ -95,16 +95,30 @@ def report_result(result: FitResult, device: torch.device) -> Path:
     return report_run(result.run.path, result.trained, shards, result.manifest, split, result.test.image_iou, device)
 
 
-def load(run: Path | str, device: str = "auto", network: nn.Module | None = None) -> Segmenter:
+def load(
+    run: Path | str,
+    device: str = "auto",
+    network: nn.Module | None = None,
+    *,
+    amp: str | None = None,
+    tta: bool = False,
+    tile: int = 0,
+    overlap: float = 0.25,
+) -> Segmenter:
     """The trained network of a run, ready for pictures of any size.
 
     Args:
         run: run folder (its best checkpoint), or a checkpoint in it.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         network: a fresh one of the same kind, where the run trained a network of your own.
+        amp: mixed precision, `auto`, `bf16`, `fp16` or `off`; None for what the device has if the run had any.
+        tta: average with the mirrored picture (test-time augmentation), in twice the time.
+        tile: short side in pixels of the tiles that a picture is cut into, each squashed to the network's size; 0
+            squashes the whole picture, as in training.
+        overlap: smallest share of a tile that its neighbour covers too, 0 to 0.9.
 
     Raises:
-        PetsegError: no such run, or it is damaged.
+        PetsegError: no such run, it is damaged, or an option out of range.
 
     Example:
         >>> pets = petseg.load("runs/mine")  # doctest: +SKIP
@@ -113,4 +127,5 @@ def load(run: Path | str, device: str = "auto", network: nn.Module | None = None
         ((375, 500), ('pet', 'background', 'border'))
     """
     where = resolve_device(device)
-    return Segmenter(load_trained(Path(run).expanduser(), where, network=network), where)
+    trained = load_trained(Path(run).expanduser(), where, network=network)
+    return Segmenter(trained, where, amp=amp, tta=tta, tile=tile, overlap=overlap)

@@ -115,7 +115,7 @@ class ClassTable:
 
     def to_codes(self, masks: np.ndarray) -> np.ndarray:
         """Codes as on disk of class indices: integers in [0, len(self)) of any shape to u8 of the same shape."""
-        codes: np.ndarray = np.asarray(self.codes, dtype=np.uint8)[masks]
+        codes: np.ndarray = np.take(np.asarray(self.codes, dtype=np.uint8), masks)
         return codes
 
     def palette(self) -> np.ndarray:

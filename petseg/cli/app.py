@@ -189,6 +189,22 @@ def predict(
         list[Path], typer.Argument(metavar="IMAGES...", help="Photos, or folders of photos.", show_default=False)
     ],
     out: Annotated[Path, typer.Option(help="Folder for masks and overlays.", show_default=False)],
+    probabilities: Annotated[
+        str,
+        typer.Option(
+            metavar="png|npy", help="Write each class's probabilities too: 16-bit PNG or NPY.", show_default=False
+        ),
+    ] = "",
+    amp: Annotated[
+        str | None,
+        typer.Option(metavar="auto|bf16|fp16|off", help="Default: on where the run had it.", show_default=False),
+    ] = None,
+    tta: Annotated[bool, typer.Option("--tta", help="Average with the mirrored photo, in twice the time.")] = False,
+    tile: Annotated[
+        int,
+        typer.Option(metavar="PX", help="Cut photos into tiles of this short side; 0 squashes the whole photo."),
+    ] = 0,
+    overlap: Annotated[float, typer.Option(help="Share of a tile that its neighbour covers too.")] = 0.25,
     allow_damaged: Annotated[
         bool, typer.Option("--allow-damaged", help="Take photos of which a part is missing, too.")
     ] = False,
@@ -197,7 +213,18 @@ def predict(
     """Write masks (PNG, the class codes) and overlays of any photo, at its own size."""
     from petseg.cli.runs import predict_command
 
-    predict_command(run, images, out, device=device, allow_damaged=allow_damaged)
+    predict_command(
+        run,
+        images,
+        out,
+        device=device,
+        probabilities=probabilities,
+        amp=amp,
+        tta=tta,
+        tile=tile,
+        overlap=overlap,
+        allow_damaged=allow_damaged,
+    )
 
 
 @umbrella.command()

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from rich.console import Console
@@ -102,25 +102,47 @@ def evaluate_command(
         print(json.dumps(result))  # noqa: T201 - one line for programs, without a console's wrapping or colours
 
 
-def predict_command(run: Path, images: Sequence[Path], out: Path, *, device: str, allow_damaged: bool = False) -> None:
+def predict_command(
+    run: Path,
+    images: Sequence[Path],
+    out: Path,
+    *,
+    device: str,
+    probabilities: str,
+    amp: str | None,
+    tta: bool,
+    tile: int,
+    overlap: float,
+    allow_damaged: bool,
+) -> None:
     """`petseg predict`.
 
     Raises:
         PetsegError: bad input; what could be done was done.
     """
-    from petseg.inference.predict import pictures_in, predict
+    from petseg.inference.photos import pictures_in
+    from petseg.inference.predict import Probabilities, in_percent, predict
+    from petseg.inference.segment import Segmenter
 
     console = screen.out()
     where = resolve_device(device)
-    trained = load_trained(run, where)
+    segmenter = Segmenter(load_trained(run, where), where, amp=amp, tta=tta, tile=tile, overlap=overlap)
     with screen.progress(console, "predicting") as (advance, expect):
         expect(len(pictures_in(images)))
-        done = predict(trained, images, out, device=where, allow_damaged=allow_damaged, progress=advance)
+        done = predict(
+            segmenter,
+            images,
+            out,
+            probabilities=cast(Probabilities, probabilities),
+            allow_damaged=allow_damaged,
+            progress=advance,
+        )
     for one in done[:20]:
-        shares = ", ".join(f"{name} {100 * share:.0f}%" for name, share in one.shares.items())
+        shares = ", ".join(f"{name} {in_percent(share)}" for name, share in one.shares.items())
         console.print(f"{escape(str(one.image))}: {escape(shares)}")
     console.print(
-        f"{len(done)} mask(s) (.png, the class codes) and overlay(s) (_overlay.jpg) are in {escape(str(out))}."
+        f"{len(done)} mask(s) (.png, the class codes) and overlay(s) (_overlay.jpg) are in {escape(str(out))}"
+        + (f", with each class's probabilities (_pCODE.{probabilities})." if probabilities else ".")
     )
 
 

@@ -8,13 +8,15 @@ import torch
 
 from petseg.system import read_text
 
+Amp = Literal["auto", "bf16", "fp16", "off"]
+
 
 def amp_dtype(amp: str) -> torch.dtype | None:
     """The autocast dtype of a resolved `--amp`, None for `off`."""
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}[amp]
 
 
-def resolve_amp(choice: Literal["auto", "bf16", "fp16", "off"], device: torch.device) -> Literal["bf16", "fp16", "off"]:
+def resolve_amp(choice: Amp, device: torch.device) -> Literal["bf16", "fp16", "off"]:
     """`auto` means bf16 where the hardware multiplies in it, fp16 on older GPUs, off on older CPUs."""
     if choice != "auto":
         return choice

@@ -18,7 +18,7 @@ from petseg.data.shards.reader import ShardReader
 from petseg.distributed import World
 from petseg.errors import PetsegError
 from petseg.inference.choices import amp_dtype, resolve_amp
-from petseg.inference.predict import Segmenter
+from petseg.inference.segment import Segmenter
 from petseg.inference.trained import TrainedModel
 from petseg.model.losses import combine, cross_entropy_sum, dice_sums
 from petseg.model.metrics import confusion_matrices, constant_answer_mean_iou, mean_iou, metrics_from
@@ -196,7 +196,7 @@ def evaluate_full_size(
         PetsegError: no such split, shards of other classes than the network's, or a damaged sample.
     """
     check_classes(trained, folder, manifest)
-    segmenter = Segmenter(trained, device)
+    segmenter = Segmenter(trained, device, amp=trained.config.amp)
     n = len(manifest.classes)
     lookup = manifest.classes.lookup()
     confusion = np.zeros((n, n), dtype=np.int64)

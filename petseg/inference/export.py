@@ -23,7 +23,7 @@ from torch import nn
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.reader import ShardReader
 from petseg.errors import PetsegError
-from petseg.inference.predict import read_photo
+from petseg.inference.photos import read_photo
 from petseg.inference.trained import TrainedModel, load_trained
 
 Format = Literal["onnx", "torch-export"]

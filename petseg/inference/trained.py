@@ -13,6 +13,7 @@ from torch import nn
 from petseg.classes import ClassTable
 from petseg.config import TrainConfig
 from petseg.errors import PetsegError
+from petseg.inference.choices import amp_dtype
 from petseg.model.networks import Network, OwnNetwork, build_model
 from petseg.model.transform import InputTransform
 
@@ -92,9 +93,15 @@ class TrainedModel:
     """How the pictures that it learned from were decoded, such as `fancy-upsampling`."""
 
     @torch.no_grad()
-    def probabilities(self, images: torch.Tensor) -> torch.Tensor:
-        """Class probabilities f32[N, C, H, W] of images u8[N, H, W, 3], RGB, both on the network's device."""
-        return self.network.probabilities(self.network(self.transform(images)))
+    def probabilities(self, images: torch.Tensor, amp: str = "off") -> torch.Tensor:
+        """Class probabilities f32[N, C, H, W] of images u8[N, H, W, 3], RGB, both on the network's device.
+
+        The network computes in the mixed precision `amp`: `bf16`, `fp16` or `off`.
+        """
+        dtype = amp_dtype(amp)
+        with torch.autocast(images.device.type, dtype, enabled=dtype is not None):
+            outputs = self.network(self.transform(images))
+        return self.network.probabilities(outputs)
 
 
 def load_trained(run: Path, device: torch.device, *, network: nn.Module | None = None, **changes: Any) -> TrainedModel:

@@ -11,7 +11,7 @@ from petseg.data.decode.resize import resize_image, resize_nearest
 from petseg.data.order import keyed_hash
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.reader import ShardReader
-from petseg.inference.predict import Segmenter
+from petseg.inference.segment import Segmenter
 from petseg.inference.trained import TrainedModel
 from petseg.report.gallery import Panel
 from petseg.report.report import write_report
@@ -68,7 +68,7 @@ def _panel(segmenter: Segmenter, reader: ShardReader, index: int, iou: float) ->
     height, width = segmenter.height, segmenter.width
     picture, mask = reader.decoded(index)
     image, codes = resize_image(picture, height, width), resize_nearest(mask, height, width)
-    probabilities = segmenter.at_network_size(image).float().numpy()
+    probabilities = segmenter.at_network_size(image)
     truth = segmenter.classes.lookup()[codes].astype(np.int64)
     return Panel(key=reader.key(index), image=image, truth=truth, probabilities=probabilities, iou=iou)
 

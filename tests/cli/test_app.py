@@ -465,6 +465,14 @@ def test_predict_writes_masks_and_overlays(trained, oxford, petseg):
         mask = Image.open(f"out/{photo.stem}.png")
         assert mask.size == Image.open(photo).size and set(np.unique(mask)) <= {1, 2, 3}
         assert Path(f"out/{photo.stem}_overlay.jpg").is_file()
+    options = ("--probabilities", "npy", "--tta", "--tile", "64", "--overlap", "0.5", "--amp", "off")
+    code, out, _ = petseg("predict", trained, photos[0], "--out", "more", *options)
+    assert code == 0 and "probabilities (_pCODE.npy)" in out
+    height, width = np.asarray(Image.open(f"more/{photos[0].stem}.png")).shape
+    assert [np.load(f"more/{photos[0].stem}_p{code}.npy").shape for code in (1, 2, 3)] == [(height, width)] * 3
+    for option in (("--tile", "3"), ("--overlap", "2"), ("--amp", "fp8"), ("--probabilities", "tiff")):
+        refuses(petseg("predict", trained, photos[0], "--out", "bad", *option), option[0])
+    assert not Path("bad").exists()
     refuses(petseg("predict", trained, "nowhere.jpg", "--out", "out"), "nowhere.jpg")
     Path("words.jpg").write_text("words")
     refuses(petseg("predict", trained, "words.jpg", "--out", "out"), "words.jpg")

@@ -11,7 +11,7 @@ from petseg.classes import OXFORD
 from petseg.data.shards.reader import ShardReader
 from petseg.distributed import World
 from petseg.inference.evaluate import evaluate, evaluate_full_size
-from petseg.inference.predict import Segmenter
+from petseg.inference.segment import Segmenter
 from petseg.inference.trained import load_trained
 from petseg.model.metrics import mean_iou
 from petseg.model.transform import InputTransform

@@ -89,6 +89,26 @@ def check_whole(data: bytes, image: Image.Image) -> None:
         _check_tiff(data, image)
 
 
+def whole_rgb(data: bytes, image: Image.Image) -> tuple[np.ndarray, bool]:
+    """Pixels of an image of which no part is missing, as they are stored; a JPEG is decoded once.
+
+    Args:
+        data: the whole file.
+        image: the same, opened.
+
+    Returns:
+        (u8[H, W, 3], RGB; whether it is a JPEG with nothing to warn of).
+
+    Raises:
+        ValueError: a part is missing or altered.
+        PictureError: nobody can tell.
+    """
+    if image.format in {"JPEG", "MPO"} and image.mode in {"RGB", "L"}:
+        return decode_jpeg(data)
+    check_whole(data, image)
+    return to_rgb(image, upright=False), False
+
+
 def decode_jpeg(data: bytes, colorspace: str = "RGB") -> tuple[np.ndarray, bool]:
     """Decode a JPEG by libjpeg-turbo, whose warnings are taken as errors.
 

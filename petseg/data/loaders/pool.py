@@ -24,23 +24,29 @@ def task_samples(batch: int, workers: int) -> int:
     return min(MOST_SAMPLES, math.ceil(2 * batch / workers))
 
 
-class ReadPool:
-    """Threads in which torch does not start threads of its own, over a reader that is closed together with them.
+def quiet_threads(threads: int, name: str, *, torch_threads: int = 1) -> ThreadPoolExecutor:
+    """Threads, all started, of which each computes on `torch_threads` threads in torch.
 
     `torch.set_num_threads` sets the calling thread's number and the one that every thread takes when it first computes:
     that may be the one that trains. So all threads of the pool are started here, and then it is set back.
     """
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, name, initializer=torch.set_num_threads, initargs=(torch_threads,))
+    all_started = threading.Barrier(threads + 1)
+    for _ in range(threads):
+        pool.submit(all_started.wait)
+    all_started.wait()
+    torch.set_num_threads(before)
+    return pool
+
+
+class ReadPool:
+    """Threads over a reader that is closed together with them."""
 
     def __init__(self, reader: ShardReader, threads: int) -> None:
         self.reader = reader
         self.threads = threads
-        before = torch.get_num_threads()
-        self._pool = ThreadPoolExecutor(threads, "petseg-decode", initializer=torch.set_num_threads, initargs=(1,))
-        all_started = threading.Barrier(threads + 1)
-        for _ in range(threads):
-            self._pool.submit(all_started.wait)
-        all_started.wait()
-        torch.set_num_threads(before)
+        self._pool = quiet_threads(threads, "petseg-decode")
 
     def each(self, indices: np.ndarray, use: Callable[[int, memoryview, memoryview], None]) -> list[Future[Any]]:
         """`ShardReader.each` for a batch, in tasks (`task_samples`)."""

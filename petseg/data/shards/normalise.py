@@ -16,11 +16,10 @@ from petseg.data.decode.pictures import (
     MAX_SIDE,
     PictureError,
     check_whole,
-    decode_jpeg,
     exif_orientation,
     opened,
-    to_rgb,
     turned,
+    whole_rgb,
 )
 from petseg.data.decode.resize import resize_nearest, shrink_image
 from petseg.data.shards.stats import histogram
@@ -150,17 +149,12 @@ def _decode_image(data: bytes, max_pixels: int) -> tuple[np.ndarray, int, bool]:
     try:
         with opened(data, max_pixels=max_pixels) as picture:
             orientation = exif_orientation(picture)
-            if picture.format in {"JPEG", "MPO"} and picture.mode in {"RGB", "L"}:
-                pixels, sound = decode_jpeg(data)
-                # Grey JPEGs, images in images, foreign colour transforms and rare processes are encoded anew:
-                # not every decoder agrees on them.
-                plain = (
-                    picture.format == "JPEG" and picture.mode == "RGB" and picture.info.get("adobe_transform", 1) == 1
-                )
-                rare = frame_marker(data) not in {_BASELINE, _EXTENDED, _PROGRESSIVE}
-                return pixels, orientation, sound and plain and not rare and orientation == 1
-            check_whole(data, picture)
-            return to_rgb(picture, upright=False), orientation, False
+            pixels, sound = whole_rgb(data, picture)
+            # Grey JPEGs, images in images, foreign colour transforms and rare processes are encoded anew: not every
+            # decoder agrees on them.
+            plain = picture.format == "JPEG" and picture.mode == "RGB" and picture.info.get("adobe_transform", 1) == 1
+            keep = sound and plain and orientation == 1
+            return pixels, orientation, keep and frame_marker(data) in {_BASELINE, _EXTENDED, _PROGRESSIVE}
     except PictureError as error:
         raise RejectError(f"image {error}") from error
 

@@ -13,6 +13,7 @@ from petseg.data.decode.resize import resize_image, resize_nearest
 from petseg.data.order import keyed_hash
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.reader import ShardReader
+from petseg.drawing import INK, PAPER, legend
 from petseg.errors import PetsegError
 from petseg.system import write_atomic
 
@@ -20,7 +21,6 @@ TILE = 160
 """Longest side of a picture on the sheet, in pixels."""
 
 _GAP, _TEXT, _COLUMNS = 8, 16, 4
-_PAPER, _INK = (250, 250, 248), (40, 40, 40)
 
 
 def contact_sheet(folder: Path, out: Path, *, split: str = "train", count: int = 24) -> int:
@@ -66,7 +66,7 @@ def _tile(reader: ShardReader, index: int, manifest: Manifest) -> tuple[str, Ima
     size = max(1, round(picture.shape[0] * scale)), max(1, round(picture.shape[1] * scale))
     colours = np.zeros((256, 3), dtype=np.uint8)
     colours[list(manifest.classes.codes)] = manifest.classes.palette()
-    pair = Image.new("RGB", (2 * TILE, TILE), _PAPER)
+    pair = Image.new("RGB", (2 * TILE, TILE), PAPER)
     for column, pixels in enumerate((resize_image(picture, *size), colours[resize_nearest(codes, *size)])):
         corner = column * TILE + (TILE - size[1]) // 2, (TILE - size[0]) // 2
         pair.paste(Image.fromarray(np.ascontiguousarray(pixels)), corner)
@@ -77,15 +77,15 @@ def _sheet(tiles: list[tuple[str, Image.Image]], manifest: Manifest) -> Image.Im
     columns = min(_COLUMNS, len(tiles))
     rows = math.ceil(len(tiles) / columns)
     step_x, step_y = 2 * TILE + _GAP, TILE + _TEXT + _GAP
-    sheet = Image.new("RGB", (columns * step_x + _GAP, rows * step_y + _GAP + 2 * _TEXT), _PAPER)
+    width = columns * step_x + _GAP
+    names = legend(manifest.classes.names, manifest.classes.colours, width, _TEXT - 4)
+    start = names.height if names else _GAP
+    sheet = Image.new("RGB", (width, start + rows * step_y + _GAP), PAPER)
+    if names:
+        sheet.paste(names)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default()
-    x = _GAP
-    for name, colour in zip(manifest.classes.names, manifest.classes.palette().tolist(), strict=True):
-        draw.rectangle((x, _GAP, x + 12, _GAP + 12), fill=tuple(colour), outline=_INK)
-        draw.text((x + 18, _GAP), name, fill=_INK, font=font)
-        x += 40 + int(draw.textlength(name, font=font))
     for number, (key, pair) in enumerate(tiles):
-        left, top = _GAP + number % columns * step_x, 2 * _TEXT + number // columns * step_y
-        draw.text((left, top), key, fill=_INK, font=font)
+        left, top = _GAP + number % columns * step_x, start + number // columns * step_y
+        draw.text((left, top), key, fill=INK, font=font)
         sheet.paste(pair, (left, top + _TEXT))
     return sheet

@@ -11,7 +11,7 @@ from PIL import Image
 from petseg import Manifest, build_loader
 from petseg.classes import OXFORD, ClassTable
 from petseg.data.shards.adopt import adopt
-from petseg.data.shards.show import contact_sheet
+from petseg.data.shards.show import TILE, contact_sheet
 from petseg.data.shards.verify import verify
 from petseg.data.sources.files import MANIFEST_NAME, WORK_FOLDER, named_split
 from petseg.data.sources.tars import TarsSource
@@ -280,6 +280,18 @@ def test_a_contact_sheet_shows_pictures_and_masks(packed, tmp_path):
     contact_sheet(packed, out, split="val", count=5)
     assert out.read_bytes() == first
     assert contact_sheet(packed, out, split="test", count=100) == 6
+
+
+def test_a_contact_sheet_names_every_class_however_many_there_are(tmp_path):
+    many = ClassTable.from_dict({"codes": list(range(20)), "names": [f"class with number {n}" for n in range(20)]})
+    mask = np.arange(20, dtype=np.uint8).repeat(112).reshape(40, 56)
+    write_tar(tmp_path / "a.tar", sample("a", png=png(mask)))
+    adopt(tmp_path, many)
+    contact_sheet(tmp_path, tmp_path / "sheet.png", count=1)
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    above = sheet[: -TILE - 16 - 2 * 8]
+    for colour in many.palette():
+        assert (above == colour).all(-1).sum() >= 100, "a class is missing from the legend"
 
 
 def test_a_sheet_that_cannot_be_made(packed, tmp_path):

@@ -1,0 +1,98 @@
+"""Photos as people name them: files, folders, or pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from petseg.data.decode.pictures import (
+    MAX_SIDE,
+    PictureError,
+    exif_orientation,
+    opened,
+    to_rgb,
+    turned,
+    whole_rgb,
+)
+from petseg.data.sources.files import IMAGES
+from petseg.errors import PetsegError
+
+Picture = Path | str | Image.Image | np.ndarray
+"""A photo's path, or its pixels."""
+
+
+def as_pixels(picture: Picture) -> np.ndarray:
+    """u8[H, W, 3], RGB and upright, of a picture in any form.
+
+    Raises:
+        PetsegError: it cannot be read, or is no picture.
+    """
+    if isinstance(picture, Path | str):
+        return read_photo(Path(picture).expanduser())
+    if isinstance(picture, Image.Image):
+        return to_rgb(picture)
+    if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3:
+        return picture
+    what = f"{picture.dtype}{list(picture.shape)}" if isinstance(picture, np.ndarray) else type(picture).__name__
+    raise PetsegError(f"a picture is a path, a PIL image or u8[H, W, 3], not {what}.")
+
+
+def pictures_in(images: Sequence[Path]) -> list[Path]:
+    """The photos that a command line means: files as they are, and for a folder the pictures directly in it.
+
+    A folder's images are the files with a suffix that petseg packs, without dotfiles, sorted by name. A picture that is
+    named twice counts once. Files are not opened, and need not exist.
+
+    Raises:
+        PetsegError: nothing was named, or a folder has no picture in it.
+    """
+    found: dict[Path, Path] = {}
+    for path in images:
+        chosen = [path]
+        if path.is_dir():
+            try:
+                entries = sorted(path.iterdir())
+            except OSError as error:
+                raise PetsegError(f"{path} cannot be read ({error.strerror}).") from error
+            chosen = [p for p in entries if p.suffix.lower() in IMAGES and not p.name.startswith(".") and p.is_file()]
+            if not chosen:
+                raise PetsegError(f"{path} has no picture directly in it: give photos, or a folder of photos.")
+        for one in chosen:
+            found.setdefault(one.absolute(), one)
+    if not found:
+        raise PetsegError("no picture was named: give photos, or a folder of photos.")
+    return list(found.values())
+
+
+def read_photo(path: Path, *, allow_damaged: bool = False) -> np.ndarray:
+    """A photo, upright and in RGB.
+
+    Args:
+        path: a file of a format that petseg packs.
+        allow_damaged: take one of which a part is missing, filled up by its decoder.
+
+    Returns:
+        u8[H, W, 3].
+
+    Raises:
+        PetsegError: one clause, without a full stop: no such file, no image, a part is missing, or too large (judged by
+            the header, before anything is decoded).
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise PetsegError(f"no such file: {path}") from None
+    except OSError as error:
+        raise PetsegError(f"{path} cannot be read ({error.strerror or error})") from error
+    try:
+        with opened(data, allow_damaged=allow_damaged) as picture:
+            if max(picture.size) > MAX_SIDE:  # its overlay could not be written
+                raise PictureError(f"is too large ({picture.width}x{picture.height})")
+            if allow_damaged:
+                return to_rgb(picture)
+            return turned(whole_rgb(data, picture)[0], exif_orientation(picture))
+    except PictureError as error:
+        raise PetsegError(f"{path} {error}") from error
