@@ -240,6 +240,17 @@ def report(
 
 
 @umbrella.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="HTML page to write.")] = Path("compare.html"),
+) -> None:
+    """Put runs side by side: a table, the options in which they differ, and a page with their curves."""
+    from petseg.cli.runs import compare_command
+
+    compare_command(runs, out)
+
+
+@umbrella.command()
 def export(
     run: RunArgument,
     fmt: Annotated[str, typer.Option("--format", metavar="onnx|torch-export", help="What to write.")] = "onnx",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from petseg.classes import ClassTable
     from petseg.data.shards.manifest import Manifest
     from petseg.data.shards.scan import MaskScan
+    from petseg.report.compare import Comparison
 
 
 def out() -> Console:
@@ -157,6 +158,24 @@ def metrics_table(metrics: dict[str, Any], title: str, classes: ClassTable) -> T
     if (baseline := metrics.get("baseline_mean_iou")) is not None:
         table.add_row("one class everywhere", show(baseline), "", "")
     return table
+
+
+def comparison_tables(comparison: Comparison) -> list[Table]:
+    """Scores and costs of runs, and the options in which they differ; a column a run, as there are few of them."""
+    figures = Table(title="Runs", title_justify="left")
+    options = Table(title="What differs", title_justify="left")
+    for table in (figures, options):
+        table.add_column("")
+        for name in comparison.names:
+            table.add_column(escape(name), justify="right", overflow="fold")
+    for before, column in zip((None, *comparison.columns), comparison.columns, strict=False):
+        if before is not None and before.score != column.score:
+            figures.add_section()
+        marked = [f"[bold]{text}[/]" if i in column.best else text for i, text in enumerate(column.values)]
+        figures.add_row(escape(column.title), *marked)
+    for key, values in comparison.options:
+        options.add_row(escape(key), *map(escape, values))
+    return [figures, options] if comparison.options else [figures]
 
 
 def mask_table(scan: MaskScan) -> Table:

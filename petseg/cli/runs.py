@@ -191,6 +191,24 @@ def report_command(run: Path, *, shards: Path | None, device: str) -> None:
     console.print(f"Report: [bold]{escape(os.path.relpath(report))}[/]")
 
 
+def compare_command(runs: Sequence[Path], out: Path) -> None:
+    """`petseg compare`.
+
+    Raises:
+        PetsegError: fewer than two runs, no run, or a page that cannot be written.
+    """
+    from petseg.report.compare import compare, write_comparison
+
+    console = screen.out()
+    comparison = compare(runs)
+    write_comparison(comparison, out)
+    for table in screen.comparison_tables(comparison):
+        console.print(table)
+    for note in comparison.notes:
+        console.print(escape(note))
+    console.print(f"Curves: [bold]{escape(os.path.relpath(out))}[/]")
+
+
 def _shards_of(trained: TrainedModel, given: Path | None) -> Path:
     """The shards that a command is to use: those that were given, or the run's own."""
     if given is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import re
@@ -15,7 +16,7 @@ from petseg.report.words import mapping, number, percent, rate, score
 MAX_CLASS_LINES = 6
 """Class lines in the IoU chart; with more classes, those that came out worst."""
 
-_DASHES = ((), (6.0, 2.0), (2.0, 1.6), (7.0, 2.0, 1.6, 2.0), (4.0, 1.6), (1.2, 1.2))
+DASHES = ((), (6.0, 2.0), (2.0, 1.6), (7.0, 2.0, 1.6, 2.0), (4.0, 1.6), (1.2, 1.2))
 _MARKED = 25  # Up to so many epochs each gets a dot, so that a single one or one between gaps is seen.
 
 
@@ -26,6 +27,8 @@ class Line:
     name: str
     values: tuple[float, ...]
     """One an epoch; NaN where unknown."""
+    at: tuple[float, ...]
+    """Where along the chart each of them stands: the epoch, or the minutes of training until then."""
     colour: str
     """The style sheet's variable, such as `--series-1`."""
     last: str
@@ -60,7 +63,8 @@ def charts(
     """
     if not records:
         return []
-    epochs = [number(record.get("epoch")) or i + 1.0 for i, record in enumerate(records)]
+    epochs = epochs_of(records)
+    _line = functools.partial(line, epochs)
     vals = [mapping(record.get("val")) for record in records]
     loss = _known(
         _line("train", [r.get("train_loss") for r in records], "--series-1"),
@@ -69,7 +73,7 @@ def charts(
     each = _known(
         *(
             _line(look.name, [mapping(v.get("iou")).get(look.name) for v in vals], f"--class-{i}",
-                  dashes=_DASHES[i % len(_DASHES)], width=1.5)
+                  dashes=DASHES[i % len(DASHES)], width=1.5)
             for i, look in enumerate(looks)
         )
     )  # fmt: skip
@@ -91,21 +95,44 @@ def charts(
         ("Learning rate", pace, True, {}, ""),
     ]
     return [
-        Chart(
-            title=title,
-            alt=f"{title} over {len(epochs)} epoch{'s' if len(epochs) > 1 else ''}: "
-            + ", ".join(f"{line.name} {line.last}" for line in lines),
-            lines=tuple(lines),
-            svg=_draw(epochs, lines, prefix=f"c{n}", small=small, **options),  # type: ignore[arg-type]
-            small=small,
-            note=note,
-        )
+        chart(title, lines, f"c{n}", small=small, note=note, **options)  # type: ignore[arg-type]
         for n, (title, lines, small, options, note) in enumerate(wanted)
         if lines
     ]
 
 
-def _line(
+def chart(
+    title: str, lines: Sequence[Line], prefix: str, *, small: bool = False, note: str = "", **drawn: Any
+) -> Chart:
+    """A chart of lines.
+
+    Args:
+        title: what they show.
+        lines: at least one, each with a known value.
+        prefix: of all ids in it, which no other chart of the page has.
+        small: of two thirds of the size.
+        note: a sentence below.
+        drawn: as for `_draw`.
+    """
+    epochs = max(len(line.values) for line in lines)
+    return Chart(
+        title=title,
+        alt=f"{title} over {epochs} epoch{'s' if epochs > 1 else ''}: "
+        + ", ".join(f"{line.name} {line.last}" for line in lines),
+        lines=tuple(lines),
+        svg=_draw(lines, prefix=prefix, small=small, **drawn),
+        small=small,
+        note=note,
+    )
+
+
+def epochs_of(records: Sequence[Mapping[str, Any]]) -> list[float]:
+    """The numbers of the epochs that records are of."""
+    return [number(record.get("epoch")) or i + 1.0 for i, record in enumerate(records)]
+
+
+def line(
+    at: Sequence[float],
     name: str,
     values: Sequence[Any],
     colour: str,
@@ -114,11 +141,13 @@ def _line(
     dashes: tuple[float, ...] = (),
     width: float = 1.8,
 ) -> Line:
+    """A line of a chart; values that are no finite numbers are unknown."""
     plain = tuple(math.nan if (v := number(value)) is None else v for value in values)
     last = _last(plain)
     return Line(
         name=name,
         values=plain,
+        at=tuple(at),
         colour=colour,
         dashes=dashes,
         width=width,
@@ -135,7 +164,6 @@ def _last(values: Sequence[float]) -> float:
 
 
 def _draw(
-    epochs: Sequence[float],
     lines: Sequence[Line],
     *,
     prefix: str,
@@ -144,8 +172,20 @@ def _draw(
     top: float | None = None,
     level: float | None = None,
     unit: str = "",
+    whole: bool = True,
 ) -> str:
-    """One chart as an `<svg>` element without text of the user's: names stand in the page, escaped."""
+    """One chart as an `<svg>` element without text of the user's: names stand in the page, escaped.
+
+    Args:
+        lines: at least one, each with a known value.
+        prefix: of all ids in it, which no other chart of the page has.
+        small: of two thirds of the size, and a single line's area filled below.
+        best: where an upright line stands.
+        top: end of the scale; None for the first grid line above the highest value.
+        level: where a level line lies.
+        unit: after the numbers of the scale.
+        whole: only whole numbers stand along the chart, as for epochs.
+    """
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -157,6 +197,8 @@ def _draw(
     def stand_in(variable: str) -> str:
         return stand_ins.setdefault(variable, f"#0a0b{len(stand_ins) + 1:02x}")
 
+    first, last = min(min(line.at) for line in lines), max(max(line.at) for line in lines)
+    most = max(len(line.at) for line in lines)
     width, height = (300, 150) if small else (440, 250)
     # Text stays text (the page's own font, scalable by its style sheet), and equal input gives equal bytes.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "petseg", "path.simplify": False}):
@@ -174,26 +216,26 @@ def _draw(
         axes.tick_params(length=0, pad=5, labelsize=10.5, labelcolor=stand_in("--muted"))
         if level is not None:
             axes.axhline(level, color=stand_in("--muted"), linewidth=1, dashes=(2, 3))
-        if best is not None and epochs[0] <= best <= epochs[-1] and len(epochs) > 1:
+        if best is not None and first <= best <= last and most > 1:
             axes.axvline(best, color=stand_in("--muted"), linewidth=1, dashes=(2, 3))
         for line in lines:
             (drawn,) = axes.plot(
-                epochs,
+                line.at,
                 line.values,
                 color=stand_in(line.colour),
                 linewidth=line.width,
-                marker="o" if len(epochs) <= _MARKED else None,
-                markersize=line.width + (5 if len(epochs) == 1 else 1.6),
+                marker="o" if len(line.at) <= _MARKED else None,
+                markersize=line.width + (5 if len(line.at) == 1 else 1.6),
                 markeredgewidth=0,
                 solid_capstyle="round",
                 clip_on=False,
             )
             if line.dashes:
                 drawn.set_dashes(line.dashes)
-        if small:
-            axes.fill_between(epochs, lines[0].values, 0, color=stand_in(lines[0].colour), alpha=0.12, linewidth=0)
-        spare = 0.5 if len(epochs) == 1 else 0.0
-        axes.set_xlim(min(epochs) - spare, max(epochs) + spare)
+        if small and len(lines) == 1:
+            axes.fill_between(lines[0].at, lines[0].values, 0, color=stand_in(lines[0].colour), alpha=0.12, linewidth=0)
+        spare = 0.5 if first == last else 0.0
+        axes.set_xlim(first - spare, last + spare)
         known = [v for line in lines for v in line.values if not math.isnan(v)]
         lowest, highest = min(0.0, *known), max(known)
         steps = MaxNLocator(3 if small else 5, steps=[1, 2, 2.5, 5, 10])
@@ -202,7 +244,7 @@ def _draw(
             ticks = steps.tick_values(lowest, max(highest, 0.0) or 1.0)
             top = float(next((tick for tick in ticks if tick >= highest and tick > 0), ticks[-1]))
         axes.set_ylim(lowest, top)
-        axes.xaxis.set_major_locator(MaxNLocator(4 if small else 8, integer=True, min_n_ticks=1))
+        axes.xaxis.set_major_locator(MaxNLocator(4 if small else 8, integer=whole, min_n_ticks=1))
         axes.yaxis.set_major_locator(steps)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,g}{unit}" if v < 1e6 else f"{v:.1e}"))
         buffer = io.StringIO()

@@ -1,26 +1,22 @@
-"""`report.html` of a run: read what the run folder holds, say it in words, fill the page."""
+"""`report.html` of a run: what its folder holds, in words."""
 
 from __future__ import annotations
 
-import json
-import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from petseg.classes import ClassTable
-from petseg.errors import PetsegError
 from petseg.report import words
 from petseg.report.curves import charts
+from petseg.report.folder import foregrounds_of, read_config, read_records, read_summary
 from petseg.report.gallery import Panel, gallery_rows, probability_colours, tile_side
 from petseg.report.looks import ClassLook, class_looks
+from petseg.report.page import write_page
 from petseg.report.words import mapping, number
-from petseg.system import write_atomic
 
 REPORT = "report.html"
-TEMPLATE = "report.html.j2"
 
 _PHASES = (
     ("data", "Waiting for data"),
@@ -91,17 +87,18 @@ def write_report(
         PetsegError: the run has no summary, one of its files is damaged, or the report cannot be written.
         ValueError: a panel has more classes than the class table.
     """
-    summary = _read_summary(run_dir / "summary.json")
-    records = _read_records(run_dir / "metrics.jsonl")
-    # What was asked for came to this; runs of before have one file for both.
-    resolved = run_dir / "resolved.toml"
-    config = _read_config(resolved if resolved.exists() else run_dir / "config.toml")
+    summary = read_summary(run_dir / "summary.json")
+    records = read_records(run_dir / "metrics.jsonl")
+    config = read_config(run_dir)
     # Classes without a name get one, but never beyond a class table that is known.
     count = max((panel.classes for panel in (*panels, *worst)), default=0)
     looks = class_looks(classes, list(mapping(summary.get("iou"))), count)
     side = tile_side(len(panels) + len(worst))
     best = number(summary.get("best_epoch"))
-    page = _environment().get_template(TEMPLATE).render(
+    path = run_dir / REPORT
+    write_page(
+        path,
+        "report.html.j2",
         run=run_dir.resolve().name,
         summary=summary,
         outcome=_outcome(summary, classes, looks),
@@ -122,80 +119,8 @@ def write_report(
         versions=list(mapping(summary.get("versions")).items()),
         split=_text(summary.get("split"), "test"),
         number=number,
-    )  # fmt: skip
-    path = run_dir / REPORT
-    try:
-        # Keys of files whose names are no UTF-8 hold lone surrogates; the page shows them as question marks.
-        write_atomic(path, page.encode("utf-8", "replace"))
-    except OSError as error:
-        raise PetsegError(
-            f"{path} could not be written ({error.strerror}): free some space, or make the folder writable."
-        ) from error
-    return path
-
-
-def _environment() -> Any:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("petseg.report", "."),
-        autoescape=True,  # not select_autoescape: that goes by the suffix, and `.j2` is none of its own
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
     )
-    for name in ("score", "percent", "rate", "whole", "compact", "duration", "memory"):
-        environment.filters[name] = getattr(words, name)
-    return environment
-
-
-_AGAIN = "petseg-train --resume with this --run-dir scores the run and writes it again."
-
-
-def _read_summary(path: Path) -> Mapping[str, Any]:
-    try:
-        data = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise PetsegError(
-            f"{path.parent} has no {path.name}: finish the run first (petseg-train --resume), then report on it."
-        ) from None
-    except OSError as error:
-        raise PetsegError(f"{path} cannot be read ({error.strerror}): give the folder of a finished run.") from error
-    except ValueError as error:
-        raise PetsegError(f"{path} is not JSON ({error}): {_AGAIN}") from error
-    if not isinstance(data, dict):
-        raise PetsegError(f"{path} holds no summary but a {type(data).__name__}: {_AGAIN}")
-    return data
-
-
-def _read_records(path: Path) -> list[Mapping[str, Any]]:
-    if not path.is_file():
-        return []
-    records: list[Mapping[str, Any]] = []
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise PetsegError(f"{path} cannot be read ({error}): give the folder of a finished run.") from error
-    for n, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise PetsegError(f"{path}, line {n}, is not JSON ({error}): remove that line.") from error
-        if not isinstance(record, dict):
-            raise PetsegError(f"{path}, line {n}, is no epoch's record: remove that line.")
-        records.append(record)
-    return records
-
-
-def _read_config(path: Path) -> Mapping[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise PetsegError(f"{path} is not TOML ({error}): put back the one that the run wrote.") from error
+    return path
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -210,23 +135,12 @@ def _text(value: Any, default: str = "") -> str:
     return default if value is None or value == "" else str(value)
 
 
-def _foregrounds(
-    summary: Mapping[str, Any], classes: ClassTable | None, looks: Sequence[ClassLook]
-) -> list[tuple[str, float | None]]:
-    """(names of its classes, IoU) of every foreground."""
-    # Codes of a table that is not given are known only for Oxford's, which count from 1.
-    codes = classes.codes if classes else tuple(range(1, len(looks) + 1))
-    names = {str(code): look.name for code, look in zip(codes, looks, strict=False)}
-    return [
-        (" or ".join(names.get(code, code) for code in re.findall(r"\d+", group)) or group, number(iou))
-        for group, iou in mapping(summary.get("foreground_iou")).items()
-    ]
-
-
 def _outcome(summary: Mapping[str, Any], classes: ClassTable | None, looks: Sequence[ClassLook]) -> dict[str, str]:
     """The parts of the sentence at the top; an empty text leaves its part out."""
     foregrounds = [
-        f"{words.score(iou)} for {names}" for names, iou in _foregrounds(summary, classes, looks) if iou is not None
+        f"{words.score(iou)} for {names}"
+        for names, iou in foregrounds_of(summary, classes, [look.name for look in looks])
+        if iou is not None
     ]
     return {
         "mean_iou": words.score(summary.get("mean_iou")),
@@ -240,7 +154,7 @@ def _outcome(summary: Mapping[str, Any], classes: ClassTable | None, looks: Sequ
 
 def _headlines(summary: Mapping[str, Any], classes: ClassTable | None, looks: Sequence[ClassLook]) -> list[Headline]:
     baseline = number(summary.get("baseline_mean_iou"))
-    foregrounds = _foregrounds(summary, classes, looks)
+    foregrounds = foregrounds_of(summary, classes, [look.name for look in looks])
     best, epochs = number(summary.get("best_epoch")), number(summary.get("epochs"))
     extras = [_text(summary.get(key)) for key in ("amp", "loader")]
     compiled = {"on": "compiled", "off": "not compiled"}.get(_text(summary.get("compile")), "")
@@ -296,7 +210,7 @@ def _scores(summary: Mapping[str, Any], classes: ClassTable | None, looks: Seque
     )
     rows += [
         Score(name=f"Foreground: {names}", kind="foreground", iou=value)
-        for names, value in _foregrounds(summary, classes, looks)
+        for names, value in foregrounds_of(summary, classes, [look.name for look in looks])
     ]
     baseline = number(summary.get("baseline_mean_iou"))
     if baseline is not None:

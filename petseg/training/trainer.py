@@ -459,6 +459,7 @@ class _Job:
         sentence, advice = verdict(wait, loader=config.loader, cache=config.cache, device=world.device, amp=config.amp)
         summary = {
             "split": split,
+            "codes": list(self.manifest.classes.codes),
             **test.metrics,
             "images_per_s": samples / max(spent["data"] + spent["compute"], 1e-9),
             "data_wait_pct": wait,

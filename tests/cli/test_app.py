@@ -478,6 +478,14 @@ def test_predict_writes_masks_and_overlays(trained, oxford, petseg):
     refuses(petseg("predict", trained, "words.jpg", "--out", "out"), "words.jpg")
 
 
+def test_compare_shows_runs_side_by_side(trained, petseg):
+    code, out, _ = petseg("compare", trained, shutil.copytree(trained, "other"))
+    assert code == 0 and "mean IoU" in out and "other" in out and "Curves: compare.html" in out
+    assert "What differs" not in out
+    assert "2 runs compared" in Path("compare.html").read_text()
+    refuses(petseg("compare", trained), "two runs or more")
+
+
 @pytest.mark.parametrize("fmt", ["onnx", "torch-export"])
 def test_export_is_checked(trained, petseg, fmt):
     code, out, err = petseg(
