@@ -256,11 +256,14 @@ def export(
     fmt: Annotated[str, typer.Option("--format", metavar="onnx|torch-export", help="What to write.")] = "onnx",
     out: Annotated[Path | None, typer.Option(help="File or folder; default: the run's.", show_default=False)] = None,
     image: Annotated[Path | None, typer.Option(help="Photo to check the file on.", show_default=False)] = None,
+    dynamic_size: Annotated[
+        bool, typer.Option("--dynamic-size", help="Take any size of picture, in multiples of the network's stride.")
+    ] = False,
 ) -> None:
     """Export a trained network, checked against it on a real picture."""
     from petseg.cli.runs import export_command
 
-    export_command(run, fmt, out, image)
+    export_command(run, fmt, out, image, dynamic_size=dynamic_size)
 
 
 @umbrella.command()

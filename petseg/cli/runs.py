@@ -146,7 +146,7 @@ def predict_command(
     )
 
 
-def export_command(run: Path, fmt: str, out: Path | None, image: Path | None) -> None:
+def export_command(run: Path, fmt: str, out: Path | None, image: Path | None, *, dynamic_size: bool) -> None:
     """`petseg export`.
 
     Raises:
@@ -156,11 +156,11 @@ def export_command(run: Path, fmt: str, out: Path | None, image: Path | None) ->
 
     console = screen.out()
     with console.status("exporting and checking ..."):
-        report = export(run, fmt, out, image=image)  # type: ignore[arg-type]
-    console.print(
-        f"{escape(str(report.path))} ({report.bytes / 1e6:.1f} MB) takes images f32[N, 3, {report.size[0]}, "
-        f"{report.size[1]}] in 0-1 and gives probabilities.".replace("[N", "\\[N")
-    )
+        report = export(run, fmt, out, image=image, dynamic_size=dynamic_size)  # type: ignore[arg-type]
+    least = 2 * report.multiple
+    size = f"H, W] (multiples of {report.multiple}, {least} or more)" if least else "{}, {}]".format(*report.size)
+    takes = f"takes images f32[N, 3, {size} in 0-1 and gives probabilities."
+    console.print(escape(f"{report.path} ({report.bytes / 1e6:.1f} MB) {takes}"))
     console.print(
         f"Checked on {escape(report.picture)}: the largest difference of a probability is "
         f"{report.max_abs_difference:.1e}, {100 * report.argmax_agreement:.2f}% of the pixels get the same class."

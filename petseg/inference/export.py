@@ -7,6 +7,7 @@ import importlib.util
 import io
 import json
 import logging
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from petseg.data.decode.resize import resize_image
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.reader import ShardReader
 from petseg.errors import PetsegError
@@ -47,6 +49,8 @@ class ExportReport:
     format: Format
     size: tuple[int, int]
     """Height and width in pixels of what it takes; any number of pictures at once."""
+    multiple: int
+    """Where it takes other sizes too: their sides are multiples of this, from twice that on; else 0."""
     bytes: int
     max_abs_difference: float
     """Largest difference of a probability over everything that was tried."""
@@ -71,17 +75,22 @@ class Deployable(nn.Module):
         return self.network.probabilities(self.network(self.transform.scale(images)))
 
 
-def export(run: Path, fmt: Format, out: Path | None = None, *, image: Path | None = None) -> ExportReport:
+def export(
+    run: Path, fmt: Format, out: Path | None = None, *, image: Path | None = None, dynamic_size: bool = False
+) -> ExportReport:
     """Write a trained network as ONNX or as a torch.export program, and prove that the file computes the same.
 
     The file takes `images`, f32[N, 3, H, W] in RGB from 0 to 1 (any N; H and W are the run's), and gives
-    `probabilities`, f32[N, C, H, W]. It is loaded again and run on one picture and on two before it gets its name.
+    `probabilities`, f32[N, C, H, W]. It is loaded again and run on one picture and on two, and where it takes any size
+    on two sizes, before it gets its name.
 
     Args:
         run: run folder or checkpoint.
         fmt: `onnx` or `torch-export`.
         out: file to write, or a folder for `model.onnx` or `model.pt2`; default: the run's folder.
         image: photo to try it on; default: a sample of the run's shards, or a drawn pet if they are gone.
+        dynamic_size: take any H and W that are multiples of the network's stride, from twice that on. Objects are still
+            found best in the size that they had in training.
 
     Raises:
         PetsegError: bad input, packages that are missing, or a file that does not compute what the network does.
@@ -92,23 +101,27 @@ def export(run: Path, fmt: Format, out: Path | None = None, *, image: Path | Non
         _require_onnx()
     trained = load_trained(run, torch.device("cpu"))
     path = _target(trained, fmt, out)
-    tried, picture = _picture(trained, image)
+    multiple = trained.network.stride if dynamic_size else 0
+    size, other = _sizes(trained.config.height_width, multiple)
+    tried, pixels = (str(image), _photo(image)) if image else _sample(trained)
     model = Deployable(trained).eval()
-    metadata = _metadata(trained)
+    metadata = _metadata(trained, multiple)
     # Exporters look at the suffix, so the unfinished file keeps it.
     partial = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
     try:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with _quiet():
-                _save(fmt, model, trained.config.height_width, partial, metadata)
+                _save(fmt, model, size, multiple, partial, metadata)
         except OSError as error:
             raise PetsegError(
                 f"--out: {path} could not be written ({error.strerror or error}); free some space or choose another."
             ) from error
         with _quiet():
             run_file = _load(fmt, partial)
-            difference, agreement = _compare(model, run_file, picture)
+            found = [_compare(model, run_file, _squashed(pixels, each)) for each in dict.fromkeys((size, other))]
+        # Unlike max(), NumPy's hands a NaN on.
+        difference, agreement = float(np.max([d for d, _ in found])), min(a for _, a in found)
         # Written so that NaN fails too.
         if not difference <= TOLERANCE:
             raise PetsegError(
@@ -121,7 +134,8 @@ def export(run: Path, fmt: Format, out: Path | None = None, *, image: Path | Non
     return ExportReport(
         path=path,
         format=fmt,
-        size=trained.config.height_width,
+        size=size,
+        multiple=multiple,
         bytes=path.stat().st_size,
         max_abs_difference=difference,
         argmax_agreement=agreement,
@@ -145,8 +159,18 @@ def _target(trained: TrainedModel, fmt: Format, out: Path | None) -> Path:
     return out
 
 
-def _metadata(trained: TrainedModel) -> dict[str, str]:
+def _sizes(size: tuple[int, int], multiple: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The size that a file is made with, and another one that it has to take: the same where `multiple` is 0."""
+    if not multiple:
+        return size, size
+    height, width = (multiple * max(2, math.ceil(side / multiple)) for side in size)
+    return (height, width), (height + multiple, width + 2 * multiple)
+
+
+def _metadata(trained: TrainedModel, multiple: int) -> dict[str, str]:
     height, width = trained.config.height_width
+    shape = "height, width" if multiple else f"{height}, {width}"
+    sides = f"sides are multiples of {multiple}, from {2 * multiple} on; " if multiple else ""
     try:
         petseg = version("petseg")
     except PackageNotFoundError:
@@ -158,16 +182,20 @@ def _metadata(trained: TrainedModel) -> dict[str, str]:
         "class_colours": json.dumps([list(rgb) for rgb in trained.classes.colours]),
         "height": str(height),
         "width": str(width),
-        "input": f"{INPUT}: float32 [batch, 3, {height}, {width}], RGB, 0 to 1; squash with an antialiased bilinear",
-        "output": f"{OUTPUT}: float32 [batch, {len(trained.classes)}, {height}, {width}], 0 to 1",
+        "input": f"{INPUT}: float32 [batch, 3, {shape}], RGB, 0 to 1; {sides}squash with an antialiased bilinear",
+        "output": f"{OUTPUT}: float32 [batch, {len(trained.classes)}, {shape}], 0 to 1",
         "arch": trained.config.arch,
     }
 
 
-def _save(fmt: Format, model: Deployable, size: tuple[int, int], path: Path, metadata: dict[str, str]) -> None:
+def _save(
+    fmt: Format, model: Deployable, size: tuple[int, int], multiple: int, path: Path, metadata: dict[str, str]
+) -> None:
     # Two pictures: a batch of one would be taken for a constant.
     example = (torch.rand(2, 3, *size),)
     shapes = {INPUT: {0: torch.export.Dim("batch", min=1)}}
+    if multiple:
+        shapes[INPUT] |= {2: multiple * torch.export.Dim("rows"), 3: multiple * torch.export.Dim("columns")}
     if fmt == "torch-export":
         program = torch.export.export(model, example, dynamic_shapes=shapes)
         torch.export.save(program, path, extra_files={METADATA: json.dumps(metadata, ensure_ascii=False)})
@@ -208,16 +236,13 @@ def _compare(model: Deployable, run_file: _Runner, picture: torch.Tensor) -> tup
             return float("inf"), 0.0
         differences.append(float((ours - theirs).abs().max()))
         agreements.append(float((ours.argmax(1) == theirs.argmax(1)).float().mean()))
-    # Unlike max(), NumPy's hands a NaN on.
     return float(np.max(differences)), min(agreements)
 
 
-def _picture(trained: TrainedModel, image: Path | None) -> tuple[str, torch.Tensor]:
-    """A picture to try the file on, f32[1, 3, H, W] in 0-1, and what it is."""
-    name, pixels = (str(image), _photo(image)) if image else _sample(trained)
-    height, width = trained.config.height_width
-    small = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
-    return name, torch.from_numpy(np.array(small)).permute(2, 0, 1).unsqueeze(0).float() / 255
+def _squashed(pixels: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+    """A picture u8[H, W, 3] as the file takes it: f32[1, 3, *size] in 0-1."""
+    small = torch.from_numpy(np.ascontiguousarray(resize_image(pixels, *size)))
+    return small.permute(2, 0, 1).unsqueeze(0).float() / 255
 
 
 def _photo(image: Path) -> np.ndarray:

@@ -20,7 +20,8 @@ from PIL import Image
 
 from petseg import Manifest
 from petseg.cli.app import run, shard_app, train_app, umbrella
-from petseg.inference.trained import load_checkpoint
+from petseg.inference.export import Deployable
+from petseg.inference.trained import load_checkpoint, load_trained
 
 TINY = ["--size", "32", "--width", "4", "--depth", "3", "--batch-size", "8", "--epochs", "2", "--amp", "off",
         "--device", "cpu", "--gallery", "2"]  # fmt: skip
@@ -503,6 +504,28 @@ def test_export_is_checked(trained, petseg, fmt):
         got = torch.export.load(path).module()(picture)
     assert got.shape == (2, 3, 32, 32)
     assert torch.allclose(got.sum(1), torch.ones(2, 32, 32), atol=1e-4)
+
+
+@pytest.mark.parametrize("fmt", ["onnx", "torch-export"])
+def test_export_of_any_size(trained, petseg, fmt):
+    suffix = "onnx" if fmt == "onnx" else "pt2"
+    code, out, err = petseg("export", trained, "--format", fmt, "--out", f"any.{suffix}", "--dynamic-size")
+    stride = int(re.search(r"images f32\[N, 3, H, W\] \(multiples of (\d+), ", out)[1])
+    assert (code, err) == (0, "")
+    for height, width in ((2 * stride, 5 * stride), (7 * stride, 3 * stride)):
+        picture = torch.rand(3, 3, height, width)
+        if fmt == "onnx":
+            import onnxruntime
+
+            session = onnxruntime.InferenceSession("any.onnx", providers=["CPUExecutionProvider"])
+            assert "multiples of" in session.get_modelmeta().custom_metadata_map["input"]
+            got = torch.from_numpy(session.run(None, {"images": picture.numpy()})[0])
+        else:
+            got = torch.export.load("any.pt2").module()(picture)
+        trained_model = load_trained(trained, torch.device("cpu"))
+        with torch.no_grad():
+            expected = Deployable(trained_model).eval()(picture)
+        assert got.shape == (3, 3, height, width) and torch.allclose(got, expected, atol=1e-4)
 
 
 def test_bad_input_to_export(trained, petseg):
