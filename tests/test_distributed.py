@@ -1,12 +1,17 @@
 """Two ranks on this machine, by torchrun and gloo, through the same command as everybody's."""
 
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+from petseg.cli.ranks import wants_ranks
 from petseg.distributed import World, resolve_device
 from petseg.errors import PetsegError
 
@@ -143,10 +148,58 @@ def test_under_torchrun_each_rank_has_its_own_gpu(monkeypatch, text):
     assert resolve_device("cuda:3") == torch.device("cuda", 3) and resolve_device("cuda") == torch.device("cuda", 0)
 
 
+LONG = ("-m", "petseg", "train", "--ranks", "2", "--size", "32", "--width", "4", "--depth", "3", "--device", "cpu",
+        "--epochs", "9999", "--compile", "off")  # fmt: skip
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_ranks_that_are_stopped_end_in_one_sentence(packed, tmp_path, environment, how):
+    """Ctrl-C reaches the process that started the ranks; a rank that is killed takes the others with it."""
+    command = [sys.executable, "-u", *LONG, "--shards", str(packed), "--run-dir", str(tmp_path / "run")]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout and process.stderr
+        for line in process.stdout:
+            if line.startswith("epoch"):
+                break
+        if how == signal.SIGKILL:
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            os.kill(int(children[-1]), how)
+        else:
+            process.send_signal(how)
+        out, err = process.communicate(timeout=60)
+    if how == signal.SIGKILL:
+        assert process.returncode == 2
+        assert re.search(
+            r"^error: the other ranks were stopped because rank \d ended with signal 9 ", err, re.MULTILINE
+        )
+    else:
+        assert (process.returncode, err) == (128 + how, "")
+        assert out.strip().splitlines()[-1] == (
+            f"Stopped and saved. Go on with: petseg-train --resume --run-dir {tmp_path / 'run'} --ranks 2"
+        )
+
+
+def test_ranks_that_cannot_be_started(monkeypatch):
+    with pytest.raises(PetsegError, match="--ranks: 0 is out of range"):
+        wants_ranks(0, "cpu")
+    assert wants_ranks(2, "cpu") and not wants_ranks(1, "cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert wants_ranks(4, "auto")
+    with pytest.raises(PetsegError, match=r"--ranks: this machine has 4 GPU\(s\)"):
+        wants_ranks(5, "auto")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert not wants_ranks(2, "cpu") and not wants_ranks(1, "cpu")
+    with pytest.raises(PetsegError, match="torchrun has started 2 processes"):
+        wants_ranks(4, "cpu")
+
+
 def test_ranks_score_the_network_that_is_saved(packed, tmp_path, environment):
     """By the default options: BatchNorm, averaged weights, dropout, Dice. Each rank's BatchNorm sees other batches."""
     run = tmp_path / "run"
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "petseg", "train"]
+    launcher = ["-m", "petseg", "train", "--ranks", "2"]
     options = ["--size", "32", "--width", "4", "--depth", "3", "--device", "cpu", "--amp", "off", "--epochs", "2",
                "--batch-size", "4", "--lr", "1e-2", "--shards", str(packed), "--run-dir", str(run)]  # fmt: skip
     done = subprocess.run(

@@ -134,6 +134,7 @@ def shard(
 def train(
     flags: Mapping[str, Any],
     *,
+    context: typer.Context,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with --run-dir, or with the newest run.", rich_help_panel="Run")
     ] = False,
@@ -141,11 +142,19 @@ def train(
         Path | None,
         typer.Option(help="TOML file of options; flags override it.", show_default=False, rich_help_panel="Run"),
     ] = None,
+    ranks: Annotated[
+        int,
+        typer.Option(
+            help="Processes on this machine, one a GPU; torchrun for several machines.", rich_help_panel="Run"
+        ),
+    ] = 1,
 ) -> None:
     """Train a network. Without --shards, pets are drawn, packed and learned in minutes."""
     from petseg.cli.runs import train_command
 
-    raise typer.Exit(train_command(flags, config=config, resume=resume))
+    given = list(context.obj)
+    args = given[1:] if context.parent else given
+    raise typer.Exit(train_command(flags, config=config, resume=resume, ranks=ranks, args=args))
 
 
 @umbrella.command("eval")
@@ -355,7 +364,7 @@ def run(app: typer.Typer, name: str, args: Sequence[str] | None = None) -> int:
     command = typer.main.get_command(app)
     try:
         # Not `command.main`, which answers Ctrl-C without a word.
-        with command.make_context(name, given) as context:
+        with command.make_context(name, given, obj=tuple(given)) as context:
             command.invoke(context)
     except PetsegError as error:
         console.error(str(error))

@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from petseg.cli import console as screen
+from petseg.cli.ranks import launch, wants_ranks
 from petseg.config import TrainConfig, read_toml, resolve
 from petseg.data.shards.manifest import Manifest
 from petseg.data.sources.files import MANIFEST_NAME
-from petseg.distributed import World, open_world, resolve_device
+from petseg.distributed import World, local_share, open_world, resolve_device
 from petseg.errors import PetsegError
 from petseg.inference.evaluate import score
 from petseg.inference.trained import TrainedModel, load_trained
@@ -29,8 +30,10 @@ DEMO_SAMPLES = 1000
 DEMO_SHORT_SIDE = 96
 
 
-def train_command(flags: Mapping[str, Any], *, config: Path | None, resume: bool) -> int:
-    """`petseg-train`; returns the exit code.
+def train_command(
+    flags: Mapping[str, Any], *, config: Path | None, resume: bool, ranks: int, args: Sequence[str]
+) -> int:
+    """`petseg-train`; returns the exit code. `args` is the whole command line, for the `ranks` that it starts.
 
     Raises:
         PetsegError: bad input.
@@ -50,6 +53,10 @@ def train_command(flags: Mapping[str, Any], *, config: Path | None, resume: bool
         if demo and not (flags.get("recipe") or written.get("recipe")):
             given["recipe"] = "demo"
         resolved = resolve(given, config)
+    if wants_ranks(ranks, resolved.device):
+        if not demo:
+            Manifest.load(Path(resolved.shards))  # one sentence here rather than one a rank
+        return launch(ranks, args)
     with open_world(resolved.device) as world:
         if not world.is_main:
             console = Console(quiet=True)
@@ -259,7 +266,8 @@ def _with_events(reporter: screen.ConsoleReporter, run: RunFolder, config: Train
 def _conclude(console: Console, result: FitResult, *, demo: bool, device: torch.device) -> None:
     run = result.run.path
     if result.summary is None:
-        go_on = screen.command(f"petseg-train --resume --run-dir {run}")
+        every = local_share()[1]
+        go_on = screen.command(f"petseg-train --resume --run-dir {run}" + (f" --ranks {every}" if every > 1 else ""))
         console.print(f"Stopped and saved. Go on with: {escape(go_on)}")
         return
     if result.trained is None:
