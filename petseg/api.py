@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -44,7 +44,7 @@ def train(
     network: nn.Module | None = None,
     callbacks: Sequence[Callback] = (),
     *,
-    resume: bool = False,
+    resume: bool | Literal["auto"] = False,
 ) -> FitResult:
     """Train as `petseg-train` does: the same run folder, checkpoints, scores and report.
 
@@ -56,7 +56,8 @@ def train(
             with them as `out`, as torchvision's segmentation networks give it. It is trained in place.
         callbacks: called in rank 0 with the record of each epoch: the line of metrics.jsonl, with `epoch`,
             `train_loss`, `lr`, `val` (a dict of scores), `images_per_s` and more.
-        resume: go on with `run_dir` from its last checkpoint; other options may be left out.
+        resume: go on with `run_dir` from its last checkpoint; other options may be left out. `"auto"` goes on where
+            `run_dir` holds a run that saved something, and else starts it there.
 
     Returns:
         The run: its `summary` (the scores), `run.path` (its folder) and `trained` (its best network).
@@ -70,6 +71,10 @@ def train(
         0.71
     """
     options = config.to_dict() if isinstance(config, TrainConfig) else dict(config)
+    if resume == "auto":
+        if not options.get("run_dir"):
+            raise PetsegError("run_dir: resume='auto' needs the folder that it is to look into.")
+        resume = RunFolder(Path(options["run_dir"])).can_go_on
     if resume:
         run = RunFolder(Path(options.pop("run_dir", "")))
         if not run.can_go_on:

@@ -22,6 +22,27 @@ class Stop:
         return 128 + (self.number or 0)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, taken as Ctrl-C is."""
+
+
+@contextmanager
+def sigterm_raises() -> Iterator[None]:
+    """SIGTERM raises `Terminated` in the main thread, so that what Ctrl-C tidies up is tidied up then too."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def take(_number: int, _frame: FrameType | None) -> None:
+        raise Terminated
+
+    previous = signal.signal(signal.SIGTERM, take)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
 @contextmanager
 def stop_signals() -> Iterator[Stop]:
     """Record SIGINT and SIGTERM; a second one of the same kind acts at once, as it would have.

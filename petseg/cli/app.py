@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import typer
 
 from petseg.cli.options import with_train_flags
 from petseg.errors import PetsegError
+from petseg.signals import Terminated, sigterm_raises
 
 HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -107,23 +109,26 @@ def shard(
     from petseg.cli import console
     from petseg.cli.shards import pack_command
 
-    rejected = pack_command(
-        console.out(),
-        source,
-        out,
-        split=split,
-        short_side=short_side,
-        quality=quality,
-        samples_per_shard=samples_per_shard,
-        seed=seed,
-        workers=workers,
-        classes=classes,
-        pair=pair,
-        lists={"train": train_list, "val": val_list, "test": test_list},
-        group=group,
-        allow_rejects=allow_rejects,
-        download_dir=download_dir,
-    )
+    try:
+        rejected = pack_command(
+            console.out(),
+            source,
+            out,
+            split=split,
+            short_side=short_side,
+            quality=quality,
+            samples_per_shard=samples_per_shard,
+            seed=seed,
+            workers=workers,
+            classes=classes,
+            pair=pair,
+            lists={"train": train_list, "val": val_list, "test": test_list},
+            group=group,
+            allow_rejects=allow_rejects,
+            download_dir=download_dir,
+        )
+    except KeyboardInterrupt as stopped:
+        raise type(stopped)("interrupted: what is finished is kept, and the same command goes on.") from None
     if strict and rejected:
         raise typer.Exit(1)
 
@@ -138,6 +143,14 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with --run-dir, or with the newest run.", rich_help_panel="Run")
     ] = False,
+    auto_resume: Annotated[
+        bool,
+        typer.Option(
+            "--auto-resume",
+            help="Go on with --run-dir where it holds a run that saved something, else start it there.",
+            rich_help_panel="Run",
+        ),
+    ] = False,
     config: Annotated[
         Path | None,
         typer.Option(help="TOML file of options; flags override it.", show_default=False, rich_help_panel="Run"),
@@ -150,11 +163,12 @@ def train(
     ] = 1,
 ) -> None:
     """Train a network. Without --shards, pets are drawn, packed and learned in minutes."""
-    from petseg.cli.runs import train_command
+    from petseg.cli.runs import Resume, train_command
 
     given = list(context.obj)
     args = given[1:] if context.parent else given
-    raise typer.Exit(train_command(flags, config=config, resume=resume, ranks=ranks, args=args))
+    how: Resume = "auto" if auto_resume else resume
+    raise typer.Exit(train_command(flags, config=config, resume=how, ranks=ranks, args=args))
 
 
 @umbrella.command("eval")
@@ -364,14 +378,14 @@ def run(app: typer.Typer, name: str, args: Sequence[str] | None = None) -> int:
     command = typer.main.get_command(app)
     try:
         # Not `command.main`, which answers Ctrl-C without a word.
-        with command.make_context(name, given, obj=tuple(given)) as context:
+        with sigterm_raises(), command.make_context(name, given, obj=tuple(given)) as context:
             command.invoke(context)
     except PetsegError as error:
         console.error(str(error))
         return 2
-    except KeyboardInterrupt:
-        console.error("interrupted.")
-        return 130
+    except KeyboardInterrupt as stopped:
+        console.error(str(stopped) or "interrupted.")
+        return 128 + (signal.SIGTERM if isinstance(stopped, Terminated) else signal.SIGINT)
     except BrokenPipeError:
         # Whoever read our output went away: nothing is left to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

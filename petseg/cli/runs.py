@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from rich.console import Console
@@ -24,6 +24,9 @@ from petseg.inference.trained import TrainedModel, load_trained
 from petseg.training.run_folder import RUNS, SUMMARY, RunFolder, folder_for, newest_run_folder
 from petseg.training.trainer import FitResult, Reporter, fit
 
+Resume = bool | Literal["auto"]
+"""Whether a run goes on; `auto` where its folder holds one that saved something."""
+
 DEMO_SAMPLES = 1000
 """Pets drawn for a run without shards."""
 
@@ -31,7 +34,7 @@ DEMO_SHORT_SIDE = 96
 
 
 def train_command(
-    flags: Mapping[str, Any], *, config: Path | None, resume: bool, ranks: int, args: Sequence[str]
+    flags: Mapping[str, Any], *, config: Path | None, resume: Resume, ranks: int, args: Sequence[str]
 ) -> int:
     """`petseg-train`; returns the exit code. `args` is the whole command line, for the `ranks` that it starts.
 
@@ -41,13 +44,20 @@ def train_command(
     console = screen.out()
     run: RunFolder | None = None
     demo = False
+    written = read_toml(config) if config else {}
+    if resume == "auto":
+        folder = flags.get("run_dir") or written.get("run_dir")
+        if not folder:
+            raise PetsegError("--auto-resume: give the --run-dir that it is to look into.")
+        resume = RunFolder(Path(folder)).can_go_on
+        if resume:  # by the same command that began it
+            flags, config = {**written, **{name: value for name, value in flags.items() if value is not None}}, None
     if resume:
         if config is not None:
             raise PetsegError("--config: a resumed run has its own config.toml; leave --config out.")
         run = _run_to_resume(flags.get("run_dir"))
         resolved = resolve({**flags, "run_dir": None}, run.config)
     else:
-        written = read_toml(config) if config else {}
         demo = not (flags.get("shards") or written.get("shards"))
         given = dict(flags)
         if demo and not (flags.get("recipe") or written.get("recipe")):
@@ -64,11 +74,16 @@ def train_command(
             resolved = resolve({**resolved.to_dict(), "shards": str(_demo_shards(console, world, resolved))})
         if run is None:
             run = RunFolder(Path(world.broadcast(folder_for(resolved))))
-        with screen.ConsoleReporter(console) as reporter:
-            watcher = _with_events(reporter, run, resolved, world)
-            result = fit(resolved, run, world, watcher, resume=resume)
-        if world.is_main:
-            _conclude(console, result, demo=demo, device=world.device)
+        try:
+            with screen.ConsoleReporter(console) as reporter:
+                watcher = _with_events(reporter, run, resolved, world)
+                result = fit(resolved, run, world, watcher, resume=resume)
+            if world.is_main:
+                _conclude(console, result, demo=demo, device=world.device)
+        except KeyboardInterrupt as stopped:
+            if run.can_go_on:
+                raise type(stopped)(f"interrupted. Go on with: {_go_on(run)}") from None
+            raise
         return result.exit_code
 
 
@@ -236,6 +251,11 @@ def _run_to_resume(run_dir: str | None) -> RunFolder:
     return run
 
 
+def _go_on(run: RunFolder) -> str:
+    every = local_share()[1]
+    return screen.command(f"petseg-train --resume --run-dir {run.path}" + (f" --ranks {every}" if every > 1 else ""))
+
+
 def _demo_shards(console: Console, world: World, config: TrainConfig) -> Path:
     """Shards of drawn pets, made on the first run and used again."""
     from petseg.cli.shards import pack_with_progress
@@ -266,9 +286,7 @@ def _with_events(reporter: screen.ConsoleReporter, run: RunFolder, config: Train
 def _conclude(console: Console, result: FitResult, *, demo: bool, device: torch.device) -> None:
     run = result.run.path
     if result.summary is None:
-        every = local_share()[1]
-        go_on = screen.command(f"petseg-train --resume --run-dir {run}" + (f" --ranks {every}" if every > 1 else ""))
-        console.print(f"Stopped and saved. Go on with: {escape(go_on)}")
+        console.print(f"Stopped and saved. Go on with: {escape(_go_on(result.run))}")
         return
     if result.trained is None:
         return  # there was nothing left to do, which was said

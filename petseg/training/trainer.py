@@ -208,6 +208,7 @@ class _Job:
             total_samples=per_epoch * config.epochs,
         )
         self.progress = Progress()
+        self.saved_at = time.perf_counter()
         self.clock = self.progress.clock
         if config.cache != "none":
             splits = [name for name in ("train", "val") if self._samples(name)]
@@ -327,11 +328,14 @@ class _Job:
             if self.loader.state_dict()["epoch"] != epoch:
                 continue  # that was the last batch: the epoch is finished properly, whatever signal has come
             agreed = world.size == 1 or step.steps % AGREE_EVERY == 0
-            if agreed and world.any(stop.number is not None):
-                self._check_loss(epoch)
-                progress.part = (before, samples)
-                self._save(epoch)
-                return False
+            stopped = agreed and world.any(stop.number is not None)
+            if stopped or self._save_is_due(agreed):
+                with clock.measure("other"):
+                    self._check_loss(epoch)
+                    progress.part = (before, samples)
+                    self._save(epoch)
+                if stopped:
+                    return False
         progress.part = None
         with clock.measure("compute"):
             loss = self._check_loss(epoch)
@@ -361,6 +365,14 @@ class _Job:
         # A signal that came during evaluation: the epoch is whole and saved, so stop before the next one.
         last = epoch + 1 >= self.config.epochs
         return last or not world.any(stop.number is not None)
+
+    def _save_is_due(self, agreed: bool) -> bool:
+        """Whether this step is to be saved; the same on every rank. `agreed`: all ranks ask at this step."""
+        steps, minutes = self.config.save_every_steps, self.config.save_every_minutes
+        if steps and self.step.steps % steps == 0:
+            return True
+        late = time.perf_counter() - self.saved_at >= 60 * minutes
+        return bool(minutes) and agreed and self.world.any(late)
 
     def _validate(self, epoch: int) -> dict[str, Any] | None:
         self.step.share_buffers()
@@ -412,6 +424,7 @@ class _Job:
 
     def _save(self, epoch: int, *, is_best: bool = False) -> None:
         """Every rank takes part; rank 0 writes."""
+        self.saved_at = time.perf_counter()
         self._check_weights(epoch)
         sections = {
             "step": self.step.state_dict(),

@@ -306,6 +306,37 @@ def test_a_cache_says_what_it_takes(packed, petseg):
     assert code == 0 and "--cache host takes 0.2 MB for train and val at 32 px" in out
 
 
+def test_auto_resume_starts_a_run_or_goes_on_with_it(packed, petseg):
+    Path("options.toml").write_text("epochs = 1\n")
+    at = TINY.index("--epochs")
+    options = [*TINY[:at], *TINY[at + 2 :], "--config", "options.toml"]
+    command = ["train", "--shards", packed, "--run-dir", "run", "--auto-resume", *options]
+    code, out, err = petseg(*command)
+    assert (code, err) == (0, "") and "epoch 1/1" in out
+    code, out, err = petseg(*command)
+    assert (code, err) == (0, "") and "is finished" in out
+    Path("options.toml").write_text("epochs = 2\n")
+    code, out, err = petseg(*command)
+    assert (code, err) == (0, "") and "epoch 2/2" in out and "epoch 1/2" not in out
+    Path("options.toml").write_text("lr = 0.5\n")
+    refuses(petseg(*command), "--lr 0.5: run was begun with")
+    refuses(petseg("train", "--auto-resume"), "--auto-resume: give the --run-dir")
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_while_it_scores_it_says_how_to_go_on(packed, petseg, monkeypatch, how):
+    from petseg.training import trainer
+
+    def stop(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), how)
+        time.sleep(1)
+
+    monkeypatch.setattr(trainer, "load_trained", stop)
+    code, _, err = petseg("train", "--shards", packed, "--run-dir", "run", *TINY)
+    assert code == 128 + how
+    assert err.strip() == "error: interrupted. Go on with: petseg-train --resume --run-dir run"
+
+
 def test_ctrl_c_saves_and_says_how_to_go_on(packed, environment, petseg):
     bin_ = Path(sys.executable).with_name("petseg-train")
     options = ["--shards", packed, "--run-dir", "run", *TINY, "--epochs", "40"]

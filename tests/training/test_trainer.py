@@ -101,6 +101,28 @@ def test_a_stopped_and_resumed_run_ends_with_the_same_bits(train, loader, stop_a
     assert whole.summary["mean_iou"] == resumed.summary["mean_iou"]
 
 
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("saves", "kept"), [({"save_every_steps": 3}, 6), ({"save_every_minutes": 1e-9}, 6), ({}, 5)], ids=str
+)
+def test_a_killed_run_goes_on_from_its_last_save_to_the_same_bits(train, saves, kept):
+    whole, _ = train("whole", epochs=3, dropout=0.2)
+
+    def kill(step):
+        if step == 7:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train("killed", epochs=3, dropout=0.2, on_step=kill, **saves)
+    resumed, listener = train("killed", resume=True)
+    assert listener.steps == 15 - kept
+    assert_equal(weights(whole.run), weights(resumed.run))
+    assert untimed(whole.run) == untimed(resumed.run)
+
+
 def test_a_run_goes_on_under_the_other_loader(train):
     whole, _ = train("whole", epochs=2)
     train("run", epochs=2, on_step=lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 3 else None)

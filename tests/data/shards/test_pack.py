@@ -205,7 +205,7 @@ def wait_for_a_shard(out: Path, process: subprocess.Popen) -> None:
         time.sleep(0.002)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_pack_goes_on_to_the_same_bytes(oxford, reference, tmp_path, environment, how):
     out = tmp_path / "out"
     process = start(oxford, out, environment)
@@ -214,8 +214,10 @@ def test_a_stopped_pack_goes_on_to_the_same_bytes(oxford, reference, tmp_path, e
     _, stderr = process.communicate(timeout=30)
     if (out / "manifest.json").exists():
         pytest.skip("it was faster than the signal")
-    if how == signal.SIGINT:
-        assert process.returncode == 130 and stderr.strip() == "error: interrupted."
+    if how != signal.SIGKILL:
+        assert process.returncode == 128 + how
+        assert stderr.strip() == "error: interrupted: what is finished is kept, and the same command goes on."
+        assert not list(out.rglob(".*.partial-*"))
     with pytest.raises(PetsegError, match="unfinished pack"):
         Manifest.load(out)
     time.sleep(0.3)  # its workers see that their parent is gone
