@@ -104,7 +104,14 @@ def open_world(device: str) -> Iterator[World]:
         torch.cuda.set_device(resolved)
     rank = int(os.environ.get("RANK", "0"))
     if size > 1:
-        dist.init_process_group("nccl" if resolved.type == "cuda" else "gloo")
+        # torchrun keeps one store over its restarts, in which the addresses of the dead still stand.
+        from torch.distributed.distributed_c10d import PrefixStore
+        from torch.distributed.rendezvous import rendezvous
+
+        shared, _, _ = next(rendezvous("env://"))
+        store = PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", shared)
+        backend = "nccl" if resolved.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     try:
         yield World(rank=rank, size=size, device=resolved)
     finally:

@@ -18,8 +18,8 @@ class Stop:
 
     @property
     def exit_code(self) -> int:
-        """The shell's exit code for that signal: 130 for SIGINT, 143 for SIGTERM."""
-        return 128 + (self.number or 0)
+        """The shell's exit code for that signal: 130 for SIGINT, 143 for SIGTERM or where another rank's ended it."""
+        return 128 + (self.number or signal.SIGTERM)
 
 
 class Terminated(KeyboardInterrupt):

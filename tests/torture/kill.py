@@ -61,7 +61,7 @@ def kill_packs(folder: Path, rng: random.Random, enough: Callable[[Tally], bool]
     for name, source in sources.items():
         out = folder / f"reference-{name}"
         began = time.perf_counter()
-        _run(["shard", source, str(out), *PACK, "--workers", "2"])
+        run_petseg(["shard", source, str(out), *PACK, "--workers", "2"])
         references[name] = out, time.perf_counter() - began
     while not enough(tally):
         name, workers, out = rng.choice(list(sources)), rng.choice((1, 2)), folder / "out"
@@ -76,7 +76,7 @@ def kill_packs(folder: Path, rng: random.Random, enough: Callable[[Tally], bool]
             if (out / MANIFEST_NAME).exists():  # it was finished before the kill came
                 break
         if not (out / MANIFEST_NAME).exists():
-            _run(command)
+            run_petseg(command)
         after = {path.name: path.stat().st_ino for path in out.iterdir()}
         redone = [shard for shard, inode in before.items() if after.get(shard) != inode]
         tally.kept += len(before) - len(redone)
@@ -98,7 +98,9 @@ def kill_trainings(folder: Path, rng: random.Random, enough: Callable[[Tally], b
     """
     tally = Tally()
     shards = folder / "shards"
-    _run(["shard", "synthetic:60", str(shards), "--short-side", "48", "--samples-per-shard", "8", "--split", "random"])
+    run_petseg(
+        ["shard", "synthetic:60", str(shards), "--short-side", "48", "--samples-per-shard", "8", "--split", "random"]
+    )
     references: dict[tuple[str, str], tuple[dict[str, Any], float]] = {}
     while not enough(tally):
         cache, loader = rng.choice(("none", "host", "device")), rng.choice(("webdataset", "webdataset", "dali"))
@@ -106,8 +108,8 @@ def kill_trainings(folder: Path, rng: random.Random, enough: Callable[[Tally], b
         common = ["train", "--shards", str(shards), *TRAIN, "--cache", cache, "--loader", loader]
         if (cache, loader) not in references:
             began = time.perf_counter()
-            _run([*common, "--run-dir", str(folder / "reference")])
-            references[cache, loader] = _outcome(folder / "reference"), time.perf_counter() - began
+            run_petseg([*common, "--run-dir", str(folder / "reference")])
+            references[cache, loader] = outcome(folder / "reference"), time.perf_counter() - began
             shutil.rmtree(folder / "reference")
         expected, seconds = references[cache, loader]
         run = folder / "run"
@@ -122,8 +124,8 @@ def kill_trainings(folder: Path, rng: random.Random, enough: Callable[[Tally], b
                     except Exception as error:
                         tally.faults.append(f"{cache}, {loader}: {file.name} is not whole ({error})")
         tally.kept += (run / "last.pt").exists()
-        _run(command)
-        if found := _differences(expected, _outcome(run)):
+        run_petseg(command)
+        if found := differences(expected, outcome(run)):
             tally.faults.append(f"{cache}, {loader}, {saves}: other than the unbroken run's: {', '.join(found)}")
         tally.finished += 1
         shutil.rmtree(run)
@@ -142,18 +144,20 @@ def _files(folder: Path) -> Path:
     return folder
 
 
-def _run(words: list[str]) -> None:
+def run_petseg(words: list[str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "petseg", *words], capture_output=True, text=True, check=False, timeout=300
-    )
+        [sys.executable, "-m", "petseg", *words],
+        env=marked()[1], capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
     if done.returncode:
         raise RuntimeError(f"{' '.join(words)} exited with {done.returncode}: {done.stderr[-3000:]}")
 
 
 def _kill(words: list[str], after: float, rng: random.Random, tally: Tally) -> bool:
     """Start a command and kill it, alone or with all its processes; False if it ended before."""
+    mark, environment = marked()
     with subprocess.Popen(
-        [sys.executable, "-m", "petseg", *words],
+        [sys.executable, "-m", "petseg", *words], env=environment,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
     ) as process:  # fmt: skip
         try:
@@ -169,28 +173,35 @@ def _kill(words: list[str], after: float, rng: random.Random, tally: Tally) -> b
             tally.faults.append(f"{' '.join(words)} exited with {process.returncode}: {err[-500:]}")
         return False
     tally.kills += 1
-    left = _wait_for_end(process.pid)
-    if left:
+    if left := survivors(mark):
         tally.faults.append(f"{' '.join(words)}: processes {left} outlived it")
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        for number in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
     return True
 
 
-def _wait_for_end(session: int, seconds: float = 20) -> list[int]:
-    """Processes of a session that are still there after some time."""
+def marked() -> tuple[bytes, dict[str, str]]:
+    """A mark, and an environment that hands it on to every process that is started in it."""
+    mark = f"PETSEG_TORTURE={os.urandom(8).hex()}"
+    name, _, value = mark.partition("=")
+    return mark.encode(), {**os.environ, name: value}
+
+
+def survivors(mark: bytes, seconds: float = 20) -> list[int]:
+    """Processes with a mark that are still there after some time."""
     end = time.monotonic() + seconds
-    while (left := list(_members(session))) and time.monotonic() < end:
+    while (left := list(_members(mark))) and time.monotonic() < end:
         time.sleep(0.02)
     return left
 
 
-def _members(session: int) -> Iterator[int]:
+def _members(mark: bytes) -> Iterator[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-                if int(fields[3]) == session and fields[0] != "Z":
+                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+                if state != "Z" and mark in (entry / "environ").read_bytes():
                     yield int(entry.name)
 
 
@@ -217,7 +228,7 @@ def _whole_shards(out: Path) -> dict[str, int]:
     return {name: (out / name).stat().st_ino for name in names if (out / name).exists()}
 
 
-def _outcome(run: Path) -> dict[str, Any]:
+def outcome(run: Path) -> dict[str, Any]:
     """What a run came to, without times."""
     last, best = (torch.load(run / name, weights_only=True) for name in ("last.pt", "best.pt"))
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -230,13 +241,13 @@ def _outcome(run: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _differences(one: Any, other: Any, name: str = "") -> list[str]:
+def differences(one: Any, other: Any, name: str = "") -> list[str]:
     """Names of what is not equal to the last bit."""
     if isinstance(one, torch.Tensor):
         return [] if torch.equal(one, other) else [name]
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
-        return [each for key in one for each in _differences(one[key], other[key], f"{name}/{key}")]
+        return [each for key in one for each in differences(one[key], other[key], f"{name}/{key}")]
     if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
         pairs = enumerate(zip(one, other, strict=True))
-        return [each for n, (a, b) in pairs for each in _differences(a, b, f"{name}/{n}")]
+        return [each for n, (a, b) in pairs for each in differences(a, b, f"{name}/{n}")]
     return [] if one == other else [name]

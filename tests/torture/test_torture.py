@@ -1,0 +1,55 @@
+"""The fast part of the torture; `python -m tests.torture` is the long one."""
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.torture.disk import CASES
+from tests.torture.kill import kill_packs, kill_trainings
+from tests.torture.ranks import kill_ranks
+
+
+def test_packs_that_are_killed_go_on_to_the_same_bytes(tmp_path, environment, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", environment["XDG_CACHE_HOME"])
+    tally = kill_packs(tmp_path, random.Random(5), lambda tally: tally.kills >= 6)
+    assert tally.kills >= 6 and not tally.faults
+
+
+@pytest.mark.slow
+def test_runs_that_are_killed_go_on_to_the_same_bits(tmp_path):
+    tally = kill_trainings(tmp_path, random.Random(5), lambda tally: tally.kills >= 6)
+    assert tally.kills >= 6 and not tally.faults
+
+
+def test_ranks_that_are_killed_are_started_again_and_go_on(tmp_path):
+    tally = kill_ranks(tmp_path, random.Random(1), lambda tally: tally.kills >= 1)
+    assert tally.kills >= 1 and not tally.faults
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_disk_that_is_full_or_read_only_is_one_sentence_and_room_goes_on(case, packed, tmp_path):
+    unshare = ["unshare", "--map-root-user", "--mount"]
+    if not shutil.which("unshare") or subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("no mount namespaces here")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    done = subprocess.run(
+        [*unshare, sys.executable, "-m", "tests.torture.disk", case, str(disk), str(packed)],
+        capture_output=True, text=True, check=False, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    for state, words in (("read-only", "Read-only file system"), ("full", "No space left on device")):
+        found = seen[state]
+        assert found["code"] == 2 and words in found["err"], found
+        assert found["err"].startswith("error: ") and len(found["err"].strip().splitlines()) == 1
+        assert not [name for name in found["files"] if "partial" in name]
+    assert seen["read-only"]["files"] == {}
+    assert seen["full"]["files"], "it had not even begun: the case shows nothing"
+    assert (seen["room"]["code"], seen["room"]["err"]) == (0, "")
+    final = {"shard": "out/manifest.json", "train": "run/summary.json"}[case]
+    assert final in seen["room"]["files"] and final not in seen["full"]["files"]
