@@ -92,6 +92,9 @@ class TrainConfig:
     )
     prefetch_batches: int = option(2, "Batches that are made ahead.", minimum=1, maximum=64, panel="Data")
     verify: bool = option(True, "Check the shards' hashes, once after each change, before they are used.", panel="Data")
+    on_bad_sample: Literal["stop", "skip"] = option(
+        "stop", "On a shard that fails its hash. skip: go on without the samples in it that are damaged.", panel="Data"
+    )
     window: int = option(0, "Shards in play at once when shuffling; 0 for all of them.", minimum=0, panel="Data")
     seed: int = option(0, "Seed of order, augmentation and weights.", minimum=0, maximum=2**63 - 1)
     run_dir: str = option("", "Folder for the run. Default: runs/ and the time.", panel="Run")

@@ -194,12 +194,17 @@ def evaluate(
         bool | None,
         typer.Option("--verify/--no-verify", help="Check hashes. Default: as the run did.", show_default=False),
     ] = None,
+    on_bad_sample: Annotated[
+        str | None, typer.Option(metavar="stop|skip", help="Default: the run's own.", show_default=False)
+    ] = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Score a run on a split, as the run itself did unless told otherwise."""
     from petseg.cli.runs import evaluate_command
 
-    changes = {"loader": loader, "amp": amp, "channels_last": channels_last, "verify": verify}
+    changes = {
+        "loader": loader, "amp": amp, "channels_last": channels_last, "verify": verify, "on_bad_sample": on_bad_sample,
+    }  # fmt: skip
     evaluate_command(
         run, shards=shards, split=split, as_json=as_json, full_size=full_size, device=device, changes=changes
     )

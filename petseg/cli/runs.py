@@ -117,6 +117,8 @@ def evaluate_command(
             metrics = score(trained, folder, manifest, split, device=where, progress=advance).metrics
     size = "each picture's own size" if full_size else trained.config.size
     console.print(screen.metrics_table(metrics, f"{trained.path} on {split} of {folder}, at {size}", trained.classes))
+    if skipped := metrics["skipped_samples"]:
+        console.print(f"Left out: {screen.counted(skipped, 'damaged sample')} (petseg verify names them).")
     if metrics["absent"]:
         console.print(f"No pixel of {escape(split)} is of {escape(', '.join(metrics['absent']))}.")
     if as_json:

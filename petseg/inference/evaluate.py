@@ -33,7 +33,7 @@ class Evaluation:
     """What an evaluation found."""
 
     metrics: dict[str, Any]
-    """As `metrics_from` gives them, plus `loss`, `samples` and `baseline_mean_iou`."""
+    """As `metrics_from` gives them, plus `loss`, `samples`, `skipped_samples` and `baseline_mean_iou`."""
     image_iou: dict[int, float]
     """Mean IoU of each picture, by sample index."""
 
@@ -69,7 +69,7 @@ def evaluate(
     sums = torch.zeros(2 + 2 * n, dtype=torch.float64, device=world.device)
     per_image: list[tuple[torch.Tensor, torch.Tensor]] = []
     samples = torch.zeros(1, dtype=torch.int64, device=world.device)
-    left = sum(loader.plan.sizes)
+    left = loader.plan.total
     for batch in loader:
         samples += (batch.indices >= 0).sum()
         masks = classes.masks(batch.codes, batch.indices)
@@ -96,6 +96,7 @@ def evaluate(
         "loss": float(loss),
         **metrics_from(total, classes),
         "samples": int(samples),
+        "skipped_samples": len(loader.skipped),
         "baseline_mean_iou": constant_answer_mean_iou(total),
     }
     return Evaluation(metrics=metrics, image_iou=ious)
@@ -136,6 +137,7 @@ def score(
         device=device,
         num_threads=config.num_threads,
         verify=config.verify,
+        on_bad_sample=config.on_bad_sample,
     )
     try:
         world = World(rank=0, size=1, device=device)
@@ -190,7 +192,7 @@ def evaluate_full_size(
         progress: called with 1 after each sample.
 
     Returns:
-        As `metrics_from`, plus `samples` and `baseline_mean_iou`.
+        As `metrics_from`, plus `samples`, `skipped_samples` and `baseline_mean_iou`.
 
     Raises:
         PetsegError: no such split, shards of other classes than the network's, or a damaged sample.
@@ -200,9 +202,11 @@ def evaluate_full_size(
     n = len(manifest.classes)
     lookup = manifest.classes.lookup()
     confusion = np.zeros((n, n), dtype=np.int64)
-    reader = ShardReader(folder, manifest, split, verify=trained.config.verify)
+    config = trained.config
+    reader = ShardReader(folder, manifest, split, verify=config.verify, on_bad=config.on_bad_sample)
     try:
-        for index in range(len(reader)):
+        sound = sorted({*range(len(reader))} - {*reader.bad})
+        for index in sound:
             picture, codes = reader.decoded(index)
             predicted, truth = segmenter.segment(picture), lookup[codes]
             for first in range(0, len(truth), _BAND_ROWS):
@@ -211,12 +215,13 @@ def evaluate_full_size(
                 confusion += confusion_matrices(p, t, n)[0].numpy()
             if progress:
                 progress(1)
-        samples = len(reader)
+        samples = len(sound)
     finally:
         reader.close()
     return {
         **metrics_from(confusion, manifest.classes),
         "samples": samples,
+        "skipped_samples": len(reader.bad),
         "baseline_mean_iou": constant_answer_mean_iou(confusion),
     }
 

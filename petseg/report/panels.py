@@ -54,7 +54,8 @@ def make_panels(
     """
     drawn, worst = choose(image_iou, count)
     segmenter = Segmenter(trained, device)
-    reader = ShardReader(shards, manifest, split, verify=trained.config.verify)
+    config = trained.config
+    reader = ShardReader(shards, manifest, split, verify=config.verify, on_bad=config.on_bad_sample)
     try:
         panels = {
             index: _panel(segmenter, reader, index, image_iou[index]) for index in dict.fromkeys([*drawn, *worst])

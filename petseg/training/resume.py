@@ -13,7 +13,8 @@ from petseg.training.run_folder import RunFolder
 
 FREE = frozenset(
     {
-        "batch_size", "cache", "compile", "device", "gallery", "loader", "num_threads", "patience", "prefetch_batches",
+        "batch_size", "cache", "compile", "device", "gallery", "loader", "num_threads", "on_bad_sample", "patience",
+        "prefetch_batches",
         "run_dir", "save_every_minutes", "save_every_steps", "shards", "tensorboard", "verify",
     }
 )  # fmt: skip

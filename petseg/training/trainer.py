@@ -43,6 +43,10 @@ AGREE_EVERY = 10
 """Steps between two agreements of several ranks on whether to stop."""
 
 
+NAMED_SAMPLES = 5
+"""Damaged samples that are named; `petseg verify` names all."""
+
+
 ANNOUNCED_BYTES = 2_000_000_000
 """Hashing more shards than this takes seconds, so it is said."""
 
@@ -209,6 +213,7 @@ class _Job:
         )
         self.progress = Progress()
         self.saved_at = time.perf_counter()
+        self.skipped: dict[str, int] = {}
         self.clock = self.progress.clock
         if config.cache != "none":
             splits = [name for name in ("train", "val") if self._samples(name)]
@@ -268,7 +273,7 @@ class _Job:
 
     def _loader(self, split: str, *, training: bool = False) -> Loader:
         config, world = self.config, self.world
-        return build_loader(
+        loader = build_loader(
             config.loader,
             shards=Path(config.shards),
             manifest=self.manifest,
@@ -285,7 +290,15 @@ class _Job:
             prefetch_batches=config.prefetch_batches,
             cache=config.cache if training or split == "val" else "none",
             verify=config.verify,
+            on_bad_sample=config.on_bad_sample,
         )
+        if loader.skipped:
+            self.skipped[split] = len(loader.skipped)
+            named = ", ".join(loader.skipped[:NAMED_SAMPLES]) + (" ..." if len(loader.skipped) > NAMED_SAMPLES else "")
+            count, done = len(loader.skipped), "replaced" if training else "left out"
+            what = "damaged sample of {} is" if count == 1 else "damaged samples of {} are"
+            self.note(f"--on-bad-sample skip: {count} {what.format(split)} {done}: {named}.")
+        return loader
 
     def _restore(self, checkpoint: dict[str, Any]) -> None:
         if self.step.ema and checkpoint["ema"] is not None:
@@ -455,7 +468,9 @@ class _Job:
         if split != "test":
             self.note(f"These shards have no test split: the scores are of {split}, which the run has seen.")
         own = copy.deepcopy(self.network.module) if isinstance(self.network, OwnNetwork) else None
-        trained = load_trained(self.run.path, world.device, network=own)
+        # What the data is held to is this session's affair, whenever the checkpoint was written.
+        today = {name: getattr(config, name) for name in ("verify", "on_bad_sample")}
+        trained = load_trained(self.run.path, world.device, network=own, **today)
         loader = self._loader(split)
         try:
             with self.clock.measure("evaluation"):
@@ -479,6 +494,7 @@ class _Job:
             "epochs": len(progress.records),
             "best_epoch": progress.best["epoch"],
             "skipped_steps": skipped,
+            "damaged_samples": self.skipped,
             "seconds": progress.seconds,
             "loader": config.loader,
             "device": device_name(world.device),

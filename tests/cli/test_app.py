@@ -306,6 +306,28 @@ def test_a_cache_says_what_it_takes(packed, petseg):
     assert code == 0 and "--cache host takes 0.2 MB for train and val at 32 px" in out
 
 
+def test_damaged_samples_are_skipped_where_that_is_asked_for(packed_copy, petseg):
+    tar = packed_copy / "test-000000.tar"
+    data = bytearray(tar.read_bytes())
+    data[700:760] = bytes(60)  # inside the first JPEG
+    tar.write_bytes(data)
+    command = ("train", "--shards", packed_copy, "--run-dir", "run", *TINY)
+    refuses(petseg(*command), "test-000000.tar has another SHA-256", "--on-bad-sample skip")
+    code, out, err = petseg("train", "--resume", "--run-dir", "run", "--on-bad-sample", "skip")
+    assert (code, err) == (0, "") and re.search(
+        r"1 damaged sample of test is left out: \S+test-000000.tar: sample", out
+    )
+    summary = json.loads(Path("run/summary.json").read_text())
+    assert summary["damaged_samples"] == {"test": 1} and summary["samples"] == 5 and summary["skipped_samples"] == 1
+    skip = ("--on-bad-sample", "skip")
+    code, out, err = petseg("eval", "run", "--json", *skip)
+    assert (code, err) == (0, "") and "Left out: 1 damaged sample " in out
+    assert json.loads(out.splitlines()[-1])["mean_iou"] == pytest.approx(summary["mean_iou"])
+    code, out, err = petseg("eval", "run", "--full-size", "--json", *skip)
+    assert (code, json.loads(out.splitlines()[-1])["samples"]) == (0, 5)
+    refuses(petseg("eval", "run", "--on-bad-sample", "stop"), "another SHA-256")
+
+
 def test_auto_resume_starts_a_run_or_goes_on_with_it(packed, petseg):
     Path("options.toml").write_text("epochs = 1\n")
     at = TINY.index("--epochs")

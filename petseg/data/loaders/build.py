@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from petseg.data.loaders.random import RandomEngine
 from petseg.data.loaders.threads import ThreadEngine, decodes_on_gpu
 from petseg.data.loaders.workers import SUPPORTED
 from petseg.data.shards.manifest import Manifest
-from petseg.data.shards.reader import ShardReader
+from petseg.data.shards.reader import OnBad, ShardReader
 from petseg.distributed import local_share, resolve_device
 from petseg.errors import PetsegError
 from petseg.system import usable_cores
@@ -68,6 +69,7 @@ def build_loader(
     prefetch_batches: int = 2,
     cache: Literal["none", "host", "device"] = "none",
     verify: bool = True,
+    on_bad_sample: OnBad = "stop",
 ) -> Loader:
     """A loader over one split of a shard folder.
 
@@ -91,6 +93,9 @@ def build_loader(
         prefetch_batches: batches that are made ahead.
         cache: keep decoded samples in `host` memory (one copy a machine) or on the `device`.
         verify: check the shards' hashes first; what was found sound is remembered, so only a first run pays for it.
+        on_bad_sample: what a shard that fails its hash leads to. `stop`: an error. `skip`: its samples are decoded at
+            once, and the damaged ones are replaced in training (each by the next sound one) and left out in
+            evaluation; `Loader.skipped` names them.
 
     Raises:
         PetsegError: no such loader, device, folder or split; DALI is not installed; shards that are not what the
@@ -140,7 +145,8 @@ def build_loader(
             raise PetsegError("--cache: samples are kept at one size, not at one that changes: go without.")
         store = make_store(cache, chosen.samples, size, device, world)
     share = local_share() if world > 1 else (0, 1)
-    reader = ShardReader(shards, manifest, split, verify=verify, share=share)
+    reader = ShardReader(shards, manifest, split, verify=verify, share=share, on_bad=on_bad_sample)
+    plan = dataclasses.replace(plan, bad=reader.bad)
     engine: Engine
     if name == "dali":
         engine = DaliEngine(reader, manifest, batch_size=batch_size, device=device, num_threads=threads)
@@ -150,4 +156,5 @@ def build_loader(
         engine = ThreadEngine(reader, device=device, num_threads=threads)
     if store is not None:
         engine = CachedEngine(store, engine)
-    return Loader(plan, manifest.classes, size, device, engine, prefetch_batches)
+    skipped = tuple(map(reader.where, reader.bad))
+    return Loader(plan, manifest.classes, size, device, engine, prefetch_batches, skipped)

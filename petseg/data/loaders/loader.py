@@ -100,12 +100,22 @@ class LoaderPlan:
     rank: int = 0
     world: int = 1
     window: int | None = None
+    bad: tuple[int, ...] = ()
+    """Damaged samples. Training takes the next sound one in place of each, evaluation leaves them out."""
+
+    @property
+    def total(self) -> int:
+        """Samples of an epoch."""
+        return sum(self.sizes) - (0 if self.training else len(self.bad))
 
     def order(self, epoch: int) -> np.ndarray:
         """i64[n]: the order in which the world visits the split."""
-        if self.training:
-            return epoch_order(self.sizes, self.seed, epoch, self.window)
-        return np.arange(sum(self.sizes), dtype=np.int64)
+        sound = np.delete(np.arange(sum(self.sizes), dtype=np.int64), self.bad)
+        if not self.training:
+            return sound
+        order = epoch_order(self.sizes, self.seed, epoch, self.window)
+        # Every sample keeps its place, so that a run goes on where it was, also after the shards were mended.
+        return sound[np.searchsorted(sound, order) % len(sound)] if self.bad else order
 
     def batches(self, epoch: int, consumed: int = 0) -> np.ndarray:
         """i64[steps, batch size]: this rank's batches from `consumed` to the end of an epoch (see `rank_slice`)."""
@@ -113,7 +123,7 @@ class LoaderPlan:
 
     def steps(self, consumed: int) -> int:
         """Batches of each rank from `consumed` to the end of an epoch."""
-        left, whole = sum(self.sizes) - consumed, self.batch_size * self.world
+        left, whole = self.total - consumed, self.batch_size * self.world
         return left // whole if self.training else -(-left // whole)
 
 
@@ -145,6 +155,7 @@ class Loader:
         device: where the batches go.
         engine: makes the pixels; closed together with the loader.
         prefetch_batches: batches that are under way while the receiver works on one.
+        skipped: names of the plan's damaged samples.
 
     Example:
         >>> state = loader.state_dict()  # after any batch  # doctest: +SKIP
@@ -159,11 +170,13 @@ class Loader:
         device: torch.device,
         engine: Engine,
         prefetch_batches: int = 2,
+        skipped: tuple[str, ...] = (),
     ) -> None:
         if not plan.steps(0):
             raise ValueError("there is no batch to make")
         self.plan = plan
         self.classes = classes
+        self.skipped = skipped
         self._size: Callable[[int], Size] = size if callable(size) else lambda _: size
         # Then what was made ahead for the next epoch serves any other.
         self._epochs_alike = not (plan.training or callable(size))
@@ -228,7 +241,7 @@ class Loader:
                     f"the loader state is of {name} {getattr(found, name)}, not {getattr(plan, name)}: the order would "
                     "differ; resume with the same."
                 )
-        if found.epoch < 0 or not 0 <= found.consumed <= sum(plan.sizes):
+        if found.epoch < 0 or not 0 <= found.consumed <= plan.total:
             raise PetsegError("this loader state does not fit its data set: resume from another checkpoint.")
         self._move(found.epoch, found.consumed)
 
@@ -295,7 +308,7 @@ class Loader:
 
     def _tickets_from(self, epoch: int, consumed: int) -> Iterator[_Ticket]:
         plan = self.plan
-        whole, total = plan.batch_size * plan.world, sum(plan.sizes)
+        whole, total = plan.batch_size * plan.world, plan.total
         while True:
             batches, size = plan.batches(epoch, consumed), self._size(epoch)
             padded = 0 if plan.training else int((batches[-1:] < 0).sum())

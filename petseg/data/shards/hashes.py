@@ -34,12 +34,26 @@ def check_hashes(folder: Path, shards: Sequence[ShardInfo], *, share: tuple[int,
     Raises:
         PetsegError: a shard cannot be read, or holds other bytes.
     """
-    mine = unknown_shards(folder, shards[share[0] :: share[1]])
+    for shard in unsound_shards(folder, shards[share[0] :: share[1]]):
+        raise PetsegError(
+            f"{folder / shard.name} has another SHA-256 than the manifest says: copy or pack it again (`petseg verify "
+            f"{folder}` names what is damaged; --on-bad-sample skip goes on without that, --no-verify with it)."
+        )
+
+
+def unsound_shards(folder: Path, shards: Sequence[ShardInfo]) -> list[ShardInfo]:
+    """Those of `shards` that hold other bytes than the manifest says; sound ones are remembered.
+
+    Raises:
+        PetsegError: a shard cannot be read.
+    """
+    mine = unknown_shards(folder, shards)
     if not mine:
-        return
+        return []
     with ThreadPoolExecutor(min(len(mine), usable_cores()), "petseg-hash") as pool:
-        sound = dict(pool.map(lambda shard: _check(folder, shard), mine))
-    _remember(folder, {name: stamp for name, stamp in sound.items() if stamp})
+        checked = list(pool.map(lambda shard: _check(folder, shard), mine))
+    _remember(folder, {shard.name: stamp for shard, (_, stamp) in zip(mine, checked, strict=True) if stamp})
+    return [shard for shard, (sound, _) in zip(mine, checked, strict=True) if not sound]
 
 
 def unknown_shards(folder: Path, shards: Sequence[ShardInfo]) -> list[ShardInfo]:
@@ -48,7 +62,8 @@ def unknown_shards(folder: Path, shards: Sequence[ShardInfo]) -> list[ShardInfo]
     return [shard for shard in shards if not _is_known(folder / shard.name, shard, known.get(shard.name))]
 
 
-def _check(folder: Path, shard: ShardInfo) -> tuple[str, list[int | str] | None]:
+def _check(folder: Path, shard: ShardInfo) -> tuple[bool, list[int | str] | None]:
+    """(whether it holds the manifest's bytes; the stamp to remember it by)."""
     path = folder / shard.name
     try:
         with path.open("rb") as file:
@@ -58,13 +73,10 @@ def _check(folder: Path, shard: ShardInfo) -> tuple[str, list[int | str] | None]
     except OSError as error:
         raise PetsegError(f"{path} cannot be read ({error.strerror}): copy it again, or pack again.") from error
     if digest != shard.sha256:
-        raise PetsegError(
-            f"{path} has another SHA-256 than the manifest says: copy or pack it again (`petseg verify {folder}` names "
-            "what is damaged; --no-verify goes on with it)."
-        )
+        return False, None
     stamp = _stamp(after, digest)
     settled = _stamp(before, digest) == stamp and time.time_ns() - after.st_mtime_ns > _RACY_NS
-    return shard.name, stamp if settled else None
+    return True, stamp if settled else None
 
 
 def _is_known(path: Path, shard: ShardInfo, known: object) -> bool:
@@ -92,7 +104,7 @@ def _known(folder: Path) -> dict[str, object]:
     return known if isinstance(known, dict) else {}
 
 
-def _remember(folder: Path, sound: dict[str, list[int | str] | None]) -> None:
+def _remember(folder: Path, sound: dict[str, list[int | str]]) -> None:
     try:
         path = _memory(folder)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,19 +5,26 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
 from petseg.data.decode.images import decode_image
 from petseg.data.decode.masks import DecodeError, decode_mask
 from petseg.data.shards.files import Span, TarFiles
-from petseg.data.shards.hashes import check_hashes
+from petseg.data.shards.hashes import check_hashes, unsound_shards
 from petseg.data.shards.index import index_name, read_index, read_spans
 from petseg.data.shards.manifest import Manifest
+from petseg.data.shards.verify import check_sample
 from petseg.errors import PetsegError
 
 T = TypeVar("T")
+
+OnBad = Literal["stop", "skip"]
+"""What damaged samples lead to."""
+
+MOST_BAD = 0.1
+"""Largest share of a split (or one sample of it) that is skipped: beyond it, it is more than a few bits."""
 
 
 class ShardReader:
@@ -30,21 +37,33 @@ class ShardReader:
         verify: check the tars' hashes, once after each change (`check_hashes`), so that no decoder is trusted to notice
             a damaged file.
         share: of the checking, among the ranks of one machine.
+        on_bad: what a tar with other bytes than the manifest says leads to. `stop`: an error. `skip`: all its samples
+            are decoded, and those that are damaged are listed in `bad`; every rank does so for itself.
 
     Raises:
-        PetsegError: no such split, a tar or index that is missing, or one that is not what the manifest says.
+        PetsegError: no such split, a tar or index that is missing, or one that is not what the manifest says; under
+            `skip`, more than `MOST_BAD` of the split damaged.
     """
 
     def __init__(
-        self, folder: Path, manifest: Manifest, split: str, *, verify: bool = True, share: tuple[int, int] = (0, 1)
+        self,
+        folder: Path,
+        manifest: Manifest,
+        split: str,
+        *,
+        verify: bool = True,
+        share: tuple[int, int] = (0, 1),
+        on_bad: OnBad = "stop",
     ) -> None:
+        if on_bad == "skip" and not verify:
+            raise PetsegError("--on-bad-sample skip goes by the shards' hashes: leave --no-verify out.")
         self.folder = folder
         shards = manifest.split(split).shards
         self._paths = [folder / shard.name for shard in shards]
         self._starts = [0]
         spans = []
         for number, shard in enumerate(shards):
-            self._check_size(self._paths[number], shard.bytes)
+            self._check_size(self._paths[number], shard.bytes, exactly=on_bad == "stop")
             index = self._index(number)
             found = read_spans(index, manifest.encoding.image, manifest.encoding.mask)
             if len(found) != shard.samples:
@@ -58,13 +77,17 @@ class ShardReader:
                 raise PetsegError(f"{index}: sample {key} lies beyond the end of its tar: run petseg index.")
             spans.append(found)
             self._starts.append(self._starts[-1] + len(found))
-        if verify:
+        if verify and on_bad == "stop":
             check_hashes(folder, shards, share=share)
         self._spans = np.concatenate(spans) if spans else np.zeros((0, 4), np.int64)
         self._keys: tuple[int, list[str]] = (-1, [])  # of the shard that was asked for last
         # Absolute, for processes that may have been started in another folder.
         self._names = [str(path.absolute()) for path in self._paths]
         self._files = TarFiles()
+        self.bad: tuple[int, ...] = ()
+        """Samples that are damaged, where they are skipped."""
+        if on_bad == "skip":
+            self.bad = self._damaged([shards.index(shard) for shard in unsound_shards(folder, shards)], manifest)
 
     def __len__(self) -> int:
         return len(self._spans)
@@ -146,6 +169,23 @@ class ShardReader:
         """Close the files. Reads that are under way in other threads must have ended."""
         self._files.close()
 
+    def _damaged(self, shards: list[int], manifest: Manifest) -> tuple[int, ...]:
+        known = {*manifest.classes.codes, *manifest.classes.ignored}
+        bad: list[int] = []
+        for shard in shards:
+            for index in range(self._starts[shard], self._starts[shard + 1]):
+                try:
+                    image, mask = self.read(index)
+                    check_sample(bytes(image), bytes(mask), known)
+                except (PetsegError, DecodeError):
+                    bad.append(index)
+        if len(bad) > max(1, MOST_BAD * len(self)):
+            raise PetsegError(
+                f"--on-bad-sample skip: {len(bad)} of {len(self)} samples are damaged, more than "
+                f"{100 * MOST_BAD:.0f}%, the first of them {self.where(bad[0])}: copy or pack the shards again."
+            )
+        return tuple(bad)
+
     def _read(self, span: Span) -> tuple[memoryview, memoryview]:
         try:
             return self._files.read(span)
@@ -159,12 +199,12 @@ class ShardReader:
         return self.folder / index_name(self._paths[shard].name)
 
     @staticmethod
-    def _check_size(path: Path, expected: int) -> None:
+    def _check_size(path: Path, expected: int, *, exactly: bool) -> None:
         try:
             size = path.stat().st_size
         except OSError as error:
             raise PetsegError(f"{path} cannot be read ({error.strerror}): copy it again, or pack again.") from error
-        if size != expected:
+        if exactly and size != expected:
             which = "shorter" if size < expected else "longer"
             raise PetsegError(
                 f"{path} is {which} than the manifest says ({size} bytes instead of {expected}): copy or pack it again."
