@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         PetsegError: no such file, damaged, not petseg's, or of a newer format.
     """
     try:
+        # torch.load looks at no checksum: bits that flipped inside a tensor would be taken for weights.
+        with zipfile.ZipFile(path) as archive:
+            if broken := archive.testzip():
+                raise ValueError(f"the checksum of {broken} does not hold")
         data = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise PetsegError(f"no such checkpoint: {path}.") from None

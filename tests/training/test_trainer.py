@@ -470,3 +470,15 @@ def test_nothing_half_written_is_left_by_a_full_disk(train, tmp_path, monkeypatc
     result, _ = train(resume=True)
     assert result.summary["epochs"] == 3
     shutil.rmtree(tmp_path / "run")
+
+
+def test_weights_whose_bits_flipped_are_refused(train):
+    result, _ = train(epochs=1)
+    data = bytearray(result.run.last.read_bytes())
+    weights = load_checkpoint(result.run.last)["model"].values()
+    at = data.find(next(weight.numpy().tobytes() for weight in weights if weight.ndim == 1 and weight.std() > 0))
+    assert at > 0
+    data[at + 3] ^= 64
+    result.run.last.write_bytes(data)
+    with pytest.raises(PetsegError, match="is damaged or no checkpoint"):
+        load_checkpoint(result.run.last)

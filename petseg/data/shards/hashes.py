@@ -12,6 +12,7 @@ from pathlib import Path
 
 import platformdirs
 
+from petseg.data.shards.index import index_name, is_index_of
 from petseg.data.shards.manifest import ShardInfo
 from petseg.errors import PetsegError
 from petseg.system import usable_cores, write_atomic
@@ -21,7 +22,7 @@ _RACY_NS = 2_000_000_000
 
 
 def check_hashes(folder: Path, shards: Sequence[ShardInfo], *, share: tuple[int, int] = (0, 1)) -> None:
-    """Compare the SHA-256 of shards with the manifest's.
+    """Compare the SHA-256 of shards with the manifest's, and their indices with the tars.
 
     What was found sound is remembered in the user's cache folder by path, size, times and inode, so that the next run
     reads nothing. A cache that cannot be read or written is no error.
@@ -32,7 +33,7 @@ def check_hashes(folder: Path, shards: Sequence[ShardInfo], *, share: tuple[int,
         share: (k, n) checks every n-th of them from the k-th on: the ranks of one machine split the work.
 
     Raises:
-        PetsegError: a shard cannot be read, or holds other bytes.
+        PetsegError: a shard cannot be read, holds other bytes, or has an index that is not its own.
     """
     for shard in unsound_shards(folder, shards[share[0] :: share[1]]):
         raise PetsegError(
@@ -45,7 +46,7 @@ def unsound_shards(folder: Path, shards: Sequence[ShardInfo]) -> list[ShardInfo]
     """Those of `shards` that hold other bytes than the manifest says; sound ones are remembered.
 
     Raises:
-        PetsegError: a shard cannot be read.
+        PetsegError: a shard cannot be read, or has an index that is not its own.
     """
     mine = unknown_shards(folder, shards)
     if not mine:
@@ -64,30 +65,35 @@ def unknown_shards(folder: Path, shards: Sequence[ShardInfo]) -> list[ShardInfo]
 
 def _check(folder: Path, shard: ShardInfo) -> tuple[bool, list[int | str] | None]:
     """(whether it holds the manifest's bytes; the stamp to remember it by)."""
-    path = folder / shard.name
+    path, index = folder / shard.name, folder / index_name(shard.name)
     try:
         with path.open("rb") as file:
             before = os.fstat(file.fileno())
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             after = os.fstat(file.fileno())
+        indexed = index.stat()
     except OSError as error:
         raise PetsegError(f"{path} cannot be read ({error.strerror}): copy it again, or pack again.") from error
     if digest != shard.sha256:
         return False, None
-    stamp = _stamp(after, digest)
-    settled = _stamp(before, digest) == stamp and time.time_ns() - after.st_mtime_ns > _RACY_NS
+    if not is_index_of(index, path):
+        raise PetsegError(f"{index} is not the index of its tar: copy or pack it again, or run petseg index {folder}.")
+    stamp = _stamp(after, indexed, digest)
+    young = time.time_ns() - max(after.st_mtime_ns, indexed.st_mtime_ns) <= _RACY_NS
+    settled = _stamp(before, index.stat(), digest) == stamp and not young
     return True, stamp if settled else None
 
 
 def _is_known(path: Path, shard: ShardInfo, known: object) -> bool:
     try:
-        return known == _stamp(path.stat(), shard.sha256)
+        return known == _stamp(path.stat(), path.with_name(index_name(path.name)).stat(), shard.sha256)
     except OSError:
         return False
 
 
-def _stamp(stat: os.stat_result, sha256: str) -> list[int | str]:
-    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, sha256]
+def _stamp(tar: os.stat_result, index: os.stat_result, sha256: str) -> list[int | str]:
+    every = [(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino) for stat in (tar, index)]
+    return [*every[0], *every[1], sha256]
 
 
 def _memory(folder: Path) -> Path:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from petseg.data.tar import Component, Entry, split_name
+from petseg.data.tar import Component, Entry, scan_tar, split_name
 from petseg.errors import PetsegError
 from petseg.system import write_atomic
 
 VERSION = "v1.2"
+
+_BLOCK = 512
 
 
 def index_name(shard: str) -> str:
@@ -63,6 +66,30 @@ def read_index(path: Path) -> list[Entry]:
     return entries
 
 
+def is_index_of(path: Path, tar: Path) -> bool:
+    """Whether an index lists the samples of a tar, each once and where it is.
+
+    Raises:
+        PetsegError: either cannot be read, or is damaged.
+    """
+    components = [component for entry in read_index(path) for component in entry.components]
+    if not components:
+        return not scan_tar(tar)
+    end = 0
+    with tar.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        for component in components:
+            # A plain header: name at its beginning, size in octal from byte 124 on (POSIX.1-1988, ustar).
+            header = data[component.offset - _BLOCK : component.offset] if component.offset >= _BLOCK else b""
+            name, size = header[:100].rstrip(b"\0"), header[124:135]
+            if component.offset < end or name != component.name.encode() or size != b"%011o" % component.size:
+                break
+            end = component.offset + component.size
+        else:
+            return True
+    # Other tools write other headers, and may leave files between the samples.
+    return path.read_bytes() == format_index(scan_tar(tar))
+
+
 def read_spans(path: Path, image: str, mask: str) -> np.ndarray:
     """Where the two components of every sample lie, many times faster than by `read_index`.
 
@@ -78,7 +105,7 @@ def read_spans(path: Path, image: str, mask: str) -> np.ndarray:
         PetsegError: as `read_index`, or a sample without one of the components.
     """
     # Nearly always every sample has the same components in the same order: then the file is one table.
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, OverflowError):
         return _read_table(path.read_bytes(), image.encode(), mask.encode())
     spans = []
     for entry in read_index(path):
@@ -86,7 +113,10 @@ def read_spans(path: Path, image: str, mask: str) -> np.ndarray:
         if image not in parts or mask not in parts:
             raise PetsegError(f"{path}: sample {entry.key} has no .{image} or no .{mask}: pack again.")
         spans.append((parts[image].offset, parts[image].size, parts[mask].offset, parts[mask].size))
-    return np.asarray(spans, np.int64).reshape(-1, 4)
+    try:
+        return np.asarray(spans, np.int64).reshape(-1, 4)
+    except OverflowError:
+        raise PetsegError(f"{path} names a place beyond any file: run `petseg index {path.parent}`.") from None
 
 
 def _read_table(data: bytes, image: bytes, mask: bytes) -> np.ndarray:

@@ -17,8 +17,8 @@ from petseg.errors import PetsegError
 @pytest.fixture
 def settled(packed_copy) -> Path:
     """Shards that were written long enough ago to be remembered."""
-    for tar in packed_copy.glob("*.tar"):
-        os.utime(tar, ns=(1_700_000_000_000_000_000,) * 2)
+    for file in packed_copy.glob("*.*"):
+        os.utime(file, ns=(1_700_000_000_000_000_000,) * 2)
     return packed_copy
 
 
@@ -54,6 +54,16 @@ def break_an_image(shards: Path) -> Path:
     tar.write_bytes(data)
     os.utime(tar, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     return tar
+
+
+def test_an_index_that_is_not_its_tars_is_refused_even_where_it_could_be_read(settled, hashed):
+    check(settled)
+    index = settled / "train-000000.idx"
+    lines = index.read_text().splitlines()
+    lines[1], lines[2] = lines[2], lines[1]
+    index.write_text("\n".join(lines) + "\n")
+    with pytest.raises(PetsegError, match=r"train-000000\.idx is not the index of its tar"):
+        check(settled)
 
 
 @pytest.mark.parametrize("name", ["dali", "webdataset"])
