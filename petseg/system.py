@@ -8,6 +8,7 @@ import platform
 import sys
 import threading
 from collections.abc import Iterator
+from io import BufferedWriter
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -28,7 +29,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     """
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
-        with partial.open("wb") as file:
+        with open_fresh(partial) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -36,6 +37,16 @@ def write_atomic(path: Path, data: bytes) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def open_fresh(path: Path) -> BufferedWriter:
+    """A new file in the place of whatever has its name; a link is replaced, never followed.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    path.unlink(missing_ok=True)
+    return path.open("xb")
 
 
 def replace_durably(source: Path, target: Path) -> None:

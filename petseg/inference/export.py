@@ -111,6 +111,7 @@ def export(
     try:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            partial.unlink(missing_ok=True)  # a link of that name would be followed
             with _quiet():
                 _save(fmt, model, size, multiple, partial, metadata)
         except OSError as error:

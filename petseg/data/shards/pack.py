@@ -215,6 +215,8 @@ def _check_folder(out: Path, identity: bytes) -> None:
         raise PetsegError(f"{out} is a file: give a folder to pack into.") from None
     except OSError as error:
         raise PetsegError(f"{out} cannot be read ({error.strerror}): choose another folder.") from error
+    if (out / WORK_FOLDER).is_symlink():
+        raise PetsegError(f"{out / WORK_FOLDER} is a link, through which nothing is written: choose another folder.")
     if WORK_FOLDER in found:
         try:
             begun = (out / WORK_FOLDER / PLAN_NAME).read_bytes()
@@ -244,7 +246,8 @@ def _locked(out: Path, notes: Path) -> Iterator[None]:
     except ImportError:  # no such locks on this system
         yield
         return
-    with (notes / "lock").open("w") as file:
+    # Never through a link: somebody else may have made the folder.
+    with os.fdopen(os.open(notes / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -57,6 +57,12 @@ class MaskScan:
             PetsegError: fewer than two values, or more than there are codes.
         """
         every = sorted(self.values)
+        if not self.files and self.rejected:
+            first = self.rejected[0]
+            raise PetsegError(
+                f"none of the {len(self.rejected)} masks could be read, the first ({first.key}) because it "
+                f"{first.reason.removeprefix('mask ')}."
+            )
         if not 2 <= len(every) <= _MOST + 1:
             raise PetsegError(
                 f"the masks hold {len(every)} different {'colours' if self.in_colours else 'codes'}, and a class map "

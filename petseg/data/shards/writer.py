@@ -11,7 +11,7 @@ from types import TracebackType
 from petseg.data.shards.index import index_name, write_index
 from petseg.data.shards.manifest import ShardInfo
 from petseg.data.tar import Component, Entry
-from petseg.system import replace_durably
+from petseg.system import open_fresh, replace_durably
 
 MAX_KEY = 96
 """Longest key: a plain tar header has room for 100 characters, suffix included."""
@@ -35,7 +35,7 @@ class ShardWriter:
         self._path = folder / name
         self._extensions = extensions
         self._partial = folder / f".{name}.partial-{os.getpid()}"
-        self._file = self._partial.open("wb")
+        self._file = open_fresh(self._partial)
         self._hash = hashlib.sha256()
         self._offset = 0
         self._entries: list[Entry] = []
