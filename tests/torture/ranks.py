@@ -28,8 +28,8 @@ def kill_ranks(folder: Path, rng: random.Random, enough: Callable[[Tally], bool]
     """
     tally = Tally()
     shards, reference, run = folder / "shards", folder / "reference", folder / "run"
-    # One sample in val: one of the ranks has none of it.
-    run_petseg(["shard", "synthetic:24", str(shards), "--short-side", "48", "--split", "random"])
+    # One sample in test: one of the ranks has none of it.
+    run_petseg(["shard", "synthetic:12", str(shards), "--short-side", "48", "--split", "random"])
     options = ["--shards", str(shards), *TRAIN, "--save-every-steps", "1"]
     began = time.perf_counter()
     _Torchrun([*options, "--run-dir", str(reference)]).check()

@@ -1,6 +1,7 @@
 """The fast part of the torture; `python -m tests.torture` is the long one."""
 
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -10,7 +11,8 @@ import pytest
 
 from tests.torture.disk import CASES
 from tests.torture.fuzz import SHARES, fuzz
-from tests.torture.kill import kill_packs, kill_trainings
+from tests.torture.kill import TRAIN, differences, kill_packs, kill_trainings, outcome, run_petseg
+from tests.torture.nodes import train_on_two_nodes
 from tests.torture.ranks import kill_ranks
 
 
@@ -30,6 +32,21 @@ def test_runs_that_are_killed_go_on_to_the_same_bits(tmp_path):
 def test_ranks_that_are_killed_are_started_again_and_go_on(tmp_path):
     tally = kill_ranks(tmp_path, random.Random(1), lambda tally: tally.kills >= 1)
     assert tally.kills >= 1 and not tally.faults
+
+
+@pytest.mark.slow
+def test_two_nodes_learn_what_two_ranks_of_one_do(tmp_path):
+    """Network namespaces are the nodes."""
+    if not shutil.which("ip") or os.geteuid():
+        pytest.skip("needs root and iproute2")
+    try:
+        run = train_on_two_nodes(tmp_path)
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"no network namespaces here ({error})")
+    one = tmp_path / "one"
+    run_petseg(["train", "--shards", str(tmp_path / "shards"), "--run-dir", str(one), *TRAIN, "--ranks", "2"])
+    assert json.loads((run / "summary.json").read_text())["ranks"] == 2
+    assert not differences(outcome(one), outcome(run))
 
 
 def test_altered_bytes_end_in_a_correct_result_or_one_sentence(tmp_path):
