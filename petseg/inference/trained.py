@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,11 +36,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         PetsegError: no such file, damaged, not petseg's, or of a newer format.
     """
     try:
-        # torch.load looks at no checksum: bits that flipped inside a tensor would be taken for weights.
-        with zipfile.ZipFile(path) as archive:
-            if broken := archive.testzip():
-                raise ValueError(f"the checksum of {broken} does not hold")
-        data = torch.load(path, map_location="cpu", weights_only=True)
+        written = path.read_bytes()
+        _check_whole(written)
+        data = torch.load(io.BytesIO(written), map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise PetsegError(f"no such checkpoint: {path}.") from None
     except OSError as error:
@@ -52,6 +52,35 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if data["format"] > FORMAT:
         raise PetsegError(f"{path} has format {data['format']}, newer than this petseg's {FORMAT}: upgrade petseg.")
     return data
+
+
+def sealed(archive: bytes) -> bytes:
+    """A zip file with the SHA-256 of its bytes as its comment.
+
+    torch.load looks at no checksum: bits that flipped inside a tensor would be taken for weights, and some in the
+    archive's directory leave a tensor empty.
+    """
+    return archive[:-2] + _SEAL.to_bytes(2, "little") + hashlib.sha256(archive[:-2]).hexdigest().encode()
+
+
+_SEAL = 64
+_NO_COMMENT = bytes(2)
+"""The length of its comment ends a zip file that has none."""
+
+
+def _check_whole(data: bytes) -> None:
+    """Check the seal, or without one (files of before) the checksums of the archive's members.
+
+    Raises:
+        ValueError: something was altered.
+        zipfile.BadZipFile: it is no zip file.
+    """
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if archive.comment:
+            if sealed(data[: -_SEAL - 2] + _NO_COMMENT) != data:
+                raise ValueError("its bytes are not those that were written")
+        elif broken := archive.testzip():
+            raise ValueError(f"the checksum of {broken} does not hold")
 
 
 def checkpoint_path(run: Path) -> Path:

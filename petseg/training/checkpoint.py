@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from petseg.errors import PetsegError
-from petseg.inference.trained import BEST, FORMAT, LAST, STAGED, is_committed, load_checkpoint
+from petseg.inference.trained import BEST, FORMAT, LAST, STAGED, is_committed, load_checkpoint, sealed
 from petseg.system import replace_durably, write_atomic
 from petseg.training.run_folder import RunFolder, cannot_write
 
@@ -23,7 +23,7 @@ def save_checkpoint(path: Path, data: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **data}, buffer)
     try:
-        write_atomic(path, buffer.getvalue())
+        write_atomic(path, sealed(buffer.getvalue()))
     except OSError as error:
         raise cannot_write(path, error) from error
 
