@@ -41,7 +41,8 @@ def test_the_readmes_options_exist():
     from petseg.cli.app import shard_app, train_app, umbrella
 
     flags = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", (ROOT / "README.md").read_text("utf-8")))
-    known = {"--help", "--nproc-per-node", "--extra", "--no-install-package"}  # torchrun's and uv's
+    # torchrun's, uv's and the torture's
+    known = {"--help", "--nproc-per-node", "--max-restarts", "--extra", "--no-install-package", "--minutes"}
     import typer.main
 
     for app in (shard_app, train_app, umbrella):
