@@ -198,11 +198,11 @@ def evaluate_full_size(
         PetsegError: no such split, shards of other classes than the network's, or a damaged sample.
     """
     check_classes(trained, folder, manifest)
-    segmenter = Segmenter(trained, device, amp=trained.config.amp)
+    config = trained.config
+    segmenter = Segmenter(trained, device, amp=config.amp)
     n = len(manifest.classes)
     lookup = manifest.classes.lookup()
     confusion = np.zeros((n, n), dtype=np.int64)
-    config = trained.config
     reader = ShardReader(folder, manifest, split, verify=config.verify, on_bad=config.on_bad_sample)
     try:
         sound = sorted({*range(len(reader))} - {*reader.bad})

@@ -131,7 +131,9 @@ class Segmenter:
         down = _spans(height, round(scale * self.height), self._overlap)
         across = _spans(width, round(scale * self.width), self._overlap)
         found: dict[int, list[np.ndarray]] = {}
-        for rows in _bands(height, max(1, BAND_VALUES // (len(self.classes) * width))):
+        step = max(1, BAND_VALUES // (len(self.classes) * width))
+        for first in range(0, height, step):
+            rows = slice(first, min(first + step, height))
             met = [n for n, span in enumerate(down) if span.start < rows.stop and rows.start < span.stop]
             tiles = {
                 n: [picture[down[n].start : down[n].stop, span.start : span.stop] for span in across]
@@ -231,8 +233,3 @@ def _spans(length: int, tile: int, overlap: float) -> list[_Span]:
     for start in starts:
         total[start : start + tile] += ramp
     return [_Span(start, start + tile, ramp / total[start : start + tile]) for start in starts]
-
-
-def _bands(height: int, step: int) -> Iterator[slice]:
-    for first in range(0, height, step):
-        yield slice(first, min(first + step, height))

@@ -60,12 +60,16 @@ def sealed(archive: bytes) -> bytes:
     torch.load looks at no checksum: bits that flipped inside a tensor would be taken for weights, and some in the
     archive's directory leave a tensor empty.
     """
-    return archive[:-2] + _SEAL.to_bytes(2, "little") + hashlib.sha256(archive[:-2]).hexdigest().encode()
+    body = memoryview(archive)[:-_LENGTH]
+    return b"".join((body, _SEAL.to_bytes(_LENGTH, "little"), _seal_of(body)))
 
 
-_SEAL = 64
-_NO_COMMENT = bytes(2)
-"""The length of its comment ends a zip file that has none."""
+_SEAL, _LENGTH = 64, 2
+"""Bytes of the comment, and of its length before it, with which a zip file ends."""
+
+
+def _seal_of(body: memoryview) -> bytes:
+    return hashlib.sha256(body).hexdigest().encode()
 
 
 def _check_whole(data: bytes) -> None:
@@ -77,7 +81,7 @@ def _check_whole(data: bytes) -> None:
     """
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         if archive.comment:
-            if sealed(data[: -_SEAL - 2] + _NO_COMMENT) != data:
+            if archive.comment != _seal_of(memoryview(data)[: -_SEAL - _LENGTH]):
                 raise ValueError("its bytes are not those that were written")
         elif broken := archive.testzip():
             raise ValueError(f"the checksum of {broken} does not hold")

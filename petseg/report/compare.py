@@ -245,7 +245,7 @@ def _charts(runs: Sequence[_Run], names: Sequence[str], classes: list[str] | Non
             line(at, name, list(map(value, run.records)), f"--class-{i}", dashes=DASHES[i // 10 % len(DASHES)])
             for i, (at, name, run) in enumerate(zip(places, names, runs, strict=True))
         ]
-        known = [one for one in lines if one.last]
+        known = [one for one in lines if one.last and math.isfinite(one.at[-1])]
         if known:
             drawn.append(chart(title, known, f"c{n}", small=n >= large, whole=places is epochs))
     return drawn

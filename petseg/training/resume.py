@@ -14,8 +14,7 @@ from petseg.training.run_folder import RunFolder
 FREE = frozenset(
     {
         "batch_size", "cache", "compile", "device", "gallery", "loader", "num_threads", "on_bad_sample", "patience",
-        "prefetch_batches",
-        "run_dir", "save_every_minutes", "save_every_steps", "shards", "tensorboard", "verify",
+        "prefetch_batches", "run_dir", "save_every_minutes", "save_every_steps", "shards", "tensorboard", "verify",
     }
 )  # fmt: skip
 """Options that may differ from the run's own: how it is computed, and not what. (The shards' content is compared by

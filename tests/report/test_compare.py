@@ -1,5 +1,7 @@
 """Runs side by side: figures, options, curves, and what keeps them from being compared."""
 
+import json
+
 import pytest
 
 from petseg.errors import PetsegError
@@ -137,3 +139,12 @@ def test_equal_input_gives_equal_bytes(two, tmp_path):
         write_comparison(compare(two), page)
     assert pages[0].read_bytes() == pages[1].read_bytes()
     assert "runs/slow" not in pages[0].read_text()  # run_dir differs by nature
+
+
+def test_a_run_whose_times_are_unknown_is_left_out_of_the_chart_by_minute(two):
+    records = [json.loads(line) for line in (two[1] / "metrics.jsonl").read_text().splitlines()]
+    del records[1]["seconds"]
+    (two[1] / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    by_epoch, by_minute = compare(two).charts[:2]
+    assert [line.name for line in by_epoch.lines] == ["slow", "fast"]
+    assert [line.name for line in by_minute.lines] == ["slow"]

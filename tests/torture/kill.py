@@ -20,6 +20,8 @@ import torch
 
 from petseg.data.sources.files import MANIFEST_NAME, WORK_FOLDER
 from petseg.data.sources.synthetic import SyntheticSource
+from petseg.errors import PetsegError
+from petseg.inference.trained import load_checkpoint
 
 MOST_KILLS = 6
 """Kills in a row before a run may finish."""
@@ -60,9 +62,7 @@ def kill_packs(folder: Path, rng: random.Random, enough: Callable[[Tally], bool]
     references: dict[str, tuple[Path, float]] = {}
     for name, source in sources.items():
         out = folder / f"reference-{name}"
-        began = time.perf_counter()
-        run_petseg(["shard", source, str(out), *PACK, "--workers", "2"])
-        references[name] = out, time.perf_counter() - began
+        references[name] = out, run_petseg(["shard", source, str(out), *PACK, "--workers", "2"])
     while not enough(tally):
         name, workers, out = rng.choice(list(sources)), rng.choice((1, 2)), folder / "out"
         reference, seconds = references[name]
@@ -107,9 +107,8 @@ def kill_trainings(folder: Path, rng: random.Random, enough: Callable[[Tally], b
         saves = rng.choice((("--save-every-steps", "1"), ("--save-every-steps", "3"), ()))
         common = ["train", "--shards", str(shards), *TRAIN, "--cache", cache, "--loader", loader]
         if (cache, loader) not in references:
-            began = time.perf_counter()
-            run_petseg([*common, "--run-dir", str(folder / "reference")])
-            references[cache, loader] = outcome(folder / "reference"), time.perf_counter() - began
+            seconds = run_petseg([*common, "--run-dir", str(folder / "reference")])
+            references[cache, loader] = outcome(folder / "reference"), seconds
             shutil.rmtree(folder / "reference")
         expected, seconds = references[cache, loader]
         run = folder / "run"
@@ -120,9 +119,9 @@ def kill_trainings(folder: Path, rng: random.Random, enough: Callable[[Tally], b
             for file in (run / "last.pt", run / "best.pt"):
                 if file.exists():
                     try:
-                        torch.load(file, weights_only=True)
-                    except Exception as error:
-                        tally.faults.append(f"{cache}, {loader}: {file.name} is not whole ({error})")
+                        load_checkpoint(file)
+                    except PetsegError as error:
+                        tally.faults.append(f"{cache}, {loader}: {error}")
         tally.kept += (run / "last.pt").exists()
         run_petseg(command)
         if found := differences(expected, outcome(run)):
@@ -144,13 +143,20 @@ def _files(folder: Path) -> Path:
     return folder
 
 
-def run_petseg(words: list[str]) -> None:
+def run_petseg(words: list[str]) -> float:
+    """Run a command to its end; the seconds that it took.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    began = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", "petseg", *words],
         env=marked()[1], capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     if done.returncode:
         raise RuntimeError(f"{' '.join(words)} exited with {done.returncode}: {done.stderr[-3000:]}")
+    return time.perf_counter() - began
 
 
 def _kill(words: list[str], after: float, rng: random.Random, tally: Tally) -> bool:

@@ -110,12 +110,15 @@ class LoaderPlan:
 
     def order(self, epoch: int) -> np.ndarray:
         """i64[n]: the order in which the world visits the split."""
-        sound = np.delete(np.arange(sum(self.sizes), dtype=np.int64), self.bad)
-        if not self.training:
-            return sound
-        order = epoch_order(self.sizes, self.seed, epoch, self.window)
+        if self.training:
+            order = epoch_order(self.sizes, self.seed, epoch, self.window)
+        else:
+            order = np.arange(sum(self.sizes), dtype=np.int64)
+        if not self.bad:
+            return order
+        sound = np.setdiff1d(order, self.bad)
         # Every sample keeps its place, so that a run goes on where it was, also after the shards were mended.
-        return sound[np.searchsorted(sound, order) % len(sound)] if self.bad else order
+        return sound[np.searchsorted(sound, order) % len(sound)] if self.training else sound
 
     def batches(self, epoch: int, consumed: int = 0) -> np.ndarray:
         """i64[steps, batch size]: this rank's batches from `consumed` to the end of an epoch (see `rank_slice`)."""
