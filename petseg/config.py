@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,9 @@ def option(
 ) -> Any:
     """A field with what its flag and its check need; `panel` is the part of `--help` that it stands in."""
     return field(default=default, metadata={"help": help, "panel": panel, "min": minimum, "max": maximum})
+
+
+_ARCH = re.compile(r"unet|seed|own|smp:[\w-]+:[\w.-]+", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,9 +53,21 @@ class TrainConfig:
     )
     size: str = option("128", "Input size: N for NxN, or HxW. Pictures are squashed to it.", panel="Data")
     epochs: int = option(60, "Times through the train split.", minimum=1)
+    max_minutes: float = option(
+        0.0, "Fit the epochs to so many minutes, scores and report included; 0 for --epochs.", minimum=0
+    )
     batch_size: int = option(32, "Samples a step, on each rank.", minimum=1, panel="Data")
-    arch: Literal["unet", "seed", "own"] = option(
-        "unet", "Network: a five-level U-Net, the notebook's, or your own (from Python).", panel="Network"
+    arch: str = option(
+        "unet",
+        "Network: `unet`, `seed` (the notebook's), `smp:ARCH:ENCODER` (any of segmentation_models.pytorch, such as "
+        "smp:Unet:resnet34), or `own` (from Python).",
+        panel="Network",
+    )
+    encoder_weights: str = option(
+        "", "Pretrained weights of the encoder (smp): a name, such as imagenet, or a FILE.", panel="Network"
+    )
+    encoder_lr_scale: float = option(
+        0.3, "Learning rate of a pretrained encoder, as a share of --lr.", minimum=0, maximum=1, panel="Network"
     )
     width: int = option(32, "Channels of the first level (unet).", minimum=1, panel="Network")
     depth: int = option(5, "Levels, the bottom included (unet).", minimum=2, maximum=8, panel="Network")
@@ -113,6 +129,17 @@ class TrainConfig:
         for spec in dataclasses.fields(self):
             _check(spec, hints[spec.name], getattr(self, spec.name))
         parse_size(self.size)
+        if not _ARCH.fullmatch(self.arch):
+            raise PetsegError(
+                f"--arch: unknown network '{self.arch}'; choose unet, seed or smp:ARCH:ENCODER, such as "
+                "smp:Unet:resnet34."
+            )
+        if self.encoder_weights and not self.arch.startswith("smp:"):
+            raise PetsegError(
+                f"--encoder-weights: --arch {self.arch} has no encoder to pretrain; give smp:ARCH:ENCODER."
+            )
+        if self.encoder_weights and self.init_from:
+            raise PetsegError("--encoder-weights: --init-from gives the encoder its first weights too; leave one out.")
 
     @property
     def height_width(self) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""U-Nets: `UNet`, made for channels_last and mixed precision, and `SeedUNet`, the teaching notebook's network."""
+"""Networks: `UNet`, made for channels_last and mixed precision, the notebook's `SeedUNet`, and one of your own."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from petseg.errors import PetsegError
+from petseg.model.padding import pad_to_multiple
+from petseg.model.smp import PREFIX, SmpNetwork
 
 Norm = Literal["batch", "group"]
 Upsample = Literal["transpose", "bilinear"]
-Arch = Literal["unet", "seed", "own"]
 
 MAX_CHANNELS = 512
 """No level is wider than this, as in nnU-Net (Isensee et al., Nature Methods 18, 2021)."""
@@ -69,7 +70,7 @@ class UNet(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits f[N, classes, H, W] of images f[N, 3, H, W]; H and W need not be multiples of the stride."""
-        x, (height, width) = _pad_to_multiple(x, self.stride)
+        x, (height, width) = pad_to_multiple(x, self.stride)
         skips: list[torch.Tensor] = []
         for level, block in enumerate(self.down):
             x = block(F.max_pool2d(x, 2) if level else x)
@@ -109,7 +110,7 @@ class SeedUNet(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Sigmoid outputs f[N, classes, H, W] in 0-1 of images f[N, 3, H, W]."""
-        x, (height, width) = _pad_to_multiple(x, self.stride)
+        x, (height, width) = pad_to_multiple(x, self.stride)
         skip1 = self.down1(x)
         skip2 = self.down2(F.max_pool2d(skip1, 2))
         x = self.bottom(F.max_pool2d(skip2, 2))
@@ -168,11 +169,11 @@ class OwnNetwork(nn.Module):
             raise PetsegError(f"network: its outputs are {list(found)}, and {list(wanted)} are wanted.")
 
 
-Network = UNet | SeedUNet | OwnNetwork
+Network = UNet | SeedUNet | SmpNetwork | OwnNetwork
 
 
 def build_model(
-    arch: Arch,
+    arch: str,
     *,
     classes: int,
     width: int = 32,
@@ -181,18 +182,20 @@ def build_model(
     norm: Norm = "batch",
     upsample: Upsample = "transpose",
 ) -> Network:
-    """The network of a preset; `seed` has no options of its own.
+    """The network that `--arch` names; only `unet` has options of its own.
 
     Raises:
-        PetsegError: an unknown preset, or `own`, which only its owner can build.
+        PetsegError: an unknown name, `own`, which only its owner can build, or see `SmpNetwork`.
     """
+    if arch.startswith(PREFIX):
+        return SmpNetwork(arch, classes=classes)
     if arch == "seed":
         return SeedUNet(classes=classes)
     if arch == "unet":
         return UNet(classes=classes, width=width, depth=depth, dropout=dropout, norm=norm, upsample=upsample)
     if arch == "own":
         raise PetsegError("--arch own: the network is yours: give it to petseg.train or petseg.load from Python.")
-    raise PetsegError(f"--arch: unknown preset '{arch}'; choose unet or seed.")
+    raise PetsegError(f"--arch: unknown network '{arch}'; choose unet, seed or smp:ARCH:ENCODER.")
 
 
 def check_size(network: Network, height: int, width: int, batch_size: int = 0) -> None:
@@ -210,8 +213,11 @@ def check_size(network: Network, height: int, width: int, batch_size: int = 0) -
     if min(height, width) < network.stride:
         raise PetsegError(
             f"--size {height}x{width}: this network halves its input down to 1/{network.stride} and needs at least "
-            f"{network.stride} px a side; give a larger --size or a smaller --depth."
+            f"{network.stride} px a side; give a larger --size{' or a smaller --depth' * isinstance(network, UNet)}."
         )
+    if isinstance(network, SmpNetwork):
+        network.check(height, width, batch_size)
+        return
     bottom = -(-height // network.stride) * -(-width // network.stride)
     if batch_size * bottom == 1 and any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
         raise PetsegError(
@@ -223,13 +229,6 @@ def check_size(network: Network, height: int, width: int, batch_size: int = 0) -
 def count_parameters(module: nn.Module) -> int:
     """Number of trainable values."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
-
-
-def _pad_to_multiple(x: torch.Tensor, stride: int) -> tuple[torch.Tensor, tuple[int, int]]:
-    height, width = x.shape[-2:]
-    bottom, right = -height % stride, -width % stride
-    # Zeros, as the convolutions pad: the mean colour once the input is normalised.
-    return (F.pad(x, (0, right, 0, bottom)) if bottom or right else x), (height, width)
 
 
 def _normalisation(kind: Norm, channels: int) -> nn.Module:

@@ -4,32 +4,49 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import torch
 from torch import nn
 
 from petseg.config import TrainConfig
+from petseg.model.smp import SmpNetwork
 
 
 def build_optimizer(network: nn.Module, config: TrainConfig, device: torch.device) -> torch.optim.Optimizer:
-    """Fused AdamW or Adam. Weight decay spares biases and normalisation, as usual."""
-    decayed = [p for p in network.parameters() if p.requires_grad and p.ndim > 1]
-    spared = [p for p in network.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    """Fused AdamW or Adam. Weight decay spares biases and normalisation, as usual.
+
+    A pretrained encoder learns at `encoder_lr_scale` of the rate.
+    """
+    encoder = set(network.encoder.parameters()) if isinstance(network, SmpNetwork) and config.encoder_weights else set()
+    parts = [([p for p in network.parameters() if p not in encoder], 1.0)]
+    if encoder:
+        parts.append(([p for p in network.parameters() if p in encoder], config.encoder_lr_scale))
+    groups: list[dict[str, Any]] = []
+    for parameters, scale in parts:
+        learning = [p for p in parameters if p.requires_grad]
+        decayed, spared = [p for p in learning if p.ndim > 1], [p for p in learning if p.ndim <= 1]
+        if config.optimizer == "adam":
+            groups.append({"params": [*decayed, *spared], "lr_scale": scale})
+        else:
+            groups.append({"params": decayed, "weight_decay": config.weight_decay, "lr_scale": scale})
+            groups.append({"params": spared, "weight_decay": 0.0, "lr_scale": scale})
     # A tensor on the device, so that a new rate neither syncs nor invalidates a captured graph.
-    rate: float | torch.Tensor = torch.tensor(config.lr, device=device) if device.type == "cuda" else config.lr
+    for group in groups:
+        group["lr"] = torch.tensor(config.lr, device=device) if device.type == "cuda" else config.lr
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=rate, fused=True)
-    return torch.optim.Adam([{"params": [*decayed, *spared]}], lr=rate, fused=True)
+        return torch.optim.AdamW(groups, fused=True)
+    return torch.optim.Adam(groups, fused=True)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate of every group."""
+    """Set the learning rate of every group to its share of `rate`."""
     for group in optimizer.param_groups:
+        scaled = rate * group.get("lr_scale", 1.0)  # checkpoints of before have no shares
         if isinstance(group["lr"], torch.Tensor):
-            group["lr"].fill_(rate)
+            group["lr"].fill_(scaled)
         else:
-            group["lr"] = rate
+            group["lr"] = scaled
 
 
 def rate_at(progress: float, config: TrainConfig) -> float:

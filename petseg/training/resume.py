@@ -13,8 +13,9 @@ from petseg.training.run_folder import RunFolder
 
 FREE = frozenset(
     {
-        "batch_size", "cache", "compile", "device", "gallery", "loader", "num_threads", "on_bad_sample", "patience",
-        "prefetch_batches", "run_dir", "save_every_minutes", "save_every_steps", "shards", "tensorboard", "verify",
+        "batch_size", "cache", "compile", "device", "gallery", "loader", "max_minutes", "num_threads", "on_bad_sample",
+        "patience", "prefetch_batches", "run_dir", "save_every_minutes", "save_every_steps", "shards", "tensorboard",
+        "verify",
     }
 )  # fmt: skip
 """Options that may differ from the run's own: how it is computed, and not what. (The shards' content is compared by
@@ -38,12 +39,16 @@ def check_changes(config: TrainConfig, checkpoint: dict[str, Any], run: RunFolde
         raise PetsegError(f"{run.last} is damaged ({error}); start a new run.") from error
     if config.amp == "auto":
         config = dataclasses.replace(config, amp=before.amp)
+    if config.max_minutes and config.max_minutes == before.max_minutes:  # settled when the run began
+        config = dataclasses.replace(config, epochs=before.epochs)
     for spec in dataclasses.fields(TrainConfig):
         old, new = getattr(before, spec.name), getattr(config, spec.name)
         flag = flag_of(spec.name)
         if spec.name == "epochs" and new < old:
             raise PetsegError(f"{flag} {new}: this run was begun with {old}, and its schedule only stretches upwards.")
-        same = old == new or (spec.name == "init_from" and Path(old).absolute() == Path(new).absolute())
+        same = old == new or (
+            spec.name in ("init_from", "encoder_weights") and Path(old).absolute() == Path(new).absolute()
+        )
         if not same and spec.name not in FREE and spec.name != "epochs":
             raise PetsegError(
                 f"{flag} {new}: {run.path} was begun with {old or 'none'}, and another value would change what it "

@@ -141,7 +141,7 @@ def new_run_folder(root: Path, label: str, now: datetime | None = None) -> RunFo
 
 def folder_for(config: TrainConfig) -> str:
     """Where a new run goes: where it was told to, or into a folder of its own under `RUNS`."""
-    return config.run_dir or str(new_run_folder(RUNS, f"{config.recipe}-{config.arch}").path)
+    return config.run_dir or str(new_run_folder(RUNS, f"{config.recipe}-{config.arch}".replace(":", "-")).path)
 
 
 def newest_run_folder(root: Path) -> RunFolder:

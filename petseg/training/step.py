@@ -17,7 +17,8 @@ from petseg.distributed import World
 from petseg.inference.choices import amp_dtype
 from petseg.model.augment import Policy, augment
 from petseg.model.losses import segmentation_loss
-from petseg.model.networks import Network
+from petseg.model.networks import Network, OwnNetwork
+from petseg.model.smp import SmpNetwork
 from petseg.model.transform import InputTransform, to_float
 from petseg.training.recipe import Ema, build_optimizer, rate_at, set_rate
 
@@ -63,6 +64,8 @@ class TrainStep:
         self._amp_dtype = amp_dtype(amp)
         self._policy = Policy() if config.augment else None
         self._transform = transform
+        # Networks of others may have dropout of their own.
+        self._draws = config.dropout > 0 or isinstance(network, SmpNetwork | OwnNetwork)
         self._world = world
         self._clip = config.grad_clip or math.inf
         wrapped: nn.Module = network
@@ -93,7 +96,7 @@ class TrainStep:
             epoch: i64 scalar tensor on the device.
         """
         set_rate(self.optimizer, self.rate)
-        if self.config.dropout:
+        if self._draws:
             self._seed_dropout()
         masks = self.classes.masks(batch.codes, batch.indices)
         loss = self._loss(batch.images, masks, batch.indices, epoch)
@@ -111,6 +114,17 @@ class TrainStep:
         self.loss_samples += rows * self._world.size
         self.steps += 1
         self.samples += rows * self._world.size
+
+    @torch.no_grad()
+    def outputs(self, images: torch.Tensor) -> torch.Tensor:
+        """Outputs f[N, C, H, W] of the network that evaluation uses for images u8[N, H, W, 3], as it computes them."""
+        network = self.evaluated_network
+        was_training = network.training
+        network.eval()
+        with torch.autocast(self.device.type, self._amp_dtype, enabled=self._amp_dtype is not None):
+            outputs: torch.Tensor = network(self._transform(images))
+        network.train(was_training)
+        return outputs
 
     @property
     def rate(self) -> float:

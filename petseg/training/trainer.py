@@ -26,9 +26,12 @@ from petseg.errors import PetsegError
 from petseg.inference.evaluate import Evaluation, evaluate
 from petseg.inference.trained import TrainedModel, load_trained, load_weights, network_for, transform_for
 from petseg.model.networks import Network, OwnNetwork, check_size, count_parameters
+from petseg.model.pretrained import absolute_source, load_encoder
+from petseg.model.smp import SmpNetwork
 from petseg.signals import Stop, stop_signals
 from petseg.system import bytes_in_words, versions
 from petseg.training import auto
+from petseg.training.budget import measure_pace
 from petseg.training.checkpoint import load_training_state, save_run, settle_best
 from petseg.training.progress import Progress
 from petseg.training.resume import check_changes, finished_summary
@@ -163,6 +166,7 @@ class _Job:
         own: nn.Module | None,
         callbacks: Sequence[Callback],
     ) -> None:
+        self.began = time.perf_counter()
         self.run, self.world, self.reporter, self.callbacks = run, world, reporter, callbacks
         shards, init_from = Path(config.shards), config.init_from
         self.manifest = Manifest.load(shards)
@@ -174,9 +178,13 @@ class _Job:
         if isinstance(network, OwnNetwork):
             network.check_outputs(len(self.classes), *config.height_width)
         check_size(network, *config.height_width, config.batch_size)
+        if isinstance(network, SmpNetwork):
+            network.freeze_unused(*config.height_width)
+            self._note_padding(config, network.stride)
         chosen = auto.resolve(config, world.device, network, per_epoch // world.size * config.epochs)
         # Absolute, so that the run is understood from any folder.
         shards_path, init_path = str(shards.absolute()), str(Path(init_from).absolute()) if init_from else ""
+        encoder_weights = absolute_source(config.encoder_weights)
         self.config = config = dataclasses.replace(
             config,
             loader=cast(Any, chosen.loader),
@@ -186,21 +194,31 @@ class _Job:
             device=world.device.type,
             shards=shards_path,
             init_from=init_path,
+            encoder_weights=encoder_weights,
             run_dir=str(run.path.absolute()),
         )
         for note in chosen.notes:
             self.note(note)
+        # What the first weights expect of their input goes on to be what the network expects.
+        self.mean, self.std = list(self.manifest.mean), list(self.manifest.std)
         if checkpoint:
             load_weights(network, checkpoint["model"], run.last)
+            self.mean, self.std = checkpoint["mean"], checkpoint["std"]
         elif init_from:
             source = load_trained(Path(init_from), torch.device("cpu"))
             load_weights(network, source.network.state_dict(), source.path)
+            self.mean, self.std = source.transform.mean.tolist(), source.transform.std.tolist()
+        elif encoder_weights:
+            assert isinstance(network, SmpNetwork), "only these have an encoder, so TrainConfig refuses all others"
+            pretrained = load_encoder(network, encoder_weights)
+            self.mean, self.std = list(pretrained.mean), list(pretrained.std)
+            self.note(pretrained.sentence)
         if config.sync_batchnorm and world.size > 1:
             if world.device.type != "cuda":
                 raise PetsegError("--sync-batchnorm: torch has it for GPUs only; leave it out on CPUs.")
             network = cast(Any, nn.SyncBatchNorm).convert_sync_batchnorm(network)
         self.network: Network = network.to(world.device)
-        self.transform = transform_for(config, self.manifest.mean, self.manifest.std).to(world.device)
+        self.transform = transform_for(config, self.mean, self.std).to(world.device)
         self.step = TrainStep(
             self.network,
             config,
@@ -230,15 +248,19 @@ class _Job:
             self.note("These shards have no val split: the last epoch's weights count as the best.")
         if checkpoint:
             self._restore(checkpoint)
+        elif config.max_minutes:
+            self._fit_epochs(per_epoch)
         if world.is_main:
             if checkpoint:
                 settle_best(run.path)
             else:
                 run.create()
             # As a file for --config: whoever gives it wants the same run in a folder of its own.
-            again = dataclasses.replace(asked, shards=shards_path, init_from=init_path, run_dir="")
+            again = dataclasses.replace(
+                asked, shards=shards_path, init_from=init_path, encoder_weights=encoder_weights, run_dir=""
+            )
             run.write(run.config.name, again.to_toml().encode())
-            run.write(RESOLVED, config.to_toml().encode())
+            run.write(RESOLVED, self.config.to_toml().encode())
         world.barrier()
 
     def note(self, text: str) -> None:
@@ -255,6 +277,26 @@ class _Job:
         self.note(f"--batch-size {config.batch_size} becomes {most}: the train split has {samples} samples.")
         return dataclasses.replace(config, batch_size=most)
 
+    def _fit_epochs(self, per_epoch: int) -> None:
+        """Settle how many epochs --max-minutes allows, by a few steps that are undone."""
+        minutes, together = self.config.max_minutes, self.config.batch_size * self.world.size
+        val, test = (-(-self._samples(split) // together) for split in ("val", "test"))
+        pace = measure_pace(self.step, self.loader)
+        once = time.perf_counter() - self.began + pace.end(scored=test)
+        each = pace.epoch(steps=per_epoch // together, scored=val)
+        epochs = int(self.world.broadcast(str(int((60 * minutes - once) // each))))
+        if epochs < 1:
+            raise PetsegError(
+                f"--max-minutes {minutes:g}: one epoch with its scores takes {(once + each) / 60:.2g} minutes here; "
+                "give that or more, or a smaller --size or --width."
+            )
+        self.config = dataclasses.replace(self.config, epochs=epochs)
+        self.step.total_samples = per_epoch * epochs
+        self.note(
+            f"--max-minutes {minutes:g}: {epochs} epochs of {per_epoch // together} steps, each of which takes "
+            f"{1000 * pace.step:,.0f} ms here."
+        )
+
     def _announce_hashing(self) -> None:
         every = [shard for split in self.manifest.splits.values() for shard in split.shards]
         size = (
@@ -262,6 +304,17 @@ class _Job:
         )
         if size > ANNOUNCED_BYTES:
             self.note(f"Checking the hashes of {bytes_in_words(size)} of shards, this once (--no-verify goes without).")
+
+    def _note_padding(self, config: TrainConfig, stride: int) -> None:
+        """Unlike our own networks, these halve so often that padding can be a good part of the work."""
+        height, width = config.height_width
+        below, above = (
+            [max(stride * round_(side / stride), stride) for side in (height, width)]
+            for round_ in (math.floor, math.ceil)
+        )
+        if below != above:
+            less, more = (f"{h}" if height == width else f"{h}x{w}" for h, w in (below, above))
+            self.note(f"--size {config.size} is padded to {more} for this network: {less} or {more} waste nothing.")
 
     def close(self) -> None:
         self.loader.close()
@@ -450,8 +503,8 @@ class _Job:
         described = {
             "config": self.config.to_dict(),
             "classes": self.classes.to_dict(),
-            "mean": list(self.manifest.mean),
-            "std": list(self.manifest.std),
+            "mean": self.mean,
+            "std": self.std,
             "decode_policy": "fancy-upsampling",
             "data_digest": self.manifest.digest,
             "model": self.network.state_dict(),

@@ -105,7 +105,7 @@ def test_group_norm_does_not_depend_on_the_batch():
 
 
 def test_bad_presets_and_sizes():
-    with pytest.raises(PetsegError, match="unknown preset"):
+    with pytest.raises(PetsegError, match="unknown network"):
         build_model("vgg", classes=3)
     check_size(UNet(width=2), 16, 16)
     with pytest.raises(PetsegError, match="at least 16 px"):

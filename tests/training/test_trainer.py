@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import tarfile
+import time
 import tomllib
 
 import numpy as np
@@ -167,6 +168,35 @@ def test_what_would_change_the_course_is_refused(train, options, words, finished
     with pytest.raises(PetsegError, match=words):
         train(resume=True, **options)
     assert content(result.run) == before, "the run was touched"
+
+
+def test_the_epochs_fit_the_minutes(train):
+    """The measuring leaves no trace: weights are those of a run that was told how many epochs."""
+    start = time.perf_counter()
+
+    def interrupt(step):
+        if step == 7:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    stopped, listener = train("timed", max_minutes=0.1, dropout=0.2, on_step=interrupt)
+    epochs = load_checkpoint(stopped.run.last)["config"]["epochs"]
+    assert f"--max-minutes 0.1: {epochs} epochs of 5 steps" in " ".join(listener.notes)
+    assert 3 < epochs < 200 and "epochs = 2" in stopped.run.config.read_text(), "what was asked for stays in there"
+    timed, listener = train("timed", resume=True)
+    assert timed.summary["epochs"] == epochs and not any("max-minutes" in note for note in listener.notes)
+    assert time.perf_counter() - start < 5 * 60 * 0.1
+    told, _ = train("told", epochs=epochs, dropout=0.2)
+    assert_equal(weights(told.run), weights(timed.run))
+    _, listener = train("timed", resume=True)
+    assert "is finished" in listener.notes[-1]
+    longer, _ = train("timed", resume=True, max_minutes=0.0, epochs=epochs + 1)
+    assert longer.summary["epochs"] == epochs + 1
+
+
+def test_minutes_that_are_too_few_for_an_epoch(train, tmp_path):
+    with pytest.raises(PetsegError, match=r"--max-minutes 0.01: one epoch with its scores takes 0\.\d+ minutes here"):
+        train(max_minutes=0.01)
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_was_changed_on_resume_is_remembered(train):
