@@ -195,6 +195,37 @@ def scale_command(
     _finish("scale", rows, scale.ratios(rows), env, out)
 
 
+@app.command("learn")
+def learn_command(
+    source: SourceOption = "synthetic",
+    quick: QuickOption = False,
+    no_peers: NoPeersOption = False,
+    seeds: Annotated[int, typer.Option(help="Runs of each; 0 for 3, or 1 under --quick.")] = 0,
+    minutes: Annotated[float, typer.Option(help="Longest run; 0 for 1.5 times the notebook's.")] = 0.0,
+    out: OutOption = RESULTS,
+) -> None:
+    """Test mean IoU against seconds of training, on two splits of one source."""
+    from benchmarks import learn
+    from petseg.data.shards.manifest import Manifest
+    from petseg.data.sources.resolve import resolve_source
+    from petseg.data.sources.synthetic import SyntheticSource
+
+    samples = learn.QUICK_SAMPLES if quick else learn.SAMPLES
+    made = SyntheticSource(samples, min_side=333, max_side=500) if source == "synthetic" else resolve_source(source)
+    data = learn.prepare(made)
+    entries = [entry for entry in learn.ENTRIES if not no_peers or entry.kind == "petseg"]
+    runs = range(seeds or (1 if quick else 3))
+    longest = minutes or (0.25 if quick else 0.0)
+    with _progress(len(runs) * (1 + len(entries))) as advance:
+        clock, rows = learn.run_all(
+            data, entries, seeds=runs, minutes=longest, progress=lambda name: advance(name, 1)
+        )  # fmt: skip
+    manifest = Manifest.load(data / "shards")
+    train, test = (manifest.splits[split].samples for split in ("train", "test"))
+    env = environment(manifest.source_digest, source=source, samples=train, test_samples=test, page_cache="warm")
+    _finish("learn", rows, learn.ratios(rows, clock), env, out)
+
+
 @app.command("report")
 def report_command(
     results: Annotated[Path, typer.Option(help="Folder with the result files; the pages go there too.")] = RESULTS,

@@ -93,7 +93,7 @@ class Cell:
         return Manifest.load(self.shards)
 
 
-def _packing_code() -> str:
+def packing_code() -> str:
     """SHA-256 of petseg's code for data: a cell that another version packed is not taken for this one's."""
     files = sorted((Path(petseg.__file__).parent / "data").rglob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
@@ -103,7 +103,7 @@ def prepare(source: InTrain, short_side: int, work: Path = WORK) -> Cell:
     """Make a cell, or take the one that is there already."""
     pairs = source.listing().pairs
     identity = json.dumps(
-        [source.name, short_side, [(pair.key, pair.size) for pair in pairs], repr(source), _packing_code()]
+        [source.name, short_side, [(pair.key, pair.size) for pair in pairs], repr(source), packing_code()]
     )
     folder = work / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}-{short_side or 'originals'}"
     cell = Cell(folder, short_side)

@@ -22,6 +22,7 @@ TITLES = {
     "step": ("The training step", "Compute alone, on batches that lie on the device already."),
     "train": ("Training end to end", "Loader and step together, against what each can do alone."),
     "pack": ("Packing", "From source files to shards, wall time of the whole command."),
+    "learn": ("Learning", "Scores of the test split against seconds of training; evaluation is not counted."),
     "scale": ("Scale", "What a data set costs before its first sample is read."),
 }
 
@@ -61,7 +62,7 @@ class Bar:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Line:
-    """One contender against the number of threads, in the units of `VIEW`."""
+    """One contender against the number of threads or seconds, in the units of `VIEW`."""
 
     name: str
     kind: str
@@ -80,7 +81,9 @@ class Chart:
     conclusion: str
     lines: tuple[Line, ...] = ()
     ticks: tuple[tuple[float, str], ...] = ()
-    """Numbers of threads: where they stand, and as text."""
+    """Numbers of threads or seconds: where they stand, and as text."""
+    axis: str = ""
+    """What the ticks count."""
 
 
 def write_pages(results: Path) -> tuple[Path, Path]:
@@ -192,6 +195,13 @@ def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
             f"A sample takes {ours['parts_of']} {number(whole)} {ours['unit']}; the largest part of it is "
             f'"{largest["name"]}", {100 * largest["median"] / whole:.0f}%.'
         )
+    if ours["unit"] == "mean IoU":
+        text = f"{ours['line']} reaches {ours['median']:.3f} in {ours['seconds']:.0f} s of training"
+        return text + (
+            f"; the best of the others ({others['line']}) {others['median']:.3f} in {others['seconds']:.0f} s."
+            if others
+            else "."
+        )
     if "threads" in ours:
         one = next((row for row in rows if row["threads"] == 1 and row["line"] == ours["line"]), ours)
         return (
@@ -257,23 +267,24 @@ def _chart(title: str, rows: Sequence[Mapping[str, Any]]) -> Chart:
             )
         )  # fmt: skip
     chart = Chart(title=title, unit=str(rows[0]["unit"]), bars=tuple(bars), conclusion=conclusion(rows))
-    return replace(chart, **_lines(rows)) if "threads" in rows[0] else chart
+    axis = next((name for name in ("threads", "seconds") if {name, "line"} <= rows[0].keys()), "")
+    return replace(chart, **_lines(rows, axis)) if axis else chart
 
 
-def _lines(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Lines and ticks of a chart against the number of threads; both axes begin at 0."""
+def _lines(rows: Sequence[Mapping[str, Any]], axis: str) -> dict[str, Any]:
+    """Lines and ticks of a chart against threads or seconds; both axes begin at 0."""
     known = [row for row in rows if row["median"] is not None]
     if not known:
         return {}
     width, height = VIEW[0] * 0.66, VIEW[1] - 30
-    most, highest = max(row["threads"] for row in known), 1.05 * max(row["median"] for row in known)
+    most, highest = max(row[axis] for row in known), 1.05 * max(row["median"] for row in known)
 
     def place(row: Mapping[str, Any]) -> tuple[float, float]:
-        return round(width * row["threads"] / most, 1), round(height * (1 - row["median"] / highest), 1)
+        return round(width * row[axis] / most, 1), round(height * (1 - row["median"] / highest), 1)
 
     lines = []
     for name in dict.fromkeys(str(row["line"]) for row in known):
-        mine = sorted((row for row in known if row["line"] == name), key=lambda row: row["threads"])
+        mine = sorted((row for row in known if row["line"] == name), key=lambda row: row[axis])
         points = tuple(map(place, mine))
         lines.append(Line(name=name, kind=str(mine[0]["kind"]), points=points, label_y=points[-1][1]))
     lines.sort(key=lambda line: line.label_y)
@@ -281,8 +292,15 @@ def _lines(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for line in lines:
         below = max(line.label_y, below + 20)
         clear.append(replace(line, label_y=below))
-    counts = sorted({row["threads"] for row in known})
-    return {"lines": tuple(clear), "ticks": tuple((round(width * n / most, 1), str(n)) for n in counts)}
+    counts = sorted({row[axis] for row in known}) if axis == "threads" else _round_steps(most)
+    return {"lines": tuple(clear), "ticks": tuple((round(width * n / most, 1), f"{n:g}") for n in counts), "axis": axis}
+
+
+def _round_steps(most: float) -> list[float]:
+    """Three to seven steps of 1, 2 or 5 times a power of ten, up to `most`."""
+    steps = (digit * 10.0**power for power in range(-3, 9) for digit in (1, 2, 5))
+    step = next(step for step in steps if most / step < 8)
+    return [step * n for n in range(1, int(most / step) + 1)]
 
 
 def _ordered(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

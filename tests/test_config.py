@@ -10,7 +10,7 @@ def test_precedence(tmp_path):
     file = tmp_path / "c.toml"
     file.write_text("recipe = 'seed'\nepochs = 9\nlr = 1\n")
     config = resolve({"epochs": 3, "width": None}, file)
-    assert (config.recipe, config.arch, config.lr, config.epochs, config.width) == ("seed", "seed", 1, 3, 32)
+    assert (config.recipe, config.arch, config.lr, config.epochs, config.width) == ("seed", "seed", 1, 3, 16)
     assert resolve({"recipe": "demo"}, file).ema == RECIPES["demo"]["ema"]
     assert resolve({}) == TrainConfig()
 

@@ -44,6 +44,19 @@ def test_an_old_run_goes_on(old, loader):
 
 
 def test_an_old_run_starts_a_new_one(old):
-    args = ["--init-from", "run", "--shards", "shards", "--run-dir", "new", "--width", "4", "--depth", "2"]
+    args = [
+        "--init-from",
+        "run",
+        "--shards",
+        "shards",
+        "--run-dir",
+        "new",
+        "--width",
+        "4",
+        "--depth",
+        "2",
+        "--stem",
+        "1",
+    ]
     args += ["--size", "32", "--epochs", "1", "--batch-size", "4", "--gallery", "0"]
     assert run(train_app, "petseg-train", args) == 0

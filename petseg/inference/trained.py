@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from petseg.classes import ClassTable
-from petseg.config import TrainConfig
+from petseg.config import TrainConfig, recorded
 from petseg.errors import PetsegError
 from petseg.inference.choices import amp_dtype
 from petseg.model.networks import Network, OwnNetwork, build_model
@@ -157,7 +157,7 @@ def load_trained(run: Path, device: torch.device, *, network: nn.Module | None =
     path = checkpoint_path(run)
     data = load_checkpoint(path)
     try:
-        config = TrainConfig(**{**data["config"], **changes})
+        config = recorded({**data["config"], **changes})
         classes = ClassTable.from_dict(data["classes"])
         chosen = network_for(config, classes, network)
         load_weights(chosen, data["ema"] or data["model"], path)
@@ -194,6 +194,7 @@ def network_for(config: TrainConfig, classes: ClassTable, own: nn.Module | None 
             dropout=config.dropout,
             norm=config.norm,
             upsample=config.upsample,
+            stem=config.stem,
         )
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
     return network.to(memory_format=memory_format)
@@ -214,6 +215,6 @@ def load_weights(network: Network, weights: dict[str, torch.Tensor], path: Path)
         network.load_state_dict(weights)
     except RuntimeError as error:
         raise PetsegError(
-            f"{path} is of another architecture than --arch, --width, --depth, --norm and --upsample describe: "
+            f"{path} is of another architecture than --arch, --width, --depth, --stem, --norm and --upsample describe: "
             "give the options of the run that it came from."
         ) from error

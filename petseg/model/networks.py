@@ -31,6 +31,8 @@ class UNet(nn.Module):
         dropout: probability with which whole channels are dropped in the two deepest levels, 0 to 1.
         norm: BatchNorm, or GroupNorm (8 channels a group or fewer groups), which does not depend on the batch.
         upsample: 2x2 transposed convolution, or bilinear enlargement with a 1x1 convolution.
+        stem: side in pixels of the squares that are folded into channels before the first level, and unfolded in the
+            logits (Shi et al., CVPR 2016): with 2, every level works at half the size, for a third of the time.
 
     Example:
         >>> UNet(classes=3, width=8, depth=3)(torch.zeros(1, 3, 97, 133)).shape
@@ -46,20 +48,23 @@ class UNet(nn.Module):
         dropout: float = 0.0,
         norm: Norm = "batch",
         upsample: Upsample = "transpose",
+        stem: int = 1,
     ) -> None:
         super().__init__()
         channels = [min(width * 2**level, MAX_CHANNELS) for level in range(depth)]
-        self.stride = 2 ** (depth - 1)
+        self.stride = stem * 2 ** (depth - 1)
+        self.fold = stem
+        self.stem = _conv(3 * stem**2, width, norm) if stem > 1 else nn.Identity()
         self.down = nn.ModuleList(
             _double_conv(below, here, norm, dropout if level >= depth - 2 else 0.0)
-            for level, (below, here) in enumerate(zip([3, *channels], channels, strict=False))
+            for level, (below, here) in enumerate(zip([width if stem > 1 else 3, *channels], channels, strict=False))
         )
         self.up = nn.ModuleList(
             _upsampling(deep, shallow, upsample)
             for deep, shallow in zip(channels[:0:-1], channels[-2::-1], strict=True)
         )
         self.merge = nn.ModuleList(_double_conv(2 * here, here, norm, 0.0) for here in channels[-2::-1])
-        self.head = nn.Conv2d(channels[0], classes, 1)
+        self.head = nn.Conv2d(channels[0], classes * stem**2, 1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 # He et al., ICCV 2015: keeps the variance through ReLU layers.
@@ -71,6 +76,8 @@ class UNet(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits f[N, classes, H, W] of images f[N, 3, H, W]; H and W need not be multiples of the stride."""
         x, (height, width) = pad_to_multiple(x, self.stride)
+        if self.fold > 1:
+            x = self.stem(F.pixel_unshuffle(x, self.fold))
         skips: list[torch.Tensor] = []
         for level, block in enumerate(self.down):
             x = block(F.max_pool2d(x, 2) if level else x)
@@ -79,6 +86,8 @@ class UNet(nn.Module):
         for up, merge in zip(self.up, self.merge, strict=True):
             x = merge(torch.cat([skips.pop(), up(x)], dim=1))
         logits: torch.Tensor = self.head(x)
+        if self.fold > 1:
+            logits = F.pixel_shuffle(logits, self.fold)
         return logits[..., :height, :width]
 
     @staticmethod
@@ -181,6 +190,7 @@ def build_model(
     dropout: float = 0.0,
     norm: Norm = "batch",
     upsample: Upsample = "transpose",
+    stem: int = 1,
 ) -> Network:
     """The network that `--arch` names; only `unet` has options of its own.
 
@@ -192,7 +202,7 @@ def build_model(
     if arch == "seed":
         return SeedUNet(classes=classes)
     if arch == "unet":
-        return UNet(classes=classes, width=width, depth=depth, dropout=dropout, norm=norm, upsample=upsample)
+        return UNet(classes=classes, width=width, depth=depth, dropout=dropout, norm=norm, upsample=upsample, stem=stem)
     if arch == "own":
         raise PetsegError("--arch own: the network is yours: give it to petseg.train or petseg.load from Python.")
     raise PetsegError(f"--arch: unknown network '{arch}'; choose unet, seed or smp:ARCH:ENCODER.")
@@ -238,14 +248,14 @@ def _normalisation(kind: Norm, channels: int) -> nn.Module:
     return nn.GroupNorm(groups, channels)
 
 
+def _conv(below: int, here: int, norm: Norm) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(below, here, 3, padding=1, bias=False), _normalisation(norm, here), nn.ReLU(inplace=True)
+    )
+
+
 def _double_conv(below: int, here: int, norm: Norm, dropout: float) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for channels in (below, here):
-        layers += [
-            nn.Conv2d(channels, here, 3, padding=1, bias=False),
-            _normalisation(norm, here),
-            nn.ReLU(inplace=True),
-        ]
+    layers = [*_conv(below, here, norm), *_conv(here, here, norm)]
     if dropout:
         layers.append(nn.Dropout2d(dropout))
     return nn.Sequential(*layers)

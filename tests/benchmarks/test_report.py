@@ -68,6 +68,22 @@ def test_what_is_no_result_is_named(results, tmp_path):
         write_pages(results)
 
 
+def test_scores_are_drawn_against_seconds():
+    def at(line, kind, seconds, score):
+        made = row(f"{line}, {seconds} s", kind, score, chart="Learning")
+        made.unit = "mean IoU"
+        made.facts |= {"seconds": seconds, "line": line}
+        return made.to_dict()
+
+    rows = [at("petseg", "petseg", 60.0, 0.6), at("petseg", "petseg", 240.0, 0.71), at("loop", "library", 200.0, 0.5)]
+    [chart] = charts(rows)
+    assert chart.conclusion == (
+        "petseg reaches 0.710 in 240 s of training; the best of the others (loop) 0.500 in 200 s."
+    )  # fmt: skip
+    assert chart.axis == "seconds" and [text for _, text in chart.ticks] == ["50", "100", "150", "200"]
+    assert [line.name for line in chart.lines] == ["petseg", "loop"]
+
+
 def test_lines_against_threads_keep_their_names_apart():
     def at(line, kind, threads, speed):
         made = row(f"{line}, {threads}", kind, speed, chart="Against threads")

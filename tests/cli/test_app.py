@@ -259,7 +259,7 @@ def test_flags_override_the_file(packed, petseg):
     code, _, err = petseg("train", "--config", "my.toml", "--size", "32", "--run-dir", "run", "--gallery", 0)
     assert (code, err) == (0, "")
     config = load_checkpoint(Path("run/last.pt"))["config"]
-    assert (config["size"], config["lr"], config["epochs"], config["batch_size"]) == ("32", 0.5, 1, 32)
+    assert (config["size"], config["lr"], config["epochs"], config["batch_size"]) == ("32", 0.5, 1, 8)
 
 
 def test_the_seed_recipe_by_name(packed, petseg):
@@ -387,13 +387,13 @@ def test_ctrl_c_saves_and_says_how_to_go_on(packed, environment, petseg):
         (["--shards", "nowhere"], "no such folder: nowhere"),
         (["--shards", "bare"], "bare has no manifest.json: pack it with petseg-shard, or run `petseg index bare`"),
         (["--loader", "tensorflow"], "--loader: unknown value 'tensorflow'; choose auto, dali, webdataset"),
-        (["--recipe", "best"], "--recipe: unknown recipe 'best'; choose default, seed, demo"),
-        (["--arch", "resnet"], "--arch: unknown value 'resnet'; choose unet, seed"),
+        (["--recipe", "best"], "--recipe: unknown recipe 'best'; choose default, oxford, seed, demo"),
+        (["--arch", "resnet"], "--arch: unknown network 'resnet'; choose unet, seed"),
         (["--device", "tpu"], "--device: unknown device 'tpu'"),
         (["--device", "cuda:99"], "--device cuda:99"),
         (["--size", "0"], "--size: 0 is outside 1 to 8192"),
         (["--size", "big"], "--size: 'big' is no size"),
-        (["--size", "4", "--depth", "5"], "--size 4x4: this network halves .* needs at least 16 px"),
+        (["--size", "4", "--depth", "5"], "--size 4x4: this network halves .* needs at least 32 px"),
         (["--epochs", "0"], "--epochs: 0 is out of range"),
         (["--amp", "int4"], "--amp: unknown value"),
         (["--cache", "disk"], "--cache: unknown value"),

@@ -21,6 +21,8 @@ def test_parameter_counts_and_flops():
         {"arch": "seed"},
         {"arch": "unet", "width": 4},
         {"arch": "unet", "width": 6, "norm": "group", "upsample": "bilinear"},
+        {"arch": "unet", "width": 4, "depth": 3, "stem": 2},
+        {"arch": "unet", "width": 4, "depth": 3, "stem": 3, "norm": "group"},
     ],
 )
 def test_outputs_have_the_inputs_size_and_layout(options, size):
@@ -36,7 +38,9 @@ def test_outputs_have_the_inputs_size_and_layout(options, size):
         torch.testing.assert_close(p.sum(1), torch.ones(2, *size))
 
 
-@pytest.mark.parametrize("options", [{"arch": "seed"}, {"arch": "unet", "width": 4, "dropout": 0.2}])
+@pytest.mark.parametrize(
+    "options", [{"arch": "seed"}, {"arch": "unet", "width": 4, "dropout": 0.2}, {"arch": "unet", "width": 4, "stem": 2}]
+)
 def test_gradients_reach_every_parameter(options):
     network = build_model(classes=3, **options)
     network(torch.rand(2, 3, 32, 32)).square().sum().backward()
@@ -102,6 +106,16 @@ def test_group_norm_does_not_depend_on_the_batch():
     network = UNet(width=8, norm="group", depth=3).train()
     x = torch.rand(3, 3, 32, 32)
     torch.testing.assert_close(network(x)[:1], network(x[:1]))
+
+
+def test_a_stem_works_at_half_size():
+    plain, folded = UNet(width=8, depth=3), UNet(width=8, depth=3, stem=2)
+    assert (plain.stride, folded.stride) == (4, 8)
+    seen = []
+    folded.down[0].register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape)))
+    folded(torch.zeros(1, 3, 50, 64))
+    assert seen == [(1, 8, 28, 32)], "50 rows are padded to 56"
+    assert training_flops(folded, 64, 64) < training_flops(plain, 64, 64) / 3
 
 
 def test_bad_presets_and_sizes():

@@ -12,7 +12,7 @@ from petseg.training.run_folder import RunFolder
 from petseg.training.trainer import FitResult, fit
 
 TINY = {
-    "size": "32", "width": 4, "depth": 3, "batch_size": 8, "epochs": 2, "device": "cpu", "amp": "off",
+    "size": "32", "width": 4, "depth": 3, "stem": 1, "batch_size": 8, "epochs": 2, "device": "cpu", "amp": "off",
     "compile": "off", "loader": "webdataset", "num_threads": 2,
 }  # fmt: skip
 

@@ -148,7 +148,7 @@ def test_the_best_is_preferred_to_the_last(tmp_path):
 
 
 def test_a_damaged_description_is_named(tmp_path):
-    network = UNet(width=4, depth=2)
+    network = UNet(width=4, depth=2, stem=2)
     config = TrainConfig(width=4, depth=2).to_dict()
     good = {
         "config": config, "classes": OXFORD.to_dict(), "mean": [0.0] * 3, "std": [1.0] * 3,

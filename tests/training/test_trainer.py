@@ -149,7 +149,7 @@ def test_a_finished_run_can_be_given_more_epochs(train):
     ("options", "words"),
     [
         ({"size": "48"}, "--size 48: .* was begun with 32"),
-        ({"lr": 0.1}, "--lr 0.1: .* was begun with 0.002"),
+        ({"lr": 0.1}, "--lr 0.1: .* was begun with 0.004"),
         ({"depth": 4}, "--depth 4"),
         ({"optimizer": "adam"}, "--optimizer adam: .* adamw"),
         ({"amp": "fp16"}, "--amp fp16: .* off"),
@@ -320,7 +320,7 @@ def test_the_seed_recipe_is_the_notebooks(train, packed):
 @pytest.mark.parametrize(
     "options",
     [
-        {"norm": "group"}, {"upsample": "bilinear"}, {"channels_last": False}, {"schedule": "cosine"},
+        {"norm": "group"}, {"stem": 2}, {"upsample": "bilinear"}, {"channels_last": False}, {"schedule": "cosine"},
         {"schedule": "constant", "optimizer": "adam"}, {"dropout": 0.5}, {"dice": 0.0}, {"amp": "bf16"},
         {"window": 1}, {"augment": False, "normalise": False, "ema": 0.0, "grad_clip": 0.0},
     ],

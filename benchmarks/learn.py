@@ -1,0 +1,220 @@
+"""Test mean IoU against seconds of training: the notebook's loop, a plain smp loop, and petseg's recipes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import statistics
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.data import WORK, packing_code
+from benchmarks.harness import ContenderError, Row, peer
+from petseg.data.shards.manifest import Manifest
+from petseg.data.shards.pack import PackOptions, pack
+from petseg.data.shards.reader import ShardReader
+from petseg.data.sources import Source
+from petseg.system import usable_cores
+
+NOTEBOOK_EPOCHS = 5
+"""What the notebook trains for; the seconds that it takes are T."""
+
+MARKS = (0.25, 0.5, 1.0, 1.5)
+"""Times of T at which petseg's runs end. Each is a run of its own, since a schedule is made for its end."""
+
+LOOP_LONGEST = 3.0
+"""Times of T that a loop takes at most to reach `WANTED`."""
+
+AT, WANTED = {0.5: "at_half_t", 1.0: "at_t", 1.5: "at_one_and_a_half_t"}, 0.60
+SHORT_SIDE = 128
+PLACES = 8
+"""Points of a curve that are kept, evenly spaced over its epochs; the notebook's five are all kept."""
+
+SAMPLES, QUICK_SAMPLES = 500, 60
+LIMIT_SECONDS = 3600
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """One contender."""
+
+    name: str
+    kind: str
+    script: str
+    options: tuple[str, ...] = ()
+    budgets: bool = False
+    """Whether it is run once for each of `MARKS`; else it is scored after each epoch of one run."""
+
+
+def petseg_entry(name: str, **options: Any) -> Entry:
+    """A run of petseg with options by their names in a configuration."""
+    given = ("--options", json.dumps(options)) if options else ()
+    return Entry(name=name, kind="petseg", script="learn_petseg.py", options=given, budgets=True)
+
+
+NOTEBOOK = Entry(name="the notebook", kind="notebook", script="learn_notebook.py")
+SMP = Entry(name="smp Unet-resnet18, plain loop", kind="library", script="learn_smp.py")
+DEFAULT = petseg_entry("petseg")
+ENTRIES = (SMP, DEFAULT)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Scores after so many seconds of training."""
+
+    seconds: float
+    """Waiting for data included, evaluation not."""
+    mean_iou: float
+    facts: dict[str, Any]
+
+
+def prepare(source: Source) -> Path:
+    """Shards of a source (packed at 128), and its train split's original files beside them; kept between runs."""
+    pairs = source.listing().pairs
+    identity = json.dumps([source.name, [(pair.key, pair.size, pair.split) for pair in pairs], packing_code()])
+    folder = WORK / f"learn-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+    if (folder / "whole").is_file():
+        return folder
+    shutil.rmtree(folder, ignore_errors=True)
+    split = "official" if any(pair.split for pair in pairs) else "random"
+    for short_side, name in ((SHORT_SIDE, "shards"), (0, "originals")):
+        pack(source, folder / name, PackOptions(split=split, short_side=short_side), workers=usable_cores())
+    for kind in ("images", "masks"):
+        (folder / "files" / kind).mkdir(parents=True)
+    reader = ShardReader(folder / "originals", Manifest.load(folder / "originals"), "train")
+    for index in range(len(reader)):
+        key, (image, mask) = reader.key(index), reader.read(index)
+        (folder / "files" / "images" / f"{key}.jpg").write_bytes(image)
+        (folder / "files" / "masks" / f"{key}.png").write_bytes(mask)
+    reader.close()
+    shutil.rmtree(folder / "originals")
+    (folder / "whole").touch()
+    return folder
+
+
+def run_entry(entry: Entry, data: Path, seed: int, seconds: float, *extra: str) -> list[Point]:
+    """The points of one run.
+
+    Raises:
+        ContenderError: it ended without any, or took too long.
+    """
+    command = [*peer(entry.script), "--data", str(data), "--seed", str(seed), "--seconds", f"{seconds:.1f}"]
+    try:
+        done = subprocess.run(
+            [*command, *entry.options, *extra], capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise ContenderError(f"it took more than {LIMIT_SECONDS} s") from None
+    points = [json.loads(line) for line in done.stdout.splitlines()]
+    if done.returncode or not points:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        raise ContenderError((lines[-1] if lines else f"it ended with code {done.returncode}")[:300])
+    return [Point(point.pop("training"), point.pop("mean_iou"), point) for point in points]
+
+
+def run_all(
+    data: Path, entries: Sequence[Entry], *, seeds: Sequence[int], minutes: float, progress: Callable[[str], None]
+) -> tuple[float, list[Row]]:
+    """Run every contender with every seed; seeds are the outer loop, so that the machine's moods are shared.
+
+    Args:
+        data: as `prepare` made it.
+        entries: beside the notebook, whose time is T.
+        seeds: of weights and order.
+        minutes: longest run; 0 for 1.5 T.
+        progress: called with a contender's name after each run.
+
+    Returns:
+        (T in seconds, one row for each contender and place on its curve).
+    """
+    curves: dict[str, list[list[Point]]] = {entry.name: [] for entry in (NOTEBOOK, *entries)}
+    failed: dict[str, str] = {}
+    times: list[float] = []
+    for seed in seeds:
+        five = run_entry(NOTEBOOK, data, seed, LIMIT_SECONDS, "--epochs", str(NOTEBOOK_EPOCHS))
+        curves[NOTEBOOK.name].append(five)
+        times.append(five[-1].seconds)
+        progress(NOTEBOOK.name)
+        clock = times[0]  # the first seed's, so that all seeds have the same budgets
+        for entry in entries:
+            if entry.name not in failed:
+                try:
+                    curves[entry.name].append(_curve(entry, data, seed, clock, 60 * minutes))
+                except ContenderError as error:
+                    failed[entry.name] = f"failed: {error}"
+            progress(entry.name)
+    clock = statistics.median(times)
+    rows = [
+        row
+        for entry in (NOTEBOOK, *entries)
+        for row in _rows(entry, curves[entry.name], clock, failed.get(entry.name, ""))
+    ]
+    return clock, rows
+
+
+def ratios(rows: Sequence[Row], clock: float) -> dict[str, float | None]:
+    """Mean IoU of petseg at shares of T, and how many times as long the plain smp loop takes to 0.60."""
+    found: dict[str, float | None] = {}
+    for mark, name in AT.items():
+        at = [row for row in rows if row.name == f"{DEFAULT.name}, {_mark(mark)}" and row.samples]
+        found[name] = statistics.median(at[0].samples) if at else None
+    ours, theirs = (seconds_to(WANTED, rows, entry.name) for entry in (DEFAULT, SMP))
+    return {**found, "seconds_to_060": theirs / ours if ours and theirs else None, "t_seconds": clock}
+
+
+def seconds_to(wanted: float, rows: Sequence[Row], name: str) -> float | None:
+    """Seconds of training after which the median over seeds first reaches `wanted`, by straight lines between points.
+
+    None if it never does.
+    """
+    mine = sorted(
+        (r.facts["seconds"], statistics.median(r.samples)) for r in rows if r.facts["line"] == name and r.samples
+    )
+    before = (0.0, 0.0)
+    for seconds, score in mine:
+        if score >= wanted:
+            share = (wanted - before[1]) / (score - before[1]) if score > before[1] else 1.0
+            return float(before[0] + share * (seconds - before[0]))
+        before = (seconds, score)
+    return None
+
+
+def _curve(entry: Entry, data: Path, seed: int, clock: float, longest: float) -> list[Point]:
+    if not entry.budgets:
+        most = longest or LOOP_LONGEST * clock
+        points = run_entry(entry, data, seed, most, "--until", str(WANTED))
+        return [points[round(k * (len(points) - 1) / (PLACES - 1))] for k in range(PLACES)]
+    budgets = [mark * clock for mark in MARKS if not longest or mark * clock <= 1.01 * longest]
+    return [run_entry(entry, data, seed, seconds)[-1] for seconds in budgets or [MARKS[0] * clock]]
+
+
+def _rows(entry: Entry, curves: Sequence[Sequence[Point]], clock: float, note: str) -> list[Row]:
+    """One row for each place on the curve that all seeds have: its scores, and the median of its seconds."""
+    rows = []
+    for place, points in enumerate(zip(*curves, strict=False)):
+        seconds = statistics.median(point.seconds for point in points)
+        epochs = statistics.median(point.facts["epochs"] for point in points)
+        where = _mark(MARKS[place]) if entry.budgets else f"epoch {epochs:.0f}"
+        waits, scored = (statistics.median(point.facts[what] for point in points) for what in ("waiting", "evaluation"))
+        rows.append(
+            Row(
+                name=f"{entry.name}, {where}", unit="mean IoU", samples=[point.mean_iou for point in points], note=note,
+                facts={
+                    "chart": f"Test mean IoU against seconds of training (T is {clock:.0f} s)", "kind": entry.kind,
+                    "line": entry.name, "seconds": seconds, "curves": [point.facts for point in points],
+                    "detail": f"{seconds:.0f} s, {waits:.1f} of them waiting for data; {scored:.1f} s of evaluation",
+                },
+            )
+        )  # fmt: skip
+    return rows or [Row(name=entry.name, unit="mean IoU", note=note, facts={
+        "chart": f"Test mean IoU against seconds of training (T is {clock:.0f} s)", "kind": entry.kind,
+        "line": entry.name, "seconds": 0.0,
+    })]  # fmt: skip
+
+
+def _mark(mark: float) -> str:
+    return f"{mark:g} T"

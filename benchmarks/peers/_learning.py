@@ -1,0 +1,120 @@
+"""What the contenders of `learn` share: their clock, and scores that can be compared.
+
+A contender trains and writes one JSON line for each point of its curve: the seconds that it has trained for (waiting
+for data included, evaluation not), those of them spent waiting, those spent evaluating, and the scores of the test
+split. Everyone is scored on the same masks, of 128x128 px, whatever the size at which it works.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from petseg.classes import OXFORD
+from petseg.data.loaders.build import build_loader
+from petseg.data.shards.manifest import Manifest
+from petseg.model.metrics import confusion_matrices, metrics_from
+from petseg.training.telemetry import Clock
+
+SCORED_SIDE = 128
+
+# Taken before a library can print anything: what goes to standard output from here on lands on standard error.
+_LINES = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
+
+
+def arguments(*extra: tuple[str, str]) -> argparse.Namespace:
+    """The command line of every contender, and options of its own (name, default)."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data", type=Path, required=True, help="files/images, files/masks (train), shards/ (all)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, required=True, help="most that it may train for")
+    parser.add_argument("--epochs", type=int, default=10**6)
+    parser.add_argument("--until", type=float, default=1.0, help="mean IoU that is enough")
+    for name, default in extra:
+        parser.add_argument(name, default=default)
+    args = parser.parse_args()
+    torch.manual_seed(args.seed)
+    return args
+
+
+def test_scores(shards: Path, size: int, probabilities: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, Any]:
+    """Scores on the test split.
+
+    Args:
+        shards: shard folder.
+        size: height and width in pixels of what the network takes.
+        probabilities: from images u8[N, size, size, 3] to what ranks like probabilities, f[N, C, size, size].
+    """
+    manifest = Manifest.load(shards)
+    confusion = torch.zeros(3, 3, dtype=torch.int64)
+    small, large = (_batches(shards, manifest, side) for side in (size, SCORED_SIDE))
+    for (images, _), (_, masks) in zip(small, large, strict=True):
+        found = probabilities(images)
+        if size != SCORED_SIDE:
+            found = F.interpolate(found.float(), size=(SCORED_SIDE, SCORED_SIDE), mode="bilinear", align_corners=False)
+        confusion += confusion_matrices(found.argmax(1), masks, 3).sum(0)
+    metrics = metrics_from(confusion.numpy(), OXFORD)
+    return {"mean_iou": metrics["mean_iou"], "iou": metrics["iou"]}
+
+
+_KEPT: dict[tuple[Path, int], list[tuple[torch.Tensor, torch.Tensor]]] = {}
+
+
+def _batches(shards: Path, manifest: Manifest, size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Images u8[N, size, size, 3] and masks i64[N, size, size] of the test split, decoded once."""
+    if (shards, size) not in _KEPT:
+        loader = build_loader(
+            "webdataset", shards=shards, manifest=manifest, split="test", batch_size=32, size=(size, size), device="cpu"
+        )
+        # The rest of the last batch is padding, whose masks count for nothing.
+        _KEPT[shards, size] = [(batch.images.clone(), OXFORD.masks(batch.codes, batch.indices)) for batch in loader]
+        loader.close()
+    return _KEPT[shards, size]
+
+
+def point(clock: Clock, epochs: int, scores: dict[str, Any], **facts: object) -> None:
+    """Write a point of the curve."""
+    spent = clock.seconds
+    times = {"training": spent["data"] + spent["compute"], "waiting": spent["data"], "evaluation": spent["evaluation"]}
+    _LINES.write(json.dumps({**times, "epochs": epochs, **scores, **facts}) + "\n")
+    _LINES.flush()
+
+
+def train_epochs(
+    args: argparse.Namespace,
+    loader: Iterable[Any],
+    step: Callable[[torch.Tensor, torch.Tensor], object],
+    network: torch.nn.Module,
+    size: int,
+) -> None:
+    """The loop of the contenders that have none of petseg's: epochs, each followed by a score."""
+    clock, score = Clock(), 0.0
+
+    def probabilities(images: torch.Tensor) -> torch.Tensor:
+        return network(images.permute(0, 3, 1, 2).float() / 255)
+
+    for epoch in range(1, args.epochs + 1):
+        network.train()
+        batches = iter(loader)
+        while True:
+            with clock.measure("data"):
+                batch = next(batches, None)
+            if batch is None:
+                break
+            with clock.measure("compute"):
+                step(*batch)
+        network.eval()
+        with clock.measure("evaluation"), torch.no_grad():
+            scores = test_scores(args.data / "shards", size, probabilities)
+        point(clock, epoch, scores)
+        score = max(score, scores["mean_iou"])
+        if clock.seconds["data"] + clock.seconds["compute"] >= args.seconds or score >= args.until:
+            break
