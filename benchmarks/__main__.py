@@ -222,7 +222,7 @@ def learn_command(
         )  # fmt: skip
     manifest = Manifest.load(data / "shards")
     train, test = (manifest.splits[split].samples for split in ("train", "test"))
-    env = environment(manifest.source_digest, source=source, samples=train, test_samples=test, page_cache="warm")
+    env = environment(manifest.source_digest, source=Path(source).name, samples=train, test_samples=test, page_cache="warm")
     _finish("learn", rows, learn.ratios(rows, clock), env, out)
 
 
@@ -243,7 +243,7 @@ def _repeats(given: int, *, quick: bool) -> int:
 
 def _cell_environment(cell: Cell, source: str) -> dict[str, Any]:
     samples = cell.manifest.split("train").samples
-    return environment(cell.manifest.source_digest, source=source, samples=samples, page_cache="warm")
+    return environment(cell.manifest.source_digest, source=Path(source).name, samples=samples, page_cache="warm")
 
 
 @contextmanager

@@ -262,8 +262,8 @@ def number(value: float) -> str:
 
 
 def command_line(arguments: Sequence[str]) -> str:
-    """The command that measures the same again; where its result went says nothing."""
-    kept = list(arguments)
+    """The command that measures the same again; where its result went says nothing, nor do folders of a machine."""
+    kept = [Path(word).name if Path(word).is_absolute() else word for word in arguments]
     if "--out" in kept:
         at = kept.index("--out")
         del kept[at : at + 2]

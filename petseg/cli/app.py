@@ -180,6 +180,9 @@ def evaluate(
     full_size: Annotated[
         bool, typer.Option("--full-size", help="Score at each picture's own size in the shards.")
     ] = False,
+    size: Annotated[
+        str | None, typer.Option(help="Input size, N or HxW. Default: the run's own.", show_default=False)
+    ] = None,
     loader: Annotated[
         str | None, typer.Option(metavar="dali|webdataset", help="Default: the run's own.", show_default=False)
     ] = None,
@@ -203,7 +206,8 @@ def evaluate(
     from petseg.cli.runs import evaluate_command
 
     changes = {
-        "loader": loader, "amp": amp, "channels_last": channels_last, "verify": verify, "on_bad_sample": on_bad_sample,
+        "size": size, "loader": loader, "amp": amp, "channels_last": channels_last, "verify": verify,
+        "on_bad_sample": on_bad_sample,
     }  # fmt: skip
     evaluate_command(
         run, shards=shards, split=split, as_json=as_json, full_size=full_size, device=device, changes=changes

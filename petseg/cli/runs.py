@@ -122,7 +122,8 @@ def evaluate_command(
     if metrics["absent"]:
         console.print(f"No pixel of {escape(split)} is of {escape(', '.join(metrics['absent']))}.")
     if as_json:
-        result = {"run": str(run), "shards": str(folder), "split": split, "full_size": full_size, **metrics}
+        result = {"run": str(run), "shards": str(folder), "split": split, "full_size": full_size}
+        result |= {"size": trained.config.size, **metrics}
         print(json.dumps(result))  # noqa: T201 - one line for programs, without a console's wrapping or colours
 
 

@@ -286,6 +286,7 @@ class _Job:
         each = pace.epoch(steps=per_epoch // together, scored=val)
         epochs = int(self.world.broadcast(str(int((60 * minutes - once) // each))))
         if epochs < 1:
+            self.close()
             raise PetsegError(
                 f"--max-minutes {minutes:g}: one epoch with its scores takes {(once + each) / 60:.2g} minutes here; "
                 "give that or more, or a smaller --size or --width."

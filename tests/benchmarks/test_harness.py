@@ -155,4 +155,5 @@ def test_the_command_explains_itself():
 
 def test_the_command_is_kept_without_where_its_result_went():
     assert command_line(["step", "--out", "/my/own", "--repeats", "2"]) == "python -m benchmarks step --repeats 2"
+    assert command_line(["learn", "--source", "/my/own/pets"]) == "python -m benchmarks learn --source pets"
     assert command_line(["loader", "--quick"]) == "python -m benchmarks loader --quick"

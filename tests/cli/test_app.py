@@ -467,6 +467,16 @@ def test_a_compiler_that_fails_is_said_and_no_hindrance(packed, environment):
 # --- what comes after
 
 
+def test_eval_at_another_size(trained, petseg):
+    def result(*args):
+        return json.loads(petseg("eval", trained, *args, "--json")[1].splitlines()[-1])
+
+    larger, own = result("--size", "48"), result()
+    assert (larger["size"], own["size"]) == ("48", "32") and larger["mean_iou"] != own["mean_iou"]
+    assert result("--size", "48", "--full-size")["mean_iou"] != result("--full-size")["mean_iou"]
+    refuses(petseg("eval", trained, "--size", "0"), "--size: 0 is outside")
+
+
 def test_eval_repeats_the_runs_own_figures(trained, petseg):
     summary = json.loads((trained / "summary.json").read_text())
     code, out, _ = petseg("eval", trained, "--json")

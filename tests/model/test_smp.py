@@ -25,9 +25,9 @@ def lite0_file():
     ("arch", "stride", "unused"),
     [
         (TINY, 32, 0),
-        ("smp:FPN:resnet18", 32, 0),
+        pytest.param("smp:FPN:resnet18", 32, 0, marks=pytest.mark.slow),
         ("smp:PSPNet:resnet18", 8, 30),  # its decoder takes the third of five stages
-        ("smp:DeepLabV3Plus:resnet18", 16, 0),
+        pytest.param("smp:DeepLabV3Plus:resnet18", 16, 0, marks=pytest.mark.slow),
         ("smp:Segformer:tu-test_efficientnet", 32, 0),
         ("smp:dpt:tu-test_vit", 32, 4),
     ],

@@ -75,16 +75,17 @@ def test_every_parameter_is_in_one_group():
     assert len(fresh.param_groups) == 2, "an encoder that starts from nothing learns at the full rate"
 
 
-def test_it_predicts_and_is_exported(train, tmp_path):
+@pytest.mark.parametrize(
+    ("fmt", "suffix"), [pytest.param("torch-export", "pt2", marks=pytest.mark.slow), ("onnx", "onnx")]
+)
+def test_it_predicts_and_is_exported(train, tmp_path, fmt, suffix):
     result, listener = train(arch="smp:Unet:tu-test_efficientnet", size="40x64", epochs=1)
     assert "--size 40x64 is padded to 64x64 for this network: 32x64 or 64x64 waste nothing." in listener.notes
     photo = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
     assert petseg.load(result.run.path, "cpu").predict(photo).shape == (50, 70)
-    fixed = export(result.run.path, "onnx", tmp_path / "fixed.onnx")
-    assert fixed.size == (40, 64) and fixed.metadata["arch"] == "smp:Unet:tu-test_efficientnet"
-    for fmt, suffix in (("onnx", "onnx"), ("torch-export", "pt2")):
-        report = export(result.run.path, fmt, tmp_path / f"model.{suffix}", dynamic_size=True)
-        assert report.multiple == 32 and report.argmax_agreement > 0.99
+    report = export(result.run.path, fmt, tmp_path / f"model.{suffix}", dynamic_size=True)
+    assert report.multiple == 32 and report.argmax_agreement > 0.99
+    assert report.metadata["arch"] == "smp:Unet:tu-test_efficientnet"
 
 
 @pytest.mark.slow

@@ -320,7 +320,8 @@ def test_the_seed_recipe_is_the_notebooks(train, packed):
 @pytest.mark.parametrize(
     "options",
     [
-        {"norm": "group"}, {"stem": 2}, {"upsample": "bilinear"}, {"channels_last": False}, {"schedule": "cosine"},
+        {"norm": "group"}, {"stem": 2}, {"recipe": "oxford"}, {"upsample": "bilinear"}, {"channels_last": False},
+        {"schedule": "cosine"},
         {"schedule": "constant", "optimizer": "adam"}, {"dropout": 0.5}, {"dice": 0.0}, {"amp": "bf16"},
         {"window": 1}, {"augment": False, "normalise": False, "ema": 0.0, "grad_clip": 0.0},
     ],
