@@ -222,7 +222,8 @@ def learn_command(
         )  # fmt: skip
     manifest = Manifest.load(data / "shards")
     train, test = (manifest.splits[split].samples for split in ("train", "test"))
-    env = environment(manifest.source_digest, source=Path(source).name, samples=train, test_samples=test, page_cache="warm")
+    facts = {"source": Path(source).name, "samples": train, "test_samples": test, "page_cache": "warm"}
+    env = environment(manifest.source_digest, **facts)
     _finish("learn", rows, learn.ratios(rows, clock), env, out)
 
 
