@@ -29,6 +29,8 @@ ROOT = Path(__file__).parent
 RESULTS = ROOT / "results"
 START_SECONDS = 300.0
 """A contender has so long to load its data and to say that it is ready."""
+END_SECONDS = 5.0
+"""A contender has so long to end by itself."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -118,7 +120,7 @@ class Contender:
 
     def _end(self) -> None:
         try:
-            self._process.wait(5)
+            self._process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import harness
 from benchmarks.data import Reference
 from benchmarks.harness import Contender, ContenderError, Row, command_line, interleave, ratio, write_result
 
@@ -51,7 +52,8 @@ def test_a_contender_measures_when_told_and_shows_its_samples(peer, tmp_path):
         assert made["images"].shape == (12, 6, 6, 3) and made["codes"].max() == 1
 
 
-def test_a_contender_that_cannot_run_is_named_with_its_reason(peer):
+def test_a_contender_that_cannot_run_is_named_with_its_reason(peer, monkeypatch):
+    monkeypatch.setattr(harness, "END_SECONDS", 0.2)
     missing = peer("import no_such_library")
     with pytest.raises(ContenderError, match="No module named 'no_such_library'"):
         missing.wait_ready()

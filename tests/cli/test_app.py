@@ -453,6 +453,7 @@ def test_a_checkpoint_of_another_architecture(trained, packed, petseg):
     refuses(petseg("train", "--resume", "--run-dir", "copy", "--width", "8"), "--width 8: copy was begun with 4")
 
 
+@pytest.mark.slow
 def test_a_compiler_that_fails_is_said_and_no_hindrance(packed, environment):
     command = [sys.executable, "-m", "petseg", "train", "--shards", packed, *TINY, "--epochs", "1", "--compile", "on"]
     # It is there, and ends with an error.
