@@ -114,16 +114,21 @@ def prepare(source: InTrain, short_side: int, work: Path = WORK) -> Cell:
         source = InFiles(source.inner, prepare(source, 0, work).folder / "files")
     options = PackOptions(split="official", short_side=short_side, samples_per_shard=64)
     pack(source, cell.shards, options, workers=usable_cores())
-    for kind in ("images", "masks"):
-        (folder / "files" / kind).mkdir(parents=True)
-    reader = ShardReader(cell.shards, cell.manifest, "train")
-    for index in range(len(reader)):
-        key, (image, mask) = reader.key(index), reader.read(index)
-        (folder / "files" / "images" / f"{key}.jpg").write_bytes(image)
-        (folder / "files" / "masks" / f"{key}.png").write_bytes(mask)
-    reader.close()
+    write_files(cell.shards, folder / "files")
     (folder / "whole").touch()
     return cell
+
+
+def write_files(shards: Path, out: Path) -> None:
+    """The train split's samples as `out`/images/KEY.jpg and `out`/masks/KEY.png, their bytes as in the shards."""
+    for kind in ("images", "masks"):
+        (out / kind).mkdir(parents=True)
+    reader = ShardReader(shards, Manifest.load(shards), "train")
+    for index in range(len(reader)):
+        key, (image, mask) = reader.key(index), reader.read(index)
+        (out / "images" / f"{key}.jpg").write_bytes(image)
+        (out / "masks" / f"{key}.png").write_bytes(mask)
+    reader.close()
 
 
 @dataclass(frozen=True, slots=True)

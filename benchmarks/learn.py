@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.data import WORK, packing_code
+from benchmarks.data import WORK, packing_code, write_files
 from benchmarks.harness import ContenderError, Row, peer
-from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.pack import PackOptions, pack
-from petseg.data.shards.reader import ShardReader
 from petseg.data.sources import Source
 from petseg.system import usable_cores
 
@@ -45,20 +43,13 @@ class Entry:
     name: str
     kind: str
     script: str
-    options: tuple[str, ...] = ()
     budgets: bool = False
     """Whether it is run once for each of `MARKS`; else it is scored after each epoch of one run."""
 
 
-def petseg_entry(name: str, **options: Any) -> Entry:
-    """A run of petseg with options by their names in a configuration."""
-    given = ("--options", json.dumps(options)) if options else ()
-    return Entry(name=name, kind="petseg", script="learn_petseg.py", options=given, budgets=True)
-
-
 NOTEBOOK = Entry(name="the notebook", kind="notebook", script="learn_notebook.py")
 SMP = Entry(name="smp Unet-resnet18, plain loop", kind="library", script="learn_smp.py")
-DEFAULT = petseg_entry("petseg")
+DEFAULT = Entry(name="petseg", kind="petseg", script="learn_petseg.py", budgets=True)
 ENTRIES = (SMP, DEFAULT)
 
 
@@ -83,14 +74,7 @@ def prepare(source: Source) -> Path:
     split = "official" if any(pair.split for pair in pairs) else "random"
     for short_side, name in ((SHORT_SIDE, "shards"), (0, "originals")):
         pack(source, folder / name, PackOptions(split=split, short_side=short_side), workers=usable_cores())
-    for kind in ("images", "masks"):
-        (folder / "files" / kind).mkdir(parents=True)
-    reader = ShardReader(folder / "originals", Manifest.load(folder / "originals"), "train")
-    for index in range(len(reader)):
-        key, (image, mask) = reader.key(index), reader.read(index)
-        (folder / "files" / "images" / f"{key}.jpg").write_bytes(image)
-        (folder / "files" / "masks" / f"{key}.png").write_bytes(mask)
-    reader.close()
+    write_files(folder / "originals", folder / "files")
     shutil.rmtree(folder / "originals")
     (folder / "whole").touch()
     return folder
@@ -104,9 +88,7 @@ def run_entry(entry: Entry, data: Path, seed: int, seconds: float, *extra: str) 
     """
     command = [*peer(entry.script), "--data", str(data), "--seed", str(seed), "--seconds", f"{seconds:.1f}"]
     try:
-        done = subprocess.run(
-            [*command, *entry.options, *extra], capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False
-        )
+        done = subprocess.run([*command, *extra], capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False)
     except subprocess.TimeoutExpired:
         raise ContenderError(f"it took more than {LIMIT_SECONDS} s") from None
     points = [json.loads(line) for line in done.stdout.splitlines()]
@@ -194,6 +176,8 @@ def _curve(entry: Entry, data: Path, seed: int, clock: float, longest: float) ->
 
 def _rows(entry: Entry, curves: Sequence[Sequence[Point]], clock: float, note: str) -> list[Row]:
     """One row for each place on the curve that all seeds have: its scores, and the median of its seconds."""
+    chart = f"Test mean IoU against seconds of training (T is {clock:.0f} s)"
+    shared = {"chart": chart, "kind": entry.kind, "line": entry.name}
     rows = []
     for place, points in enumerate(zip(*curves, strict=False)):
         seconds = statistics.median(point.seconds for point in points)
@@ -204,16 +188,12 @@ def _rows(entry: Entry, curves: Sequence[Sequence[Point]], clock: float, note: s
             Row(
                 name=f"{entry.name}, {where}", unit="mean IoU", samples=[point.mean_iou for point in points], note=note,
                 facts={
-                    "chart": f"Test mean IoU against seconds of training (T is {clock:.0f} s)", "kind": entry.kind,
-                    "line": entry.name, "seconds": seconds, "curves": [point.facts for point in points],
+                    **shared, "seconds": seconds, "curves": [point.facts for point in points],
                     "detail": f"{seconds:.0f} s, {waits:.1f} of them waiting for data; {scored:.1f} s of evaluation",
                 },
             )
         )  # fmt: skip
-    return rows or [Row(name=entry.name, unit="mean IoU", note=note, facts={
-        "chart": f"Test mean IoU against seconds of training (T is {clock:.0f} s)", "kind": entry.kind,
-        "line": entry.name, "seconds": 0.0,
-    })]  # fmt: skip
+    return rows or [Row(name=entry.name, unit="mean IoU", note=note, facts={**shared, "seconds": 0.0})]
 
 
 def _mark(mark: float) -> str:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from _serve import _ANSWERS
 
 from petseg.classes import OXFORD
 from petseg.data.loaders.build import build_loader
@@ -25,21 +25,15 @@ from petseg.training.telemetry import Clock
 
 SCORED_SIDE = 128
 
-# Taken before a library can print anything: what goes to standard output from here on lands on standard error.
-_LINES = os.fdopen(os.dup(1), "w")
-os.dup2(2, 1)
 
-
-def arguments(*extra: tuple[str, str]) -> argparse.Namespace:
-    """The command line of every contender, and options of its own (name, default)."""
+def arguments() -> argparse.Namespace:
+    """The command line of every contender."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, required=True, help="files/images, files/masks (train), shards/ (all)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, required=True, help="most that it may train for")
     parser.add_argument("--epochs", type=int, default=10**6)
     parser.add_argument("--until", type=float, default=1.0, help="mean IoU that is enough")
-    for name, default in extra:
-        parser.add_argument(name, default=default)
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     return args
@@ -84,8 +78,8 @@ def point(clock: Clock, epochs: int, scores: dict[str, Any], **facts: object) ->
     """Write a point of the curve."""
     spent = clock.seconds
     times = {"training": spent["data"] + spent["compute"], "waiting": spent["data"], "evaluation": spent["evaluation"]}
-    _LINES.write(json.dumps({**times, "epochs": epochs, **scores, **facts}) + "\n")
-    _LINES.flush()
+    _ANSWERS.write(json.dumps({**times, "epochs": epochs, **scores, **facts}) + "\n")
+    _ANSWERS.flush()
 
 
 def train_epochs(

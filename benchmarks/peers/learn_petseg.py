@@ -1,6 +1,5 @@
 """A run of petseg that fits itself to the seconds that it is given (`--max-minutes`), and its scores at the end."""
 
-import json
 import tempfile
 
 from _learning import arguments, point, test_scores
@@ -8,10 +7,10 @@ from _learning import arguments, point, test_scores
 import petseg
 from petseg.training.telemetry import Clock
 
-args = arguments(("--options", "{}"))
+args = arguments()
 with tempfile.TemporaryDirectory() as folder:
     run = {"shards": str(args.data / "shards"), "run_dir": f"{folder}/run", "seed": args.seed, "gallery": 0}
-    result = petseg.train({**run, "max_minutes": args.seconds / 60, **json.loads(args.options)})
+    result = petseg.train({**run, "max_minutes": args.seconds / 60})
 trained, size = result.trained, result.trained.config.height_width[0]
 scores = test_scores(args.data / "shards", size, lambda images: trained.probabilities(images, trained.config.amp))
 own, whole = (result.summary[name] for name in ("mean_iou", "seconds"))

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 SIZE = 128
 
-args = arguments(("--encoder", "resnet18"), ("--weights", ""), ("--batch", "16"))
+args = arguments()
 
 
 class Pets(Dataset):
@@ -31,7 +31,7 @@ class Pets(Dataset):
         return (image.flip(2), mask.flip(1)) if torch.rand(()) < 0.5 else (image, mask)
 
 
-network = smp.Unet(args.encoder, encoder_weights=args.weights or None, classes=3)
+network = smp.Unet("resnet18", encoder_weights=None, classes=3)
 optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
 dice = smp.losses.DiceLoss("multiclass")
 
@@ -46,7 +46,7 @@ def step(images, masks):
 
 
 loader = DataLoader(
-    Pets(args.data / "files" / "images", args.data / "files" / "masks"), batch_size=int(args.batch), shuffle=True,
+    Pets(args.data / "files" / "images", args.data / "files" / "masks"), batch_size=16, shuffle=True,
     num_workers=2, drop_last=True, persistent_workers=True,
 )  # fmt: skip
 train_epochs(args, loader, step, network, SIZE)

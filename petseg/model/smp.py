@@ -61,9 +61,7 @@ class SmpNetwork(nn.Module):
 
         DistributedDataParallel would wait for their gradients.
         """
-        with torch.device("meta"):
-            trial = copy.deepcopy(self).to("meta").train()
-            trial(torch.empty(2, 3, height, width)).sum().backward()
+        trial = self._try_batch(height, width, 2)
         for mine, tried in zip(self.parameters(), trial.parameters(), strict=True):
             mine.requires_grad_(mine.requires_grad and tried.grad is not None)
 
@@ -73,14 +71,20 @@ class SmpNetwork(nn.Module):
         Raises:
             PetsegError: the network does not take it.
         """
-        with torch.device("meta"), torch.no_grad():
-            try:
-                copy.deepcopy(self).to("meta").train()(torch.empty(max(batch_size, 1), 3, height, width))
-            except Exception as error:  # each architecture and each encoder has its own
-                raise PetsegError(
-                    f"--arch {self.name}: it does not take batches of {batch_size} images of {height}x{width} px "
-                    f"({_first_line(error)}); give another --size or --batch-size."
-                ) from error
+        try:
+            self._try_batch(height, width, max(batch_size, 1))
+        except Exception as error:  # each architecture and each encoder has its own
+            raise PetsegError(
+                f"--arch {self.name}: it does not take batches of {batch_size} images of {height}x{width} px "
+                f"({_first_line(error)}); give another --size or --batch-size."
+            ) from error
+
+    def _try_batch(self, height: int, width: int, batch_size: int) -> nn.Module:
+        """A copy on `meta` that has been through a step, with gradients as empty as its weights where there are any."""
+        with torch.device("meta"):
+            trial = copy.deepcopy(self).to("meta").train()
+            trial(torch.empty(batch_size, 3, height, width)).sum().backward()
+        return trial
 
 
 def create(arch: str, classes: int, weights: str | None = None) -> Any:
@@ -95,17 +99,16 @@ def create(arch: str, classes: int, weights: str | None = None) -> Any:
     if name.lower() not in architectures:
         raise PetsegError(f"--arch {arch}: {_unknown('architecture', name, architectures.values())}.")
     _check_encoder(smp, arch, encoder)
+    if weights is not None and (native := smp.encoders.encoders.get(encoder)):
+        known = native["pretrained_settings"]
+        if weights not in known:
+            raise PetsegError(f"--encoder-weights: {_unknown(f'weights of {encoder}', weights, known)}.")
     # A Dense Prediction Transformer takes only its encoder's own size unless it is told to interpolate positions.
     options = {"dynamic_img_size": True} if _is_dpt(arch) else {}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # names of timm's that will be others one day
             return smp.create_model(name, encoder, encoder_weights=weights, classes=classes, **options)
-    except KeyError as error:
-        if weights is None:
-            raise
-        known = smp.encoders.encoders[encoder]["pretrained_settings"]
-        raise PetsegError(f"--encoder-weights: {_unknown(f'weights of {encoder}', weights, known)}.") from error
     except OSError as error:  # what the hub raises without a network
         raise PetsegError(
             f"--encoder-weights {weights}: they could not be fetched ({_first_line(error)}); give a FILE instead."
