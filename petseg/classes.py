@@ -107,11 +107,11 @@ class ClassTable:
         Returns:
             i64[N, H, W] with values in [0, len(self)) or `ignore`.
         """
-        table = _device_table(self, codes.device, ignore)
-        masks = table[codes.long()]
-        if indices is not None:
-            masks = masks.masked_fill((indices < 0).view(-1, 1, 1), ignore)
-        return masks
+        return class_indices(self.device_table(codes.device, ignore), codes, indices, ignore=ignore)
+
+    def device_table(self, device: torch.device, ignore: int = IGNORE_INDEX) -> torch.Tensor:
+        """Table from code to class index: i64[256] on a device, `ignore` where the code is no class."""
+        return _device_table(self, device, ignore)
 
     def to_codes(self, masks: np.ndarray) -> np.ndarray:
         """Codes as on disk of class indices: integers in [0, len(self)) of any shape to u8 of the same shape."""
@@ -189,6 +189,14 @@ def default_colours(n: int) -> list[tuple[int, int, int]]:
         (140, 86, 75), (227, 119, 194), (127, 127, 127), (188, 189, 34), (23, 190, 207),
     ]  # fmt: skip
     return [tuple(int(v * 0.75 ** (i // len(base))) for v in base[i % len(base)]) for i in range(n)]  # type: ignore[misc]
+
+
+def class_indices(
+    table: torch.Tensor, codes: torch.Tensor, indices: torch.Tensor | None, *, ignore: int = IGNORE_INDEX
+) -> torch.Tensor:
+    """`ClassTable.masks` with its table at hand, for functions that are compiled."""
+    masks = table[codes.int()]
+    return masks if indices is None else masks.masked_fill((indices < 0).view(-1, 1, 1), ignore)
 
 
 # One table a device: building it in the step would copy from the host, which is a sync on CUDA.

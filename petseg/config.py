@@ -106,10 +106,15 @@ class TrainConfig:
     compile: Literal["auto", "on", "off"] = option(
         "auto", "torch.compile. auto: where it pays for itself in this run.", panel="Machine"
     )
+    cuda_graphs: bool = option(
+        True, "Record the whole step once and replay it (one GPU): the host starts it by one call.", panel="Machine"
+    )
     channels_last: bool = option(True, "NHWC memory format, the layout that decoders give.", panel="Machine")
     device: str = option("auto", "auto, cpu, cuda or cuda:N.", panel="Machine")
-    cache: Literal["none", "host", "device"] = option(
-        "none", "Keep decoded samples in memory after the first epoch.", panel="Data"
+    cache: Literal["auto", "none", "host", "device"] = option(
+        "auto",
+        "Keep decoded samples in memory after the first epoch. auto: on a GPU where they take a quarter of it or less.",
+        panel="Data",
     )
     num_threads: int = option(
         0, "Decoding threads or processes; 0 for one a core, at most 16.", minimum=0, panel="Data"

@@ -71,10 +71,10 @@ def petseg_step(
     """The step of petseg on one device, with `auto` resolved as in a run of it."""
     auto.tune_process(DEVICE)
     net = network(config, classes)
-    chosen = auto.resolve(config, DEVICE, net, ENDLESS)
+    chosen = auto.resolve(config, DEVICE, net, ENDLESS, 0)
     if chosen.notes:
         raise SystemExit(chosen.notes[0])
-    return TrainStep(
+    step = TrainStep(
         net.to(DEVICE),
         config,
         classes,
@@ -84,6 +84,9 @@ def petseg_step(
         compile=chosen.compile,
         total_samples=ENDLESS,
     )
+    if reason := step.capture():
+        raise SystemExit(reason)
+    return step
 
 
 def settle() -> None:

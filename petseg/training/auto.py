@@ -28,6 +28,10 @@ GPU_COMPILE_STEPS = 1000
 """Compiling takes about a minute on a GPU and saves tens of milliseconds a step."""
 
 
+CACHE_SHARE = 0.25
+"""Of a GPU's free memory: the rest is the network's, whose need is known only later."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choices:
     """What `auto` came to."""
@@ -35,6 +39,7 @@ class Choices:
     loader: str
     amp: Literal["bf16", "fp16", "off"]
     compile: bool
+    cache: Literal["none", "host", "device"]
     notes: tuple[str, ...] = ()
     """Sentences for the person who started the run."""
 
@@ -106,13 +111,32 @@ def resolve_compile(
     return True, None
 
 
-def resolve(config: TrainConfig, device: torch.device, network: Network, samples: int) -> Choices:
-    """Resolve every `auto` of a configuration; arguments as for `resolve_compile`."""
+def resolve_cache(
+    choice: Literal["auto", "none", "host", "device"], device: torch.device, needed: int
+) -> Literal["none", "host", "device"]:
+    """`auto` means the GPU's memory, where the samples take `CACHE_SHARE` of what is free of it or less.
+
+    On a CPU it means none: decoding takes little of a step there, and the memory is other people's too.
+
+    Args:
+        choice: `--cache`.
+        device: where the steps run.
+        needed: bytes of all samples that would be kept.
+    """
+    if choice != "auto":
+        return choice
+    fits = device.type == "cuda" and needed <= CACHE_SHARE * torch.cuda.mem_get_info(device)[0]
+    return "device" if fits else "none"
+
+
+def resolve(config: TrainConfig, device: torch.device, network: Network, samples: int, cached_bytes: int) -> Choices:
+    """Resolve every `auto` of a configuration; arguments as for `resolve_compile` and `resolve_cache`."""
     compile_, note = resolve_compile(config.compile, device, network, config, samples)
     return Choices(
         loader=resolve_loader(config.loader, device),
         amp=resolve_amp(config.amp, device),
         compile=compile_,
+        cache=resolve_cache(config.cache, device, cached_bytes),
         notes=(note,) if note else (),
     )
 

@@ -34,9 +34,33 @@ def build_optimizer(network: nn.Module, config: TrainConfig, device: torch.devic
     # A tensor on the device, so that a new rate neither syncs nor invalidates a captured graph.
     for group in groups:
         group["lr"] = torch.tensor(config.lr, device=device) if device.type == "cuda" else config.lr
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, fused=True)
-    return torch.optim.Adam(groups, fused=True)
+    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    return kind(groups, fused=True, capturable=device.type == "cuda")
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Put back what `state_dict` gave, into the tensors that are there: a captured step knows no others."""
+    if optimizer.state:
+        reset_state(optimizer, saved["state"])
+        return
+    rates = [group["lr"] for group in optimizer.param_groups]
+    capturable = optimizer.defaults["capturable"]
+    optimizer.load_state_dict(saved)
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        # As this device needs them, wherever the checkpoint was written.
+        group["lr"], group["capturable"] = rate, capturable
+
+
+@torch.no_grad()
+def reset_state(optimizer: torch.optim.Optimizer, saved: dict[int, dict[str, torch.Tensor]]) -> None:
+    """Fill an optimiser's own state with a saved one, by the parameters' places; with zeros where there is none."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for place, parameter in enumerate(parameters):
+        for name, value in optimizer.state[parameter].items():
+            if place in saved:
+                value.copy_(saved[place][name])
+            else:
+                value.zero_()
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -80,14 +104,35 @@ class Ema:
         self.updates = 0
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         pairs = list(zip(self.network.state_dict().values(), network.state_dict().values(), strict=True))
-        self._averaged = [pair for pair in pairs if pair[0].is_floating_point()]
-        self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
+        floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        others = [pair for pair in pairs if not pair[0].is_floating_point()]
+        self._mine, self._theirs = [a for a, _ in floats], [b for _, b in floats]
+        self._copies, self._originals = [a for a, _ in others], [b for _, b in others]
+        self._weight = 1.0
+        device = next(network.parameters()).device
+        # On the device, where a captured step finds the present one.
+        self._held = torch.ones((), device=device) if device.type == "cuda" else None
 
-    @torch.no_grad()
     def update(self) -> None:
         """Take in the network's present weights. No host sync."""
+        self.advance()
+        self.average()
+
+    def advance(self) -> None:
+        """Settle what the next average gives to the network's present weights."""
         self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_([a for a, _ in self._averaged], [b for _, b in self._averaged], 1 - decay)
-        for mine, theirs in self._copied:
-            mine.copy_(theirs)
+        self._weight = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
+        if self._held is not None:
+            self._held.fill_(self._weight)
+
+    @torch.no_grad()
+    def average(self) -> None:
+        """Take in the network's present weights."""
+        if self._held is None:
+            torch._foreach_lerp_(self._mine, self._theirs, self._weight)
+        else:
+            differences = torch._foreach_sub(self._theirs, self._mine)
+            torch._foreach_mul_(differences, self._held)
+            torch._foreach_add_(self._mine, differences)
+        if self._copies:
+            torch._foreach_copy_(self._copies, self._originals)

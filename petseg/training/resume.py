@@ -13,9 +13,9 @@ from petseg.training.run_folder import RunFolder
 
 FREE = frozenset(
     {
-        "batch_size", "cache", "compile", "device", "gallery", "loader", "max_minutes", "num_threads", "on_bad_sample",
-        "patience", "prefetch_batches", "run_dir", "save_every_minutes", "save_every_steps", "shards", "tensorboard",
-        "verify",
+        "batch_size", "cache", "compile", "cuda_graphs", "device", "gallery", "loader", "max_minutes", "num_threads",
+        "on_bad_sample", "patience", "prefetch_batches", "run_dir", "save_every_minutes", "save_every_steps", "shards",
+        "tensorboard", "verify",
     }
 )  # fmt: skip
 """Options that may differ from the run's own: how it is computed, and not what. (The shards' content is compared by

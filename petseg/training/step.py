@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from petseg.classes import ClassTable
+from petseg.classes import ClassTable, class_indices
 from petseg.config import TrainConfig
 from petseg.data.loaders.loader import Batch
 from petseg.distributed import World
@@ -20,7 +20,8 @@ from petseg.model.losses import segmentation_loss
 from petseg.model.networks import Network, OwnNetwork
 from petseg.model.smp import SmpNetwork
 from petseg.model.transform import InputTransform, to_float
-from petseg.training.recipe import Ema, build_optimizer, rate_at, set_rate
+from petseg.training.capture import CapturedStep
+from petseg.training.recipe import Ema, build_optimizer, load_optimizer, rate_at, reset_state, set_rate
 
 
 class TrainStep:
@@ -74,13 +75,14 @@ class TrainStep:
                 network, device_ids=[world.device.index] if world.device.type == "cuda" else None
             )
         self._wrapped = wrapped
-        # CUDA graphs are skipped for BatchNorm under DDP (pytorch 139207), so there only the kernels are compiled.
-        mode = "reduce-overhead" if world.device.type == "cuda" and world.size == 1 else None
-        self._loss = cast(Any, torch.compile(self._eager_loss, mode=mode) if compile else self._eager_loss)
+        self._table = classes.device_table(world.device)
+        self._loss = cast(Any, torch.compile(self._eager_loss) if compile else self._eager_loss)
+        self._captured: CapturedStep | None = None
 
     def _eager_loss(
-        self, images: torch.Tensor, masks: torch.Tensor, indices: torch.Tensor, epoch: torch.Tensor
+        self, images: torch.Tensor, codes: torch.Tensor, indices: torch.Tensor, epoch: torch.Tensor
     ) -> torch.Tensor:
+        masks = class_indices(self._table, codes, indices)
         x = to_float(images, channels_last=self.config.channels_last)
         if self._policy:
             x, masks = augment(x, masks, indices, epoch, seed=self.config.seed, policy=self._policy)
@@ -98,8 +100,19 @@ class TrainStep:
         set_rate(self.optimizer, self.rate)
         if self._draws:
             self._seed_dropout()
-        masks = self.classes.masks(batch.codes, batch.indices)
-        loss = self._loss(batch.images, masks, batch.indices, epoch)
+        if self.ema:
+            self.ema.advance()
+        replayed = self._captured is not None and self._captured.takes(batch.images)
+        learn = self._captured if self._captured is not None and replayed else self._learn
+        learn(batch.images, batch.codes, batch.indices, epoch)
+        rows = batch.indices.shape[0]
+        self.loss_samples += rows * self._world.size
+        self.steps += 1
+        self.samples += rows * self._world.size
+
+    def _learn(self, images: torch.Tensor, codes: torch.Tensor, indices: torch.Tensor, epoch: torch.Tensor) -> None:
+        """What the device does in a step, and nothing that the host has to know."""
+        loss = self._loss(images, codes, indices, epoch)
         self.scaler.scale(loss).backward()
         if self._clip != math.inf:
             self.scaler.unscale_(self.optimizer)
@@ -108,12 +121,44 @@ class TrainStep:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema:
-            self.ema.update()
-        rows = batch.indices.shape[0]
-        self.loss_sum += loss.detach().double() * rows
-        self.loss_samples += rows * self._world.size
-        self.steps += 1
-        self.samples += rows * self._world.size
+            self.ema.average()
+        self.loss_sum += loss.detach().double() * indices.shape[0]
+
+    def capture(self) -> str:
+        """Record the step as one CUDA graph, where that is possible. To be called before the first step.
+
+        It is warmed up on noise, which is undone. What `load_state_dict` puts back later, the graph works on.
+
+        Returns:
+            Why there is none although there could be one, else nothing.
+        """
+        config, device = self.config, self.device
+        # Under DDP a reduction would have to be captured on all ranks at once.
+        if device.type != "cuda" or self._world.size > 1 or not config.cuda_graphs:
+            return ""
+        noise = torch.Generator().manual_seed(0)
+        shape = (config.batch_size, *config.height_width)
+        images = torch.randint(0, 256, (*shape, 3), dtype=torch.uint8, generator=noise).to(device)
+        known = torch.tensor(self.classes.codes, dtype=torch.uint8)
+        codes = known[torch.randint(0, len(known), shape, generator=noise)].to(device)
+        modules = (self.network, self.ema.network) if self.ema else (self.network,)
+        before = [{name: value.clone() for name, value in module.state_dict().items()} for module in modules]
+        scaler = self.scaler.state_dict()
+        try:
+            self._captured = CapturedStep(self._learn, images, codes)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            self.optimizer.zero_grad(set_to_none=True)
+            reason = str(error).splitlines()[0]
+        else:
+            reason = ""
+        for module, state in zip(modules, before, strict=True):
+            module.load_state_dict(state)
+        reset_state(self.optimizer, {})
+        self.scaler.load_state_dict(scaler)
+        self.loss_sum.zero_()
+        return reason and f"this network's step cannot be a CUDA graph ({reason}), so its kernels start one by one."
 
     @torch.no_grad()
     def outputs(self, images: torch.Tensor) -> torch.Tensor:
@@ -185,10 +230,7 @@ class TrainStep:
         """Put back what `state_dict` gave."""
         if self.ema:
             self.ema.updates = state["ema_updates"]
-        self.optimizer.load_state_dict(state["optimizer"])
-        for group in self.optimizer.param_groups:
-            if isinstance(group["lr"], torch.Tensor):  # the checkpoint was read onto the CPU
-                group["lr"] = group["lr"].to(self.device)
+        load_optimizer(self.optimizer, state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.samples = state["samples"]
         self.steps = state["steps"]

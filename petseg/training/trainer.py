@@ -42,6 +42,9 @@ from petseg.training.telemetry import peak_memory_mb, verdict
 CHECK_EVERY = 50
 """Steps between two looks at whether the loss is finite; each look waits for the device."""
 
+MEMORY_EVERY_S = 0.5
+"""Seconds between two looks at the memory in use; each takes 56 µs on a GPU."""
+
 AGREE_EVERY = 10
 """Steps between two agreements of several ranks on whether to stop."""
 
@@ -181,7 +184,8 @@ class _Job:
         if isinstance(network, SmpNetwork):
             network.freeze_unused(*config.height_width)
             self._note_padding(config, network.stride)
-        chosen = auto.resolve(config, world.device, network, per_epoch // world.size * config.epochs)
+        cached = cache_bytes(self._samples("train") + self._samples("val"), config.height_width)
+        chosen = auto.resolve(config, world.device, network, per_epoch // world.size * config.epochs, cached)
         # Absolute, so that the run is understood from any folder.
         shards_path, init_path = str(shards.absolute()), str(Path(init_from).absolute()) if init_from else ""
         encoder_weights = absolute_source(config.encoder_weights)
@@ -190,6 +194,7 @@ class _Job:
             loader=cast(Any, chosen.loader),
             amp=chosen.amp,
             compile="on" if chosen.compile else "off",
+            cache=chosen.cache,
             # Without an index: that is each rank's own, and another one's on another machine.
             device=world.device.type,
             shards=shards_path,
@@ -229,18 +234,20 @@ class _Job:
             compile=chosen.compile,
             total_samples=per_epoch * config.epochs,
         )
+        # Before a loader's threads have the device do anything beside it.
+        if reason := self.step.capture():
+            self.note(reason)
         self.progress = Progress()
         self.saved_at = time.perf_counter()
         self.skipped: dict[str, int] = {}
         self.clock = self.progress.clock
         if config.cache != "none":
             splits = [name for name in ("train", "val") if self._samples(name)]
-            needed = cache_bytes(sum(map(self._samples, splits)), config.height_width)
             self.note(
-                f"--cache {config.cache} takes {bytes_in_words(needed)} for {' and '.join(splits)} at {config.size} "
+                f"--cache {config.cache} takes {bytes_in_words(cached)} for {' and '.join(splits)} at {config.size} "
                 "px, filled during the first epoch."
             )
-            check_room(config.cache, needed, world.device)
+            check_room(config.cache, cached, world.device)
         self._announce_hashing()
         self.loader = self._loader("train", training=True)
         self.val = self._loader("val") if self._samples("val") else None
@@ -342,7 +349,7 @@ class _Job:
             window=config.window or None,
             num_threads=config.num_threads,
             prefetch_batches=config.prefetch_batches,
-            cache=config.cache if training or split == "val" else "none",
+            cache=cast(Any, config.cache if training or split == "val" else "none"),
             verify=config.verify,
             on_bad_sample=config.on_bad_sample,
         )
@@ -377,6 +384,7 @@ class _Job:
         if world.is_main:
             self.reporter.epoch_started(epoch + 1, self.config.epochs, len(self.loader))
         batches = iter(self.loader)
+        memory, read_at = 0.0, -math.inf
         while True:
             with clock.measure("data"):
                 batch = next(batches, None)
@@ -388,10 +396,10 @@ class _Job:
                     self._check_loss(epoch)
             samples += len(batch.indices) * world.size
             if world.is_main:
-                elapsed = time.perf_counter() - began
-                self.reporter.step(
-                    (samples - part_samples) / elapsed, clock.data_wait_pct(), peak_memory_mb(world.device)
-                )
+                now = time.perf_counter()
+                if now - read_at > MEMORY_EVERY_S:
+                    memory, read_at = peak_memory_mb(world.device), now
+                self.reporter.step((samples - part_samples) / (now - began), clock.data_wait_pct(), memory)
             if self.loader.state_dict()["epoch"] != epoch:
                 continue  # that was the last batch: the epoch is finished properly, whatever signal has come
             agreed = world.size == 1 or step.steps % AGREE_EVERY == 0

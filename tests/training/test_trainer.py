@@ -68,7 +68,7 @@ def test_a_run_leaves_everything_that_it_promises(train, packed):
     assert TrainConfig(**written).shards == str(packed) and written["device"] == "cpu"
     assert written["run_dir"] == str(run.path)
     asked = tomllib.loads((run.path / "config.toml").read_text())
-    assert asked == {**written, "run_dir": "", "compile": asked["compile"]}
+    assert asked == {**written, "run_dir": "", "compile": asked["compile"], "cache": "auto"}
     best = load_checkpoint(run.path / "best.pt")
     assert best["epoch"] == max(run.records(), key=lambda r: r["val"]["mean_iou"])["epoch"] == summary["best_epoch"]
     assert best["data_digest"] == Manifest.load(packed).digest and best["decode_policy"] == "fancy-upsampling"

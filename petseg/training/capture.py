@@ -1,0 +1,53 @@
+"""One training step as one CUDA graph: the host starts it with one call instead of a thousand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+WARM = 3
+"""Steps before the capture: kernels are compiled, convolutions timed, and the optimiser's state made."""
+
+Work = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], None]
+"""A step: images u8[N, H, W, 3], codes u8[N, H, W], indices i64[N], epoch i64 scalar; gives nothing back."""
+
+
+class CapturedStep:
+    """A step that is recorded once and replayed on each batch.
+
+    Only the thread that captures is held to what a capture allows; loaders may work beside it.
+
+    Args:
+        work: reads and writes tensors that stay where they are, and waits for nothing.
+        images: a batch of made-up samples, which the warm-up learns from.
+        codes: their masks.
+
+    Raises:
+        RuntimeError: the step does something that cannot be captured, such as reading a value on the host.
+    """
+
+    def __init__(self, work: Work, images: torch.Tensor, codes: torch.Tensor) -> None:
+        device = images.device
+        indices = torch.arange(len(images), device=device)
+        self._inputs = (images, codes, indices, torch.zeros((), dtype=torch.int64, device=device))
+        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):
+            for _ in range(WARM):
+                work(*self._inputs)
+        torch.cuda.current_stream(device).wait_stream(stream)
+        torch.cuda.synchronize(device)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
+            work(*self._inputs)
+
+    def takes(self, images: torch.Tensor) -> bool:
+        """Whether a batch has the shape that was captured."""
+        return images.shape == self._inputs[0].shape
+
+    def __call__(self, *batch: torch.Tensor) -> None:
+        """Learn from one batch, whose tensors are copied; no host sync."""
+        for held, given in zip(self._inputs, batch, strict=True):
+            held.copy_(given, non_blocking=True)
+        self._graph.replay()
