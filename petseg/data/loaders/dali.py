@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 JPEG_END = b"\xff\xd9"
 
+LARGEST_HINT = 1024
+"""Pixels a side that buffers are made for in advance; larger pictures make them grow. The widest and the highest of a
+set may be two pictures, and a batch of 128 with both would take gigabytes."""
+
 
 class _Batch(NamedTuple):
     """A batch on its way: its samples are read, and its masks made, by tasks of the pool."""
@@ -55,13 +59,21 @@ class DaliEngine:
         batch_size: most samples in one submission.
         device: `cpu`, or the GPU to decode on.
         num_threads: CPU threads of DALI; half as many read, and make the masks.
+        hw_decoder_load: share of the images, 0 to 1, for the GPU's JPEG engines where it has some; DALI's own default.
 
     Raises:
         PetsegError: DALI is not installed.
     """
 
     def __init__(
-        self, reader: ShardReader, manifest: Manifest, *, batch_size: int, device: torch.device, num_threads: int
+        self,
+        reader: ShardReader,
+        manifest: Manifest,
+        *,
+        batch_size: int,
+        device: torch.device,
+        num_threads: int,
+        hw_decoder_load: float = 0.65,
     ) -> None:
         self._on_gpu = device.type == "cuda"
         self._device = device
@@ -70,6 +82,7 @@ class DaliEngine:
             batch_size=batch_size,
             device_id=(device.index or 0) if self._on_gpu else None,
             num_threads=num_threads,
+            hw_decoder_load=hw_decoder_load,
         )
         # DALI's threads do most of the work; as many again beside them would take each other's cores.
         self._pool = ReadPool(reader, max(1, num_threads // 2))
@@ -145,7 +158,9 @@ class DaliEngine:
             self._decoding.append(batch)
 
 
-def _pipeline(manifest: Manifest, *, batch_size: int, device_id: int | None, num_threads: int) -> Pipeline:
+def _pipeline(
+    manifest: Manifest, *, batch_size: int, device_id: int | None, num_threads: int, hw_decoder_load: float
+) -> Pipeline:
     try:
         from nvidia.dali import Pipeline, fn, types
     except ImportError as error:
@@ -168,7 +183,11 @@ def _pipeline(manifest: Manifest, *, batch_size: int, device_id: int | None, num
     with pipeline:
         jpegs = fn.external_source(name="jpegs", dtype=types.UINT8, ndim=1)
         hints: dict[str, Any] = (
-            {"preallocate_width_hint": manifest.max_width, "preallocate_height_hint": manifest.max_height}
+            {
+                "hw_decoder_load": hw_decoder_load,
+                "preallocate_width_hint": min(manifest.max_width, LARGEST_HINT),
+                "preallocate_height_hint": min(manifest.max_height, LARGEST_HINT),
+            }
             if gpu
             else {}
         )
