@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -11,6 +13,23 @@ WARM = 3
 
 Work = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], None]
 """A step: images u8[N, H, W, 3], codes u8[N, H, W], indices i64[N], epoch i64 scalar; gives nothing back."""
+
+
+class CaptureError(Exception):
+    """A step that cannot be captured; the text is what CUDA says of it."""
+
+
+@contextmanager
+def waiting_is_an_error() -> Iterator[None]:
+    """Have torch raise RuntimeError where the host would wait for the device."""
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says that it does not know every such place
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
 
 
 class CapturedStep:
@@ -24,7 +43,7 @@ class CapturedStep:
         codes: their masks.
 
     Raises:
-        RuntimeError: the step does something that cannot be captured, such as reading a value on the host.
+        CaptureError: the step does something that cannot be captured, such as reading a value on the host.
     """
 
     def __init__(self, work: Work, images: torch.Tensor, codes: torch.Tensor) -> None:
@@ -36,11 +55,23 @@ class CapturedStep:
         with torch.cuda.stream(stream):
             for _ in range(WARM):
                 work(*self._inputs)
+            torch.cuda.synchronize(device)
+            try:
+                with waiting_is_an_error():
+                    work(*self._inputs)
+            except RuntimeError as error:
+                raise CaptureError(str(error).splitlines()[0]) from error
         torch.cuda.current_stream(device).wait_stream(stream)
         torch.cuda.synchronize(device)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
-            work(*self._inputs)
+        try:
+            with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
+                work(*self._inputs)
+        except RuntimeError as error:
+            # The generator still believes that it is being captured, and dropout would fail from here on.
+            fresh = torch.Generator(device).graphsafe_get_state()
+            torch.cuda.default_generators[images.get_device()].graphsafe_set_state(fresh)
+            raise CaptureError(str(error).splitlines()[0]) from error
 
     def takes(self, images: torch.Tensor) -> bool:
         """Whether a batch has the shape that was captured."""

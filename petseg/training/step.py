@@ -20,7 +20,7 @@ from petseg.model.losses import segmentation_loss
 from petseg.model.networks import Network, OwnNetwork
 from petseg.model.smp import SmpNetwork
 from petseg.model.transform import InputTransform, to_float
-from petseg.training.capture import CapturedStep
+from petseg.training.capture import CapturedStep, CaptureError
 from petseg.training.recipe import Ema, build_optimizer, load_optimizer, rate_at, reset_state, set_rate
 
 
@@ -146,11 +146,9 @@ class TrainStep:
         scaler = self.scaler.state_dict()
         try:
             self._captured = CapturedStep(self._learn, images, codes)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
+        except CaptureError as error:
             self.optimizer.zero_grad(set_to_none=True)
-            reason = str(error).splitlines()[0]
+            reason = str(error)
         else:
             reason = ""
         for module, state in zip(modules, before, strict=True):

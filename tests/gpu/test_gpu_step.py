@@ -106,6 +106,25 @@ def test_a_network_that_cannot_be_captured_still_learns(make_step, learn):
     assert "cannot be a CUDA graph" in step.note and step._captured is None
     losses = learn(step, [0] * 30)
     assert losses[-1] < losses[0]
+    # Nor does it spoil what comes after it in the same process.
+    assert make_step(dropout=0.5).note == "" and make_step(dropout=0.5, capture=False).note == ""
+    learn(make_step(dropout=0.5, capture=False), [0] * 2)
+
+
+class Copying(Curious):
+    """A network that a graph refuses, and that nothing warns of."""
+
+    def forward(self, x):
+        if torch.cuda.is_current_stream_capturing():
+            raise RuntimeError("not in here")
+        return self.conv(x)
+
+
+def test_a_capture_that_fails_half_way_leaves_dropout_usable(make_step, learn):
+    step = make_step(network=OwnNetwork(nn.Sequential(nn.Dropout(0.5), Copying())))
+    assert "not in here" in step.note
+    assert learn(step, [0] * 30)[-1] < 2
+    learn(make_step(dropout=0.5, capture=False), [0] * 2)
 
 
 def test_pictures_are_channels_last_without_a_copy(batch):
