@@ -133,7 +133,7 @@ def fit(
         config = dataclasses.replace(config, arch="own")
     asked = config
     if world.device.type == "cuda":
-        torch.cuda.init()
+        torch.cuda.init()  # type: ignore[no-untyped-call]
         torch.cuda.reset_peak_memory_stats(world.device)
     checkpoint = load_training_state(run) if resume else None
     if checkpoint is not None:
