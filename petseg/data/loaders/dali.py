@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.dlpack import from_dlpack
 
-from petseg.data.decode.images import check_image_header, decode_image
-from petseg.data.decode.masks import decode_mask
-from petseg.data.decode.resize import resize_image, resize_nearest
+from petseg.data.decode.resize import resize_image
 from petseg.data.loaders.culprit import name_culprit
+from petseg.data.loaders.encoded import EncodedSource, ProcessSource, ThreadSource
 from petseg.data.loaders.loader import Pixels, Size
 from petseg.data.loaders.pool import ReadPool
 from petseg.data.shards.manifest import Manifest
@@ -24,27 +22,18 @@ from petseg.errors import PetsegError
 if TYPE_CHECKING:
     from nvidia.dali import Pipeline
 
-JPEG_END = b"\xff\xd9"
-
 LARGEST_HINT = 1024
 """Pixels a side that buffers are made for in advance; larger pictures make them grow. The widest and the highest of a
 set may be two pictures, and a batch of 128 with both would take gigabytes."""
 
 
 class _Batch(NamedTuple):
-    """A batch on its way: its samples are read, and its masks made, by tasks of the pool."""
+    """A batch that DALI decodes."""
 
     indices: np.ndarray
     size: Size
-    images: list[np.ndarray]
-    """u8[bytes] of each image, encoded."""
     codes: torch.Tensor
-    """u8[n, H, W]."""
-    tasks: list[Future[Any]]
-
-    def is_read(self) -> bool:
-        """Whether all of it has been read, and nothing was wrong with it."""
-        return all(task.done() and task.exception() is None for task in self.tasks)
+    """u8[n, H, W], on the device."""
 
 
 class DaliEngine:
@@ -58,7 +47,7 @@ class DaliEngine:
         manifest: the largest image sizes the decoders' buffers.
         batch_size: most samples in one submission.
         device: `cpu`, or the GPU to decode on.
-        num_threads: CPU threads of DALI; half as many read, and make the masks.
+        num_threads: CPU threads of DALI; half as many threads (on a GPU: processes) read, and make the masks.
         hw_decoder_load: share of the images, 0 to 1, for the GPU's JPEG engines where it has some; DALI's own default.
 
     Raises:
@@ -85,25 +74,14 @@ class DaliEngine:
             hw_decoder_load=hw_decoder_load,
         )
         # DALI's threads do most of the work; as many again beside them would take each other's cores.
-        self._pool = ReadPool(reader, max(1, num_threads // 2))
-        self._reading: deque[_Batch] = deque()
+        helpers = max(1, num_threads // 2)
+        self._pool = ReadPool(reader, 1 if self._on_gpu else helpers)
+        self._source: EncodedSource = ProcessSource(reader, helpers) if self._on_gpu else ThreadSource(self._pool)
         self._decoding: deque[_Batch] = deque()
 
     def submit(self, indices: np.ndarray, size: Size) -> None:
         """See `Engine`."""
-        codes = torch.empty((len(indices), *size), dtype=torch.uint8, pin_memory=self._on_gpu)
-        rows = codes.numpy()
-        images: list[np.ndarray] = [rows] * len(indices)
-
-        def read(row: int, image: memoryview, mask: memoryview) -> None:
-            check_image_header(image)
-            if image[-2:] != JPEG_END:
-                # Either something stands behind the image, or its end is missing: then DALI would fill it with grey.
-                decode_image(image)
-            images[row] = np.frombuffer(image, np.uint8)
-            resize_nearest(decode_mask(mask), *size, out=rows[row])
-
-        self._reading.append(_Batch(indices, size, images, codes, self._pool.each(indices, read)))
+        self._source.submit(indices, size)
         self._feed(wait_for_first=False)
 
     def receive(self) -> Pixels:
@@ -122,7 +100,7 @@ class DaliEngine:
             raise fault from error
         batch = self._decoding.popleft()
         if self._on_gpu:
-            return Pixels(from_dlpack(pictures.as_tensor()), batch.codes.to(self._device, non_blocking=True))
+            return Pixels(from_dlpack(pictures.as_tensor()), batch.codes)
         return Pixels(self._resized(pictures, batch.size), batch.codes)
 
     def _resized(self, pictures: Any, size: Size) -> torch.Tensor:
@@ -140,22 +118,24 @@ class DaliEngine:
     def close(self) -> None:
         """See `Engine`."""
         self._pipeline = None  # its threads and buffers go with it
+        self._source.close()
         self._pool.close()
 
     def _feed(self, *, wait_for_first: bool) -> None:
         """Hand DALI the batches that have been read, in order; it takes any number of them."""
-        while self._reading and (wait_for_first or self._reading[0].is_read()):
+        # A damaged sample is said in its batch's turn.
+        while self._source.waiting() and (wait_for_first or self._source.is_ready()):
             wait_for_first = False
-            batch = self._reading.popleft()
-            for task in batch.tasks:
-                task.result()  # a damaged sample is said in its batch's turn
+            batch = self._source.take()
             assert self._pipeline is not None
-            self._pipeline.feed_input("jpegs", batch.images)
+            self._pipeline.feed_input("jpegs", batch.images)  # copies them
+            codes = torch.from_numpy(batch.codes)
             if self._on_gpu:
-                size = np.asarray(batch.size, np.float32)
-                self._pipeline.feed_input("sizes", [size] * len(batch.images))
+                sizes = np.tile(np.asarray(batch.size, np.float32), (len(batch.images), 1))
+                self._pipeline.feed_input("sizes", sizes)
+                codes = codes.pin_memory().to(self._device, non_blocking=True)
             self._pipeline.schedule_run()
-            self._decoding.append(batch)
+            self._decoding.append(_Batch(batch.indices, batch.size, codes))
 
 
 def _pipeline(

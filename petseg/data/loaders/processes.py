@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import weakref
 from collections import deque
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ class ProcessEngine:
         self._workers = Workers.shared(processes)
         self._batches: deque[_Batch] = deque()
         # Also for those who never close their loader.
-        self._give_back = weakref.finalize(self, _give_back, self._workers, self._batches)
+        self._give_back = weakref.finalize(self, give_back, self._workers, self._batches)
 
     def submit(self, indices: np.ndarray, size: Size) -> None:
         """See `Engine`."""
@@ -77,7 +78,17 @@ class ProcessEngine:
         self._reader.close()
 
 
-def _give_back(workers: Workers, batches: deque[_Batch]) -> None:
+class Submitted(Protocol):
+    """A batch that was given to processes."""
+
+    @property
+    def ticket(self) -> int:
+        """The processes' name for it."""
+        ...
+
+
+def give_back(workers: Workers, batches: Iterable[Submitted]) -> None:
+    """Be done with processes, and with the batches that they still work on."""
     for batch in batches:
         workers.drop(batch.ticket)
     workers.release()

@@ -16,13 +16,16 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from petseg.data.decode.images import decode_image
+from petseg.data.decode.images import check_image_header, decode_image
 from petseg.data.decode.masks import DecodeError, decode_mask
 from petseg.data.decode.resize import resize_image, resize_nearest
 from petseg.data.shards.files import Span, TarFiles
 
 LARGEST_MESSAGE = 1 << 17
 """Bytes; a task of 32 samples whose tars have paths of 3,000 characters."""
+
+
+JPEG_END = b"\xff\xd9"
 
 
 class Task(NamedTuple):
@@ -36,6 +39,8 @@ class Task(NamedTuple):
     """Where its rows u8[n, H, W] go."""
     size: tuple[int, int]
     spans: list[Span]
+    encoded: bool = False
+    """Whether images go as they are, one after the other and unpadded, for a decoder elsewhere."""
 
 
 Failure = tuple[int, OSError | EOFError | DecodeError]
@@ -67,15 +72,32 @@ class Shared:
 def work(task: Task, files: TarFiles, shared: Shared) -> Done:
     """Decode the samples of a task."""
     n, size = len(task.spans), task.size
-    images, codes = shared.rows(task.images_at, (n, *size, 3)), shared.rows(task.codes_at, (n, *size))
+    codes, at = shared.rows(task.codes_at, (n, *size)), task.images_at
     for row, span in enumerate(task.spans):
         try:
             image, mask = files.read(span)
-            resize_image(decode_image(image), *size, out=images[row])
+            if task.encoded:
+                check_whole(image)
+                shared.rows(at, (len(image),))[:] = np.frombuffer(image, np.uint8)
+                at += len(image)
+            else:
+                resize_image(decode_image(image), *size, out=shared.rows(at, (*size, 3)))
+                at += 3 * math.prod(size)
             resize_nearest(decode_mask(mask), *size, out=codes[row])
         except (OSError, EOFError, DecodeError) as fault:
             return Done(task.ticket, (span[0], fault))
     return Done(task.ticket)
+
+
+def check_whole(image: memoryview) -> None:
+    """Refuse what a decoder elsewhere might take without a word.
+
+    Raises:
+        DecodeError: no JPEG, too large, or its end is missing: DALI would fill it with grey.
+    """
+    check_image_header(image)
+    if image[-2:] != JPEG_END:  # or something stands behind the image
+        decode_image(image)
 
 
 def main() -> None:

@@ -139,6 +139,18 @@ class Workers:
                 self._hear()
             return batch.failure
 
+    def is_sound(self, ticket: int) -> bool:
+        """Whether a batch is done, and nothing was wrong with it; does not wait.
+
+        Raises:
+            PetsegError: a process died.
+        """
+        with self._lock:
+            batch = self._batches[ticket]
+            while batch.tasks and self._poll.poll(0):
+                self._hear()
+            return not batch.tasks and batch.failure is None
+
     def take(self, ticket: int) -> np.ndarray:
         """The bytes of a batch that is done, u8[size]; its place is used again when the array is gone."""
         with self._lock:
