@@ -49,9 +49,11 @@ def uniforms(indices: torch.Tensor, epoch: torch.Tensor, seed: int, streams: int
     """
     key = _mix32((epoch + 0x51ED27) & _MASK32) ^ (seed & _MASK32)
     key = _mix32(key) ^ ((seed >> 32) & _MASK32)
-    sample = _mix32((indices & _MASK32) ^ _mix32(key)).unsqueeze(1)
-    stream = torch.arange(1, streams + 1, device=indices.device).unsqueeze(0)
-    return (_mix32((sample + stream * 0x9E3779B9) & _MASK32) >> 8).float() * 2**-24
+    sample = _mix32((indices & _MASK32) ^ _mix32(key))
+    # One sum a stream, by constants: of a product with arange, Inductor (torch 2.11) makes 32-bit index arithmetic,
+    # which Triton refuses for constants of this size.
+    counters = torch.stack([sample + (k * 0x9E3779B9 & _MASK32) for k in range(1, streams + 1)], dim=1)
+    return (_mix32(counters & _MASK32) >> 8).float() * 2**-24
 
 
 def augment(

@@ -21,11 +21,12 @@ from petseg.data.loaders.build import resolve_loader
 from petseg.inference.choices import resolve_amp
 from petseg.model.networks import Network
 
-COMPILE_SECONDS = {"cpu": 900.0, "cuda": 300.0}
-"""Compiling takes about a minute. It saves about 15% of a step on a CPU and more on a GPU: it pays for runs of this."""
+COMPILE_SECONDS = {"cpu": 900.0, "cuda": 120.0}
+"""Compiling takes about a minute on a CPU and saves 15% of a step; it took 25 s on an H200 and saved half of one. It
+pays for runs of this length."""
 
-GPU_COMPILE_STEPS = 1000
-"""Compiling takes about a minute on a GPU and saves tens of milliseconds a step."""
+GPU_STEP_SECONDS, GPU_FLOPS_PER_S = 0.002, 60e12
+"""A step that is not compiled takes this long on an H200, however small it is; the rate is that of petseg's U-Net."""
 
 
 CACHE_SHARE = 0.25
@@ -153,10 +154,12 @@ def training_flops(network: Network, height: int, width: int) -> float:
 def _pays(device: torch.device, network: Network, config: TrainConfig, samples: int) -> bool:
     if config.max_minutes:
         return 60 * config.max_minutes >= COMPILE_SECONDS[device.type]
+    flops = samples * training_flops(network, *config.height_width)
     if device.type == "cuda":
-        return samples // config.batch_size >= GPU_COMPILE_STEPS
-    seconds = samples * training_flops(network, *config.height_width) / (0.5 * _matmul_flops_per_s())
-    return seconds >= COMPILE_SECONDS["cpu"]
+        seconds = max(samples / config.batch_size * GPU_STEP_SECONDS, flops / GPU_FLOPS_PER_S)
+    else:
+        seconds = flops / (0.5 * _matmul_flops_per_s())
+    return seconds >= COMPILE_SECONDS[device.type]
 
 
 def _matmul_flops_per_s(side: int = 768) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -36,6 +37,7 @@ class TrainStep:
         amp: resolved `--amp`.
         compile: resolved `--compile`.
         total_samples: samples that all ranks will see in the whole run, for the schedule.
+        note: is told in a sentence what turned out not to be possible.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class TrainStep:
         amp: str,
         compile: bool,
         total_samples: int,
+        note: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.network = network
         self.config = config
@@ -76,7 +79,10 @@ class TrainStep:
             )
         self._wrapped = wrapped
         self._table = classes.device_table(world.device)
-        self._loss = cast(Any, torch.compile(self._eager_loss) if compile else self._eager_loss)
+        self.compiled = compile
+        self._loss = cast(Any, self._compiled_loss if compile else self._eager_loss)
+        self._compilation = cast(Any, torch.compile(self._eager_loss) if compile else None)
+        self._note = note
         self._captured: CapturedStep | None = None
 
     def _eager_loss(
@@ -89,6 +95,19 @@ class TrainStep:
         with torch.autocast(self.device.type, self._amp_dtype, enabled=self._amp_dtype is not None):
             outputs = self._wrapped(self._transform.scale(x))
         return segmentation_loss(outputs, masks, dice=self.config.dice)
+
+    def _compiled_loss(self, *inputs: torch.Tensor) -> torch.Tensor:
+        from torch._dynamo.exc import TorchDynamoException  # takes a second to import
+
+        try:
+            loss: torch.Tensor = self._compilation(*inputs)
+        except TorchDynamoException as error:
+            # Whether a network's kernels compile is only known when they are compiled.
+            causes = [line for line in str(error).splitlines() if "Error" in line] or [type(error).__name__]
+            self._note(f"torch.compile fails for this network ({causes[-1].strip()}): training goes on without it.")
+            self.compiled, self._loss = False, self._eager_loss
+            return self._eager_loss(*inputs)
+        return loss
 
     def __call__(self, batch: Batch, epoch: torch.Tensor) -> None:
         """Learn from one batch.
@@ -124,18 +143,15 @@ class TrainStep:
             self.ema.average()
         self.loss_sum += loss.detach().double() * indices.shape[0]
 
-    def capture(self) -> str:
+    def capture(self) -> None:
         """Record the step as one CUDA graph, where that is possible. To be called before the first step.
 
         It is warmed up on noise, which is undone. What `load_state_dict` puts back later, the graph works on.
-
-        Returns:
-            Why there is none although there could be one, else nothing.
         """
         config, device = self.config, self.device
         # Under DDP a reduction would have to be captured on all ranks at once.
         if device.type != "cuda" or self._world.size > 1 or not config.cuda_graphs:
-            return ""
+            return
         noise = torch.Generator().manual_seed(0)
         shape = (config.batch_size, *config.height_width)
         images = torch.randint(0, 256, (*shape, 3), dtype=torch.uint8, generator=noise).to(device)
@@ -148,15 +164,12 @@ class TrainStep:
             self._captured = CapturedStep(self._learn, images, codes)
         except CaptureError as error:
             self.optimizer.zero_grad(set_to_none=True)
-            reason = str(error)
-        else:
-            reason = ""
+            self._note(f"this network's step cannot be a CUDA graph ({error}), so its kernels start one by one.")
         for module, state in zip(modules, before, strict=True):
             module.load_state_dict(state)
         reset_state(self.optimizer, {})
         self.scaler.load_state_dict(scaler)
         self.loss_sum.zero_()
-        return reason and f"this network's step cannot be a CUDA graph ({reason}), so its kernels start one by one."
 
     @torch.no_grad()
     def outputs(self, images: torch.Tensor) -> torch.Tensor:

@@ -234,10 +234,10 @@ class _Job:
             amp=config.amp,
             compile=chosen.compile,
             total_samples=per_epoch * config.epochs,
+            note=self.note,
         )
         # Before a loader's threads have the device do anything beside it.
-        if reason := self.step.capture():
-            self.note(reason)
+        self.step.capture()
         self.progress = Progress()
         self.saved_at = time.perf_counter()
         self.skipped: dict[str, int] = {}
@@ -562,7 +562,7 @@ class _Job:
             "loader": config.loader,
             "device": device_name(world.device),
             "amp": config.amp,
-            "compile": config.compile,
+            "compile": "on" if self.step.compiled else "off",
             "ranks": world.size,
             "peak_memory_mb": peak_memory_mb(world.device),
             "verdict": sentence,

@@ -61,8 +61,13 @@ def make_step(cuda):
         own = network or network_for(config, OXFORD)
         transform = InputTransform((0.5,) * 3, (0.25,) * 3).to(cuda)
         world = World(rank=0, size=1, device=cuda)
-        step = TrainStep(own.to(cuda), config, OXFORD, transform, world, amp=amp, compile=compile, total_samples=10_000)
-        step.note = step.capture()
+        notes: list[str] = []
+        step = TrainStep(
+            own.to(cuda), config, OXFORD, transform, world, amp=amp, compile=compile, total_samples=10_000,
+            note=notes.append,
+        )  # fmt: skip
+        step.capture()
+        step.notes = notes
         return step
 
     return make

@@ -38,7 +38,7 @@ def test_the_step_never_waits_for_the_device(make_step, batch, cuda, amp, captur
 @pytest.mark.parametrize("amp", AMPS)
 def test_a_graph_learns_what_single_kernels_learn(repeatable, make_step, learn, amp):
     captured, plain = make_step(amp, capture=True), make_step(amp, capture=False)
-    assert captured.note == "" and captured._captured is not None and plain._captured is None
+    assert captured.notes == [] and captured._captured is not None and plain._captured is None
     # The warm-up is undone: both begin with the same weights.
     for (name, a), b in zip(weights(captured).items(), weights(plain).values(), strict=True):
         assert torch.equal(a, b), name
@@ -85,7 +85,7 @@ def test_mixed_precision_learns_as_fp32_does(make_step, learn, amp):
 
 def test_compiled_kernels_in_a_graph_learn_the_same(make_step, learn):
     compiled, plain = make_step("bf16", compile=True), make_step("bf16")
-    assert compiled.note == ""
+    assert compiled.notes == [] and compiled.compiled
     assert learn(compiled, range(8)) == pytest.approx(learn(plain, range(8)), rel=3e-2)
 
 
@@ -103,11 +103,11 @@ class Curious(nn.Module):
 
 def test_a_network_that_cannot_be_captured_still_learns(make_step, learn):
     step = make_step(network=OwnNetwork(Curious()))
-    assert "cannot be a CUDA graph" in step.note and step._captured is None
+    assert "cannot be a CUDA graph" in step.notes[0] and step._captured is None
     losses = learn(step, [0] * 30)
     assert losses[-1] < losses[0]
     # Nor does it spoil what comes after it in the same process.
-    assert make_step(dropout=0.5).note == "" and make_step(dropout=0.5, capture=False).note == ""
+    assert make_step(dropout=0.5).notes == [] and make_step(dropout=0.5, capture=False).notes == []
     learn(make_step(dropout=0.5, capture=False), [0] * 2)
 
 
@@ -122,7 +122,7 @@ class Copying(Curious):
 
 def test_a_capture_that_fails_half_way_leaves_dropout_usable(make_step, learn):
     step = make_step(network=OwnNetwork(nn.Sequential(nn.Dropout(0.5), Copying())))
-    assert "not in here" in step.note
+    assert "not in here" in step.notes[0]
     assert learn(step, [0] * 30)[-1] < 2
     learn(make_step(dropout=0.5, capture=False), [0] * 2)
 

@@ -22,6 +22,24 @@ def test_uniforms_are_even_and_differ():
         assert (u == other).float().mean() < 0.001
 
 
+def test_uniforms_are_what_they_have_always_been():
+    """Of runs that go on, and compiled or not: the definition, in whole numbers of Python."""
+
+    def mix(x):
+        x = (x ^ x >> 16) * 0x21F0AAAD % 2**32
+        x = (x ^ x >> 15) * 0x735A2D97 % 2**32
+        return x ^ x >> 15
+
+    def number(index, epoch, seed, stream):
+        key = mix(mix((epoch + 0x51ED27) % 2**32) ^ seed % 2**32) ^ seed >> 32
+        sample = mix(index % 2**32 ^ mix(key))
+        return (mix((sample + stream * 0x9E3779B9) % 2**32) >> 8) * 2**-24
+
+    indices, seed = [0, 1, 7, 3679, -1, 2**31], 5 + 3 * 2**32
+    expected = [[number(index, 3, seed, stream) for stream in range(1, 9)] for index in indices]
+    assert uniforms(torch.tensor(indices), EPOCH, seed, 8).tolist() == expected
+
+
 def test_a_sample_moves_alike_in_any_batch():
     x, masks = pictures()
     whole = augment(x, masks, torch.arange(6), EPOCH, seed=1, policy=Policy())

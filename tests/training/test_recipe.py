@@ -92,6 +92,9 @@ def test_compile_pays_in_a_long_run_alone(monkeypatch):
     assert not chosen and "no C++ compiler" in note
     cuda = torch.device("cuda", 0)
     assert auto.resolve_compile("auto", cuda, network, config, 32 * 100) == (False, None)
+    monkeypatch.setattr(auto, "missing_compiler", lambda device: None)
+    monkeypatch.setattr(auto, "failing_compiler", lambda device: None)
+    assert auto.resolve_compile("auto", cuda, network, config, 10**6) == (True, None)
 
 
 def test_flops_grow_with_the_picture():

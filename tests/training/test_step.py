@@ -24,12 +24,12 @@ def batch(k=0, padded=False):
     return Batch(images, codes, torch.full((4,), -1) if padded else torch.arange(4) + 4 * k, OXFORD)
 
 
-def make(amp="off", **options):
+def make(amp="off", *, compile=False, note=lambda _: None, **options):
     torch.manual_seed(0)
     config = TrainConfig(width=8, depth=3, **{"dropout": 0.2, "lr": 1e-2, **options})
     network = UNet(width=8, depth=3, dropout=config.dropout)
     transform = InputTransform((0.5,) * 3, (0.25,) * 3)
-    return TrainStep(network, config, OXFORD, transform, WORLD, amp=amp, compile=False, total_samples=160)
+    return TrainStep(network, config, OXFORD, transform, WORLD, amp=amp, compile=compile, total_samples=160, note=note)
 
 
 def run(step, ks):
@@ -61,6 +61,21 @@ def test_going_on_is_bit_equal():
         for (name, a), b in zip(mine.state_dict().items(), theirs.state_dict().values(), strict=True):
             assert torch.equal(a, b), name
     assert whole.mean_loss() == again.mean_loss() and whole.samples == again.samples
+
+
+def test_a_network_whose_kernels_do_not_compile_still_learns(monkeypatch):
+    from torch._inductor import config
+    from torch._inductor.utils import fresh_cache
+
+    monkeypatch.setattr(config.cpp, "cxx", ("/bin/false",))
+    notes = []
+    with fresh_cache():
+        step = make(compile=True, note=notes.append)
+        run(step, range(3))
+    assert len(notes) == 1 and "torch.compile fails for this network (" in notes[0] and not step.compiled
+    plain = make()
+    run(plain, range(3))
+    assert step.mean_loss() == plain.mean_loss()
 
 
 def test_dropout_is_drawn_from_seed_step_and_rank():

@@ -14,7 +14,7 @@ from petseg.data.decode.resize import resize_image
 from petseg.data.loaders.culprit import name_culprit
 from petseg.data.loaders.encoded import EncodedSource, ProcessSource, ThreadSource
 from petseg.data.loaders.loader import Pixels, Size
-from petseg.data.loaders.pool import ReadPool
+from petseg.data.loaders.pool import ReadPool, upload
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.reader import ShardReader
 from petseg.errors import PetsegError
@@ -129,11 +129,12 @@ class DaliEngine:
             batch = self._source.take()
             assert self._pipeline is not None
             self._pipeline.feed_input("jpegs", batch.images)  # copies them
-            codes = torch.from_numpy(batch.codes)
             if self._on_gpu:
                 sizes = np.tile(np.asarray(batch.size, np.float32), (len(batch.images), 1))
                 self._pipeline.feed_input("sizes", sizes)
-                codes = codes.pin_memory().to(self._device, non_blocking=True)
+                codes = upload(batch.codes, self._device)
+            else:
+                codes = torch.from_numpy(batch.codes)
             self._pipeline.schedule_run()
             self._decoding.append(_Batch(batch.indices, batch.size, codes))
 

@@ -40,6 +40,18 @@ def quiet_threads(threads: int, name: str, *, torch_threads: int = 1) -> ThreadP
     return pool
 
 
+def upload(pixels: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Pixels u8[...] on a GPU, through pinned memory; `pixels` may be written to again at once.
+
+    This thread copies alone. Torch's own copy takes all its threads, and waits until each has got a core from those who
+    decode: 9 ms for 8 MB beside 14 processes on 16 cores.
+    """
+    pinned = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=True)
+    np.copyto(pinned.numpy(), pixels)
+    # Pinned blocks are not reused before the copy is done: torch's allocator records the stream.
+    return pinned.to(device, non_blocking=True)
+
+
 class ReadPool:
     """Threads over a reader that is closed together with them."""
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from petseg.data.loaders.loader import Pixels, Size
-from petseg.data.loaders.pool import task_samples
+from petseg.data.loaders.pool import task_samples, upload
 from petseg.data.loaders.worker import Task
 from petseg.data.loaders.workers import Workers
 from petseg.data.shards.reader import ShardReader
@@ -64,11 +64,9 @@ class ProcessEngine:
         if failure is not None:
             sample, fault = failure
             raise self._reader.fault(sample, fault) from fault
-        pixels = torch.from_numpy(self._workers.take(ticket))
+        memory = self._workers.take(ticket)
         self._batches.popleft()
-        if self._device.type == "cuda":
-            # Pinned blocks are not reused before the copy is done: torch's allocator records the stream.
-            pixels = pixels.pin_memory().to(self._device, non_blocking=True)
+        pixels = upload(memory, self._device) if self._device.type == "cuda" else torch.from_numpy(memory)
         cut = len(pixels) // 4 * 3
         return Pixels(pixels[:cut].view(count, *size, 3), pixels[cut:].view(count, *size))
 
