@@ -45,6 +45,11 @@ ON_GPU = DEVICE.type == "cuda"
 SIZE = 128
 BATCH = 128
 SIDES = (128, 256, 0)
+CEILING = "What the device can do at most: "
+GATHERED = 4096
+NNUNET, NNUNET_ON_A100 = "192x160, batch 128", 1345.0
+"""nnU-Net 2D with DALI and AMP: its published images/s on one A100, of a U-Net of this many pixels."""
+
 MEAN, STD = (0.48, 0.45, 0.40), (0.26, 0.26, 0.27)
 Once = Callable[[], int]
 """Does one batch's work, which the device may still be busy with; gives its samples."""
@@ -79,11 +84,13 @@ def emit(name: str, samples: list[float], *, unit: str = "images/s", chart: str,
     sys.stdout.flush()
 
 
-def fail(name: str, error: object, *, chart: str) -> None:
+def fail(name: str, error: object, *, chart: str, kind: str = "petseg") -> None:
     """A row that has no figure."""
     text = " ".join(str(error).split())[:300] or type(error).__name__
     print(
-        json.dumps({"name": name, "unit": "images/s", "note": f"failed: {text}", "facts": {"chart": chart, "kind": ""}})
+        json.dumps(
+            {"name": name, "unit": "images/s", "note": f"failed: {text}", "facts": {"chart": chart, "kind": kind}}
+        )
     )
     sys.stdout.flush()
 
@@ -108,7 +115,7 @@ def compare(
             settle()
             made[name] = kind, once, {**facts, "start_s": round(time.perf_counter() - began, 2)}
         except (Exception, SystemExit) as error:  # whatever a library raises: the others are measured all the same
-            fail(name, error, chart=chart)
+            fail(name, error, chart=chart, kind=kind)
     found: dict[str, list[float]] = {name: [] for name in made}
     for _ in range(plan.repeats):
         for name, (_, once, _) in made.items():
@@ -130,7 +137,6 @@ def ceilings(plan: Plan) -> None:
     a, b = (torch.randn(side, side, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
     source = torch.randint(0, 256, ((1 << 31) if ON_GPU else 1 << 22,), dtype=torch.uint8, device=DEVICE)
     target = torch.empty_like(source)
-    chart = "What the device can do at most"
     works: tuple[tuple[str, str, Callable[[], torch.Tensor], float], ...] = (
         ("bf16 matrix product", "TFLOP/s", lambda: torch.mm(a, b), 2 * side**3 / 1e12),
         ("copy on the device", "GB/s", lambda: target.copy_(source), 2 * len(source) / 1e9),
@@ -144,7 +150,7 @@ def ceilings(plan: Plan) -> None:
                 work()
             settle()
             found.append(20 * amount / (time.perf_counter() - began))
-        emit(name, found[1:], unit=unit, chart=chart, kind="ceiling")
+        emit(name, found[1:], unit=unit, chart=f"{CEILING}{name}", kind="ceiling")
 
 
 # --- loading
@@ -180,14 +186,14 @@ def loaders(plan: Plan, side: int) -> None:
             wrong = reference.judge(
                 *(np.concatenate([np.asarray(getattr(b, part).cpu()) for b in first]) for part in ("images", "codes"))
             )
-            return lambda: len(next(batches).indices), {"threads": threads, "hw_decoder_load": hw, "detail": wrong}
+            return lambda: len(next(batches).indices), {"hw_decoder_load": hw, "detail": wrong}
 
         return make
 
     def theirs(stream_of: str, threads: int) -> Callable[[], tuple[Once, dict[str, Any]]]:
         def make() -> tuple[Once, dict[str, Any]]:
             stream = getattr(peers("_gpu_loading"), stream_of)(cell.folder, threads, SIZE, BATCH, DEVICE)
-            return lambda: len(next(stream)[0]), {"threads": threads}
+            return lambda: len(next(stream)[0]), {}
 
         return make
 
@@ -216,7 +222,7 @@ def endless(loader: Loader) -> Iterator[Batch]:
 
 def caches(plan: Plan) -> None:
     """Samples that were decoded before: the gather alone, and through a loader."""
-    samples, batch = (16384, 4096) if ON_GPU else (256, 64)
+    samples, batch = (4 * GATHERED, GATHERED) if ON_GPU else (256, 64)
     store = DeviceStore(samples, (SIZE, SIZE), DEVICE)
     rng = np.random.default_rng(0)
     draws = [rng.permutation(samples)[:batch] for _ in range(8)]
@@ -372,7 +378,7 @@ def unet(plan: Plan) -> None:
         ("default, batch 128", {"batch_size": 128}),
         ("default, batch 1024", {"batch_size": 1024}),
         ("oxford", {"recipe": "oxford"}),
-        ("5 levels, 32 channels, 192x160, batch 128", {"width": 32, "stem": 1, "size": "192x160", "batch_size": 128}),
+        (f"5 levels, 32 channels, {NNUNET}", {"width": 32, "stem": 1, "size": "192x160", "batch_size": 128}),
     ]
     compare(
         plan,
@@ -552,16 +558,16 @@ def learning(plan: Plan) -> None:
 
 
 SECTIONS: dict[str, tuple[Callable[[Plan], None], float]] = {
-    "ceilings": (ceilings, 30),
-    "packed 256": (lambda plan: loaders(plan, 256), 70),
-    "caches": (caches, 40),
-    "seed": (seed, 70),
-    "unet": (unet, 110),
+    "ceilings": (ceilings, 20),
     "whole": (whole, 90),
-    "ladder": (ladder, 110),
-    "learning": (learning, 120),
-    "packed 128": (lambda plan: loaders(plan, 128), 70),
-    "originals": (lambda plan: loaders(plan, 0), 70),
+    "packed 256": (lambda plan: loaders(plan, 256), 60),
+    "learning": (learning, 90),
+    "caches": (caches, 30),
+    "unet": (unet, 110),
+    "seed": (seed, 60),
+    "ladder": (ladder, 90),
+    "packed 128": (lambda plan: loaders(plan, 128), 60),
+    "originals": (lambda plan: loaders(plan, 0), 60),
     "profile": (profile, 60),
 }
 """What is measured, and the seconds that it may take."""
@@ -569,67 +575,48 @@ SECTIONS: dict[str, tuple[Callable[[Plan], None], float]] = {
 
 def ratios(rows: list[Row]) -> dict[str, float | None]:
     """The goals' figures, None where what they need was not measured."""
-    medians = {
-        (row.facts["chart"].split(",")[0], row.name): statistics.median(row.samples) for row in rows if row.samples
-    }
-    facts = {row.name: row.facts for row in rows}
 
-    def best(*words: str) -> tuple[float, str] | None:
+    def most(chart: str, name: str = "", *, kind: str = "", per_sample: str = "") -> float | None:
+        """The best median of the rows whose chart begins, and whose name ends, like this."""
         found = [
-            (value, name)
-            for (chart, name), value in medians.items()
-            if all(word in f"{chart} {name}" for word in words)
+            statistics.median(row.samples) * (row.facts[per_sample] if per_sample else 1)
+            for row in rows
+            if row.samples
+            and row.facts["chart"].startswith(chart)
+            and row.name.endswith(name)
+            and kind in {"", row.facts["kind"]}
         ]
-        return max(found) if found else None
+        return max(found, default=None)
 
-    def over(a: float | None, b: float | None) -> float | None:
-        return a / b if a and b else None
+    def over(a: float | None, b: float | None, scale: float = 1.0) -> float | None:
+        return a * scale / b if a and b else None
 
-    peak, copy = (
-        medians.get(("What the device can do at most", "bf16 matrix product")),
-        medians.get(("What the device can do at most", "copy on the device")),
-    )
-    mine = best("Steps of the notebook's network")
-    mfu = over(mine[0] * facts[mine[1]]["gflop_an_image"] / 1e3, peak) if mine else None
-    gather = best("bare gather")
-    loader = [
-        row
-        for row in rows
-        if row.samples
-        and row.facts["kind"] == "petseg"
-        and "packed at 256" in row.facts["chart"]
-        and row.facts["chart"].startswith("Loading")
-    ]
-    seed_rows = {
-        row.name: statistics.median(row.samples)
-        for row in rows
-        if row.samples and row.facts["chart"].startswith("End to end, seed")
-    }
-    default_rows = {
-        row.name: row for row in rows if row.samples and row.facts["chart"].startswith("End to end, default")
-    }
+    def together(way: str) -> float | None:
+        """A loader and the step together, over the slower of the two alone."""
+        chart = "End to end, default"
+        load, step = most(chart, f"{way}, loader only"), most(chart, "step only")
+        return over(most(chart, f"{way}, end to end"), min(load, step) if load and step else None)
 
-    def end(title: str) -> float | None:
-        parts = [default_rows.get(f"{title}, {what}") for what in ("end to end", "loader only")] + [
-            default_rows.get("step only")
-        ]
-        if not all(parts):
-            return None
-        together, load, step = (statistics.median(part.samples) for part in parts if part)
-        return together / min(load, step)
-
-    nnunet = best("192x160")
-    ours = max(
-        (value for name, value in seed_rows.items() if "end to end" in name and "notebook" not in name), default=None
-    )
     return {
-        "mfu_seed": mfu,
-        "loader_256": max((statistics.median(row.samples) for row in loader), default=None),
-        "device_cache_over_copy": over(gather[0] * 8 * SIZE * SIZE / 1e9, copy) if gather else None,
-        **{f"end_to_end_{title.replace(' ', '_')}": end(title) for title in ("dali", "webdataset", "cache device")},
-        "over_notebook": over(ours, seed_rows.get("notebook, end to end")),
-        "nnunet_192x160": over(nnunet[0], 1345.0) if nnunet else None,
-    }  # fmt: skip
+        "mfu_seed": over(
+            most("Steps of the notebook's network", kind="petseg", per_sample="gflop_an_image"),
+            most(f"{CEILING}bf16 matrix product"),
+            1e-3,
+        ),
+        "loader_256": most("Loading, packed at 256", kind="petseg"),
+        "loader_256_over_dali": over(
+            most("Loading, packed at 256", kind="petseg"), most("Loading, packed at 256", kind="library")
+        ),
+        "device_cache_over_copy": over(
+            most("Caches", f"bare gather of {GATHERED}"), most(f"{CEILING}copy on the device"), 8 * SIZE * SIZE / 1e9
+        ),
+        **{f"end_to_end_{way.replace(' ', '_')}": together(way) for way in ("dali", "webdataset", "cache device")},
+        "over_notebook": over(
+            most("End to end, seed", "end to end", kind="petseg"),
+            most("End to end, seed", "end to end", kind="notebook"),
+        ),
+        "nnunet_192x160": over(most("Steps of petseg's U-Net", NNUNET), NNUNET_ON_A100),
+    }
 
 
 def run_section(name: str, limit: float, arguments: list[str], say: Callable[[str], None]) -> list[Row]:

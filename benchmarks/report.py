@@ -252,6 +252,11 @@ def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _title(bench: str) -> tuple[str, str]:
+    if bench.startswith("gpu-"):
+        return (
+            f"On one GPU: {bench.removeprefix('gpu-')}",
+            "Loaders, steps and runs of gpu_suite.py, on the GPU it names.",
+        )
     return TITLES.get(bench, (bench, ""))
 
 

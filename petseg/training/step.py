@@ -103,8 +103,9 @@ class TrainStep:
             loss: torch.Tensor = self._compilation(*inputs)
         except TorchDynamoException as error:
             # Whether a network's kernels compile is only known when they are compiled.
-            causes = [line for line in str(error).splitlines() if "Error" in line] or [type(error).__name__]
-            self._note(f"torch.compile fails for this network ({causes[-1].strip()}): training goes on without it.")
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+            cause = next((line for line in reversed(lines) if "Error" in line), lines[0])
+            self._note(f"torch.compile fails for this network ({cause}): training goes on without it.")
             self.compiled, self._loss = False, self._eager_loss
             return self._eager_loss(*inputs)
         return loss
