@@ -117,7 +117,7 @@ class TrainConfig:
         panel="Data",
     )
     num_threads: int = option(
-        0, "Decoding threads or processes; 0 for one a core, at most 16.", minimum=0, panel="Data"
+        0, "Decoding threads or processes; 0 for one a core, at most 16 (DALI on a GPU: 8).", minimum=0, panel="Data"
     )
     prefetch_batches: int = option(2, "Batches that are made ahead.", minimum=1, maximum=64, panel="Data")
     verify: bool = option(True, "Check the shards' hashes, once after each change, before they are used.", panel="Data")

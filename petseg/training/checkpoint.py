@@ -28,25 +28,25 @@ def save_checkpoint(path: Path, data: dict[str, Any]) -> None:
         raise cannot_write(path, error) from error
 
 
-def save_run(run: Path, described: dict[str, Any], sections: dict[str, Any], best_epoch: int | None) -> None:
-    """Save a run: its last checkpoint and, where it is the best one so far, the best.
+def save_run(run: Path, described: dict[str, Any], sections: dict[str, Any], best: dict[str, Any] | None) -> None:
+    """Save a run: its last checkpoint and, where there is a better one than before, the best.
 
     The best one is staged first; the renaming of the last one commits both. Killed at any moment, the two belong
     together (`settle_best`).
 
     Args:
         run: run folder.
-        described: what both hold: weights, configuration, classes.
+        described: weights, configuration, classes.
         sections: what a run needs beside that to go on, one for each part with a state.
-        best_epoch: the present epoch (from 1) if it is the best; else None.
+        best: as `described`, of the best epoch so far, and its `epoch` (from 1); None where it is saved already.
 
     Raises:
         PetsegError: the disk is full or the folder read-only; the checkpoints before are as they were.
     """
-    if best_epoch is not None:
-        save_checkpoint(run / STAGED, {**described, "epoch": best_epoch})
+    if best is not None:
+        save_checkpoint(run / STAGED, best)
     save_checkpoint(run / LAST, {**described, **sections})
-    if best_epoch is not None:
+    if best is not None:
         try:
             replace_durably(run / STAGED, run / BEST)
         except OSError as error:

@@ -49,6 +49,10 @@ AGREE_EVERY = 10
 """Steps between two agreements of several ranks on whether to stop."""
 
 
+SAVE_SHARE, QUICK_SAVE_SECONDS = 0.05, 0.1
+"""Checkpoints at the ends of epochs take this share of the time at most, and are left out only where one takes so long.
+A GPU can be through an epoch in less time than its 190 MB take to reach a disk."""
+
 NAMED_SAMPLES = 5
 """Damaged samples that are named; `petseg verify` names all."""
 
@@ -239,7 +243,9 @@ class _Job:
         # Before a loader's threads have the device do anything beside it.
         self.step.capture()
         self.progress = Progress()
-        self.saved_at = time.perf_counter()
+        self.saved_at, self.save_seconds = time.perf_counter(), 0.0
+        self.unsaved_epoch: int | None = None
+        self.unsaved_best: dict[str, Any] | None = None
         self.skipped: dict[str, int] = {}
         self.clock = self.progress.clock
         if config.cache != "none":
@@ -374,6 +380,9 @@ class _Job:
         while (epoch := self.loader.state_dict()["epoch"]) < self.config.epochs and not self._out_of_patience():
             if not self._train_epoch(epoch, stop):
                 return False
+        if self.unsaved_epoch is not None:
+            with self.clock.measure("other"):
+                self._save(self.unsaved_epoch)
         return True
 
     def _train_epoch(self, epoch: int, stop: Stop) -> bool:
@@ -432,15 +441,28 @@ class _Job:
         }
         progress.records.append(record)
         step.start_epoch()
+        # A signal that came during evaluation: the epoch is whole, so stop before the next one.
+        stopped = epoch + 1 < self.config.epochs and world.any(stop.number is not None)
         with clock.measure("other"):
-            self._save(epoch, is_best=progress.best["epoch"] == epoch + 1)
+            self._epoch_is_whole(epoch, stopped=stopped)
         if world.is_main:
             self.reporter.epoch_ended(record)
             for callback in self.callbacks:
                 callback(dict(record))
-        # A signal that came during evaluation: the epoch is whole and saved, so stop before the next one.
-        last = epoch + 1 >= self.config.epochs
-        return last or not world.any(stop.number is not None)
+        return not stopped
+
+    def _epoch_is_whole(self, epoch: int, *, stopped: bool) -> None:
+        """Save an epoch, unless epochs are so short that checkpoints would take a good part of the run."""
+        if self.progress.best["epoch"] == epoch + 1:
+            self.unsaved_best = {**self._described(), "epoch": epoch + 1}
+        apart = self.save_seconds / SAVE_SHARE if self.save_seconds > QUICK_SAVE_SECONDS else 0.0
+        early = time.perf_counter() - self.saved_at < apart  # on rank 0, which writes
+        if stopped or not self.world.any(early):
+            self._save(epoch)
+            return
+        self.unsaved_epoch = epoch
+        if self.unsaved_best is not None and self.unsaved_best["epoch"] == epoch + 1:
+            self.unsaved_best = _kept(self.unsaved_best)
 
     def _save_is_due(self, agreed: bool) -> bool:
         """Whether this step is to be saved; the same on every rank. `agreed`: all ranks ask at this step."""
@@ -498,19 +520,26 @@ class _Job:
         self.note(f"No better mean IoU for {waited} epochs (--patience {self.config.patience}): stopped.")
         return True
 
-    def _save(self, epoch: int, *, is_best: bool = False) -> None:
+    def _save(self, epoch: int) -> None:
         """Every rank takes part; rank 0 writes."""
-        self.saved_at = time.perf_counter()
+        began = time.perf_counter()
         self._check_weights(epoch)
         sections = {
             "step": self.step.state_dict(),
             "loader": self.loader.state_dict(),
             "progress": self.progress.state_dict(),
         }
-        if not self.world.is_main:
-            return
+        if self.world.is_main:
+            self.run.write_records(self.progress.records)
+            save_run(self.run.path, self._described(), sections, self.unsaved_best)
+        self.unsaved_epoch = self.unsaved_best = None
+        self.saved_at = time.perf_counter()
+        self.save_seconds = self.saved_at - began
+
+    def _described(self) -> dict[str, Any]:
+        """What every checkpoint holds."""
         ema = self.step.ema
-        described = {
+        return {
             "config": self.config.to_dict(),
             "classes": self.classes.to_dict(),
             "mean": self.mean,
@@ -520,8 +549,6 @@ class _Job:
             "model": self.network.state_dict(),
             "ema": ema.network.state_dict() if ema else None,
         }
-        self.run.write_records(self.progress.records)
-        save_run(self.run.path, described, sections, self.progress.best["epoch"] if is_best else None)
 
     def conclude(self) -> FitResult:
         """Score the best checkpoint on `test` (or `val`) and write the summary."""
@@ -575,6 +602,16 @@ class _Job:
         if world.is_main:
             self.run.write_summary(summary)
         return FitResult(run=self.run, summary=summary, test=test, trained=trained, manifest=self.manifest)
+
+
+def _kept(described: dict[str, Any]) -> dict[str, Any]:
+    """The same with copies of its weights, which training goes on changing."""
+    copies = {
+        name: {key: value.clone() for key, value in described[name].items()}
+        for name in ("model", "ema")
+        if described[name] is not None
+    }
+    return {**described, **copies}
 
 
 def device_name(device: torch.device) -> str:

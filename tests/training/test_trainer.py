@@ -20,6 +20,7 @@ from petseg.config import TrainConfig
 from petseg.data.shards.adopt import adopt
 from petseg.errors import PetsegError
 from petseg.inference.trained import checkpoint_path, load_checkpoint, load_trained
+from petseg.training import trainer
 from petseg.training.run_folder import RunFolder, new_run_folder, newest_run_folder
 
 LOADERS = ("dali", "webdataset")
@@ -122,6 +123,31 @@ def test_a_killed_run_goes_on_from_its_last_save_to_the_same_bits(train, saves, 
     assert listener.steps == 15 - kept
     assert_equal(weights(whole.run), weights(resumed.run))
     assert untimed(whole.run) == untimed(resumed.run)
+
+
+@pytest.mark.parametrize("stop_at", [None, 17])
+def test_epochs_too_short_for_a_checkpoint_each_lose_nothing(train, monkeypatch, stop_at):
+    """As on a GPU: the run is saved where it stops, and its best epoch is the same one, with the same bits."""
+    every, _ = train("every", epochs=6)
+    monkeypatch.setattr(trainer, "QUICK_SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(trainer, "SAVE_SHARE", 1e-6)
+    saved = []
+    whole_save = trainer.save_run
+    monkeypatch.setattr(trainer, "save_run", lambda *given: (saved.append(given), whole_save(*given)))
+
+    def interrupt(step):
+        if step == stop_at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    rare, _ = train("rare", epochs=6, on_step=interrupt)
+    if stop_at:
+        assert rare.exit_code == 130
+        rare, _ = train("rare", resume=True)
+    assert len(saved) <= (4 if stop_at else 2)  # at the first epoch's end of each session, where it stopped, at the end
+    assert rare.summary["best_epoch"] == every.summary["best_epoch"] < 6  # or the last save would hold it anyway
+    for name in ("last.pt", "best.pt"):
+        assert_equal(weights(rare.run, name), weights(every.run, name))
+    assert untimed(rare.run) == untimed(every.run)
 
 
 def test_a_run_goes_on_under_the_other_loader(train):
