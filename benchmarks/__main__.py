@@ -215,10 +215,10 @@ def learn_command(
     data = learn.prepare(made)
     entries = [entry for entry in learn.ENTRIES if not no_peers or entry.kind == "petseg"]
     runs = range(seeds or (1 if quick else 3))
-    longest = minutes or (0.25 if quick else 0.0)
     with _progress(len(runs) * (1 + len(entries))) as advance:
         clock, rows = learn.run_all(
-            data, entries, seeds=runs, minutes=longest, progress=lambda name: advance(name, 1)
+            data, entries, seeds=runs, marks=learn.QUICK_MARKS if quick else learn.MARKS, minutes=minutes,
+            progress=lambda name: advance(name, 1),
         )  # fmt: skip
     manifest = Manifest.load(data / "shards")
     train, test = (manifest.splits[split].samples for split in ("train", "test"))

@@ -21,7 +21,7 @@ from petseg.system import usable_cores
 NOTEBOOK_EPOCHS = 5
 """What the notebook trains for; the seconds that it takes are T."""
 
-MARKS = (0.25, 0.5, 1.0, 1.5)
+MARKS, QUICK_MARKS = (0.25, 0.5, 1.0, 1.5), (1.0,)
 """Times of T at which petseg's runs end. Each is a run of its own, since a schedule is made for its end."""
 
 LOOP_LONGEST = 3.0
@@ -99,7 +99,13 @@ def run_entry(entry: Entry, data: Path, seed: int, seconds: float, *extra: str) 
 
 
 def run_all(
-    data: Path, entries: Sequence[Entry], *, seeds: Sequence[int], minutes: float, progress: Callable[[str], None]
+    data: Path,
+    entries: Sequence[Entry],
+    *,
+    seeds: Sequence[int],
+    marks: Sequence[float] = MARKS,
+    minutes: float,
+    progress: Callable[[str], None],
 ) -> tuple[float, list[Row]]:
     """Run every contender with every seed; seeds are the outer loop, so that the machine's moods are shared.
 
@@ -107,7 +113,8 @@ def run_all(
         data: as `prepare` made it.
         entries: beside the notebook, whose time is T.
         seeds: of weights and order.
-        minutes: longest run; 0 for 1.5 T.
+        marks: times of T at which petseg's runs end.
+        minutes: longest run; 0 for all of `marks`, and `LOOP_LONGEST` of a loop.
         progress: called with a contender's name after each run.
 
     Returns:
@@ -125,7 +132,7 @@ def run_all(
         for entry in entries:
             if entry.name not in failed:
                 try:
-                    curves[entry.name].append(_curve(entry, data, seed, clock, 60 * minutes))
+                    curves[entry.name].append(_curve(entry, data, seed, clock, marks, 60 * minutes))
                 except ContenderError as error:
                     failed[entry.name] = f"failed: {error}"
             progress(entry.name)
@@ -133,7 +140,7 @@ def run_all(
     rows = [
         row
         for entry in (NOTEBOOK, *entries)
-        for row in _rows(entry, curves[entry.name], clock, failed.get(entry.name, ""))
+        for row in _rows(entry, curves[entry.name], clock, marks, failed.get(entry.name, ""))
     ]
     return clock, rows
 
@@ -165,16 +172,18 @@ def seconds_to(wanted: float, rows: Sequence[Row], name: str) -> float | None:
     return None
 
 
-def _curve(entry: Entry, data: Path, seed: int, clock: float, longest: float) -> list[Point]:
+def _curve(entry: Entry, data: Path, seed: int, clock: float, marks: Sequence[float], longest: float) -> list[Point]:
     if not entry.budgets:
         most = longest or LOOP_LONGEST * clock
         points = run_entry(entry, data, seed, most, "--until", str(WANTED))
         return [points[round(k * (len(points) - 1) / (PLACES - 1))] for k in range(PLACES)]
-    budgets = [mark * clock for mark in MARKS if not longest or mark * clock <= 1.01 * longest]
-    return [run_entry(entry, data, seed, seconds)[-1] for seconds in budgets or [MARKS[0] * clock]]
+    budgets = [mark * clock for mark in marks if not longest or mark * clock <= 1.01 * longest]
+    return [run_entry(entry, data, seed, seconds)[-1] for seconds in budgets or [marks[0] * clock]]
 
 
-def _rows(entry: Entry, curves: Sequence[Sequence[Point]], clock: float, note: str) -> list[Row]:
+def _rows(
+    entry: Entry, curves: Sequence[Sequence[Point]], clock: float, marks: Sequence[float], note: str
+) -> list[Row]:
     """One row for each place on the curve that all seeds have: its scores, and the median of its seconds."""
     chart = f"Test mean IoU against seconds of training (T is {clock:.0f} s)"
     shared = {"chart": chart, "kind": entry.kind, "line": entry.name}
@@ -182,7 +191,7 @@ def _rows(entry: Entry, curves: Sequence[Sequence[Point]], clock: float, note: s
     for place, points in enumerate(zip(*curves, strict=False)):
         seconds = statistics.median(point.seconds for point in points)
         epochs = statistics.median(point.facts["epochs"] for point in points)
-        where = _mark(MARKS[place]) if entry.budgets else f"epoch {epochs:.0f}"
+        where = _mark(marks[place]) if entry.budgets else f"epoch {epochs:.0f}"
         waits, scored = (statistics.median(point.facts[what] for point in points) for what in ("waiting", "evaluation"))
         rows.append(
             Row(

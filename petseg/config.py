@@ -128,10 +128,10 @@ class TrainConfig:
     seed: int = option(0, "Seed of order, augmentation and weights.", minimum=0, maximum=2**63 - 1)
     run_dir: str = option("", "Folder for the run. Default: runs/ and the time.", panel="Run")
     save_every_steps: int = option(
-        0, "Save after so many steps too; 0 for after each epoch alone.", minimum=0, panel="Run"
+        0, "Save after so many steps too; 0 for at the ends of epochs alone.", minimum=0, panel="Run"
     )
     save_every_minutes: float = option(
-        0.0, "Save after so many minutes too; 0 for after each epoch alone.", minimum=0, panel="Run"
+        0.0, "Save after so many minutes too; 0 for at the ends of epochs alone.", minimum=0, panel="Run"
     )
     init_from: str = option("", "Run folder or checkpoint to take the first weights from.")
     gallery: int = option(8, "Test pictures in the report.", minimum=0, maximum=64, panel="Run")

@@ -56,7 +56,7 @@ def reset_state(optimizer: torch.optim.Optimizer, saved: dict[int, dict[str, tor
     """Fill an optimiser's own state with a saved one, by the parameters' places; with zeros where there is none."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for place, parameter in enumerate(parameters):
-        for name, value in optimizer.state[parameter].items():
+        for name, value in optimizer.state.get(parameter, {}).items():
             if place in saved:
                 value.copy_(saved[place][name])
             else:

@@ -43,10 +43,9 @@ def test_a_contender_that_cannot_run_says_why(tmp_path):
 def test_every_contender_learns_for_a_moment(tmp_path, monkeypatch):
     monkeypatch.setattr(learn, "WORK", tmp_path)
     monkeypatch.setattr(learn, "NOTEBOOK_EPOCHS", 1)
-    monkeypatch.setattr(learn, "MARKS", (3.0,))  # a quarter of one epoch would not be enough to start
-    data = learn.prepare(SyntheticSource(40, 3))
+    data = learn.prepare(SyntheticSource(40, 3))  # three times one epoch: a quarter would not be enough to start
     assert learn.prepare(SyntheticSource(40, 3)) == data, "it is kept"
-    clock, rows = learn.run_all(data, learn.ENTRIES, seeds=[0], minutes=0.0, progress=lambda name: None)
+    clock, rows = learn.run_all(data, learn.ENTRIES, seeds=[0], marks=(3.0,), minutes=0.0, progress=lambda name: None)
     assert clock > 0 and not any(row.note for row in rows)
     assert {row.facts["line"] for row in rows} == {learn.NOTEBOOK.name, *(entry.name for entry in learn.ENTRIES)}
     assert all(0 <= value <= 1 for row in rows for value in row.samples)
