@@ -173,14 +173,14 @@ def loaders(plan: Plan, side: int) -> None:
             return ProcessEngine(reader, device=DEVICE, processes=threads)
         return ThreadEngine(reader, device=DEVICE, num_threads=threads)
 
-    def ours(kind: str, threads: int, hw: float = 0.65, ahead: int = 2) -> Callable[[], tuple[Once, dict[str, Any]]]:
+    def ours(kind: str, threads: int, hw: float = 0.65) -> Callable[[], tuple[Once, dict[str, Any]]]:
         def make() -> tuple[Once, dict[str, Any]]:
             split = cell.manifest.split("train")
             sizes = tuple(split.sizes)
             plan_ = LoaderPlan(
                 digest=cell.manifest.digest, split="train", sizes=sizes, batch_size=BATCH, seed=0, training=True
             )
-            loader = Loader(plan_, OXFORD, (SIZE, SIZE), DEVICE, engine_of(kind, threads, hw), ahead)
+            loader = Loader(plan_, OXFORD, (SIZE, SIZE), DEVICE, engine_of(kind, threads, hw))
             batches = endless(loader)
             first = [next(batches) for _ in range(len(loader))]
             wrong = reference.judge(
@@ -192,24 +192,21 @@ def loaders(plan: Plan, side: int) -> None:
 
     def theirs(stream_of: str, threads: int) -> Callable[[], tuple[Once, dict[str, Any]]]:
         def make() -> tuple[Once, dict[str, Any]]:
-            stream = getattr(peers("_gpu_loading"), stream_of)(cell.folder, threads, SIZE, BATCH, DEVICE)
+            stream = getattr(peers("_device_loading"), stream_of)(cell.folder, threads, SIZE, BATCH, DEVICE)
             return lambda: len(next(stream)[0]), {}
 
         return make
 
-    few, most = max(2, cores // 4), max(2, cores // 2)
+    half = max(1, cores // 2)
+    many = sorted({half, max(1, cores - 2)})
     contenders = [
-        (f"petseg dali, {few} threads", "petseg", ours("dali", few)),
-        (f"petseg dali, {most} threads", "petseg", ours("dali", most)),
-        (f"petseg dali, {cores - 2} threads", "petseg", ours("dali", cores - 2)),
-        (f"petseg dali, {most} threads, no JPEG engine", "petseg", ours("dali", most, 0.0)),
-        (f"petseg dali, {most} threads, JPEG engine 0.9", "petseg", ours("dali", most, 0.9)),
-        (f"petseg processes, {most}", "petseg", ours("processes", most)),
-        (f"petseg processes, {cores - 2}", "petseg", ours("processes", cores - 2)),
-        (f"petseg nvImageCodec, {most} threads", "petseg", ours("threads", most)),
-        (f"DALI's own reader, {most} threads", "library", theirs("dali_native", most)),
-        (f"DALI's own reader, {cores - 2} threads", "library", theirs("dali_native", cores - 2)),
-        (f"torchvision's CUDA decoder, {most} threads", "library", theirs("torchvision_cuda", most)),
+        *((f"petseg dali, {n} threads", "petseg", ours("dali", n)) for n in sorted({max(1, cores // 4), *many})),
+        (f"petseg dali, {half} threads, no JPEG engine", "petseg", ours("dali", half, 0.0)),
+        (f"petseg dali, {half} threads, JPEG engine 0.9", "petseg", ours("dali", half, 0.9)),
+        *((f"petseg processes, {n}", "petseg", ours("processes", n)) for n in many),
+        (f"petseg nvImageCodec, {half} threads", "petseg", ours("threads", half)),
+        *((f"DALI's own reader, {n} threads", "library", theirs("dali_native", n)) for n in many),
+        (f"torchvision's CUDA decoder, {half} threads", "library", theirs("torchvision_cuda", half)),
     ]
     compare(plan, chart, contenders)
 
@@ -384,7 +381,7 @@ def unet(plan: Plan) -> None:
         plan,
         "Steps of petseg's U-Net",
         [
-            *((f"{name}", "petseg", our_step({**options, **small}, compiled=False)) for name, options in cases),
+            *((name, "petseg", our_step({**options, **small}, compiled=False)) for name, options in cases),
             *(
                 (f"{name}, compiled", "petseg", our_step({**options, **small}, compiled=True))
                 for name, options in (cases[1], cases[4])
@@ -434,10 +431,11 @@ def _part(
     plan: Plan, config: Any, name: str, cache: Any, modules: Any, *, loads: bool, learns: bool
 ) -> Callable[[], tuple[Once, dict[str, Any]]]:
     def make() -> tuple[Once, dict[str, Any]]:
-        manifest = plan.cell(128).manifest
+        cell = plan.cell(128)
+        manifest = cell.manifest
         step = modules.petseg_step(config, manifest.classes, manifest.mean, manifest.std) if learns else None
         loader = build_loader(
-            name, shards=plan.cell(128).shards, split="train", batch_size=config.batch_size, size=config.height_width,
+            name, shards=cell.shards, split="train", batch_size=config.batch_size, size=config.height_width,
             device=DEVICE, training=True, cache=cache,
         )  # fmt: skip
         for _ in loader if cache != "none" else ():
@@ -572,6 +570,9 @@ SECTIONS: dict[str, tuple[Callable[[Plan], None], float]] = {
 }
 """What is measured, and the seconds that it may take."""
 
+READ = {"whole", "packed 256", "caches", "packed 128", "originals"}
+"""Sections that read samples."""
+
 
 def ratios(rows: list[Row]) -> dict[str, float | None]:
     """The goals' figures, None where what they need was not measured."""
@@ -676,10 +677,10 @@ def main(
         str(repeats),
         *(["--quick"] if quick else []),
     ]
-    began, rows = time.perf_counter(), list[Row]()
-    for side in (
-        SIDES if any(name in {"packed 128", "packed 256", "originals", "caches", "whole"} for name in names) else ()
-    ):
+    began, rows, line = time.perf_counter(), list[Row](), ""
+    device = gpu()
+    bench = title_of(device)
+    for side in SIDES if not READ.isdisjoint(names) else ():
         plan.cell(side)  # once, before anything is measured
     for name in names:
         left = 60 * minutes - (time.perf_counter() - began)
@@ -689,20 +690,16 @@ def main(
         rows += run_section(
             name, min(SECTIONS[name][1], left), arguments, lambda text: print(text, file=sys.stderr, flush=True)
         )
-        device = gpu()
         facts = {"gpu": device, "minutes": round((time.perf_counter() - began) / 60, 1), "page_cache": "warm"}
-        label = "-".join(
-            filter(None, ("gpu", device.get("name", "cpu"), device.get("driver", ""), f"torch{torch.__version__}"))
-        )
-        bench = re.sub(r"[^A-Za-z0-9.]+", "-", label).strip("-").lower()
-        line = write_result(
-            bench,
-            rows,
-            ratios(rows),
-            environment(plan.source if plan.source == "synthetic" else Path(plan.source).name, **facts),
-            out,
-        )
+        # After each section: whatever ends the suite, that stands.
+        line = write_result(bench, rows, ratios(rows), environment(Path(source).name, **facts), out)
     print(line)
+
+
+def title_of(device: Mapping[str, str]) -> str:
+    """The result file's name: what was measured, and by which versions."""
+    parts = ("gpu", device.get("name", "cpu"), device.get("driver", ""), f"torch{torch.__version__}")
+    return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(filter(None, parts))).strip("-").lower()
 
 
 def gpu() -> dict[str, str]:

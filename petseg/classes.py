@@ -111,7 +111,13 @@ class ClassTable:
 
     def device_table(self, device: torch.device, ignore: int = IGNORE_INDEX) -> torch.Tensor:
         """Table from code to class index: i64[256] on a device, `ignore` where the code is no class."""
-        return _device_table(self, device, ignore)
+        import torch
+
+        key = (self, device, ignore)
+        if key not in _TABLES:
+            table = torch.from_numpy(self.lookup()).long()
+            _TABLES[key] = table.masked_fill_(table == IGNORE_INDEX, ignore).to(device)
+        return _TABLES[key]
 
     def to_codes(self, masks: np.ndarray) -> np.ndarray:
         """Codes as on disk of class indices: integers in [0, len(self)) of any shape to u8 of the same shape."""
@@ -201,16 +207,6 @@ def class_indices(
 
 # One table a device: building it in the step would copy from the host, which is a sync on CUDA.
 _TABLES: dict[tuple[ClassTable, torch.device, int], torch.Tensor] = {}
-
-
-def _device_table(classes: ClassTable, device: torch.device, ignore: int) -> torch.Tensor:
-    import torch
-
-    key = (classes, device, ignore)
-    if key not in _TABLES:
-        table = torch.from_numpy(classes.lookup()).long()
-        _TABLES[key] = table.masked_fill_(table == IGNORE_INDEX, ignore).to(device)
-    return _TABLES[key]
 
 
 OXFORD = ClassTable(

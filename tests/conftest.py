@@ -3,7 +3,9 @@
 import io
 import os
 import shutil
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,6 +112,54 @@ def packed(tmp_path_factory) -> Path:
 def packed_copy(packed, tmp_path) -> Path:
     """A copy of `packed` of the test's own."""
     return shutil.copytree(packed, tmp_path / "packed")
+
+
+@dataclass
+class Listener:
+    """A reporter that remembers, and calls `on_step` with the number of each step."""
+
+    notes: list[str] = field(default_factory=list)
+    records: list[dict[str, Any]] = field(default_factory=list)
+    steps: int = 0
+    on_step: Any = None
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def epoch_started(self, epoch, epochs, steps):
+        pass
+
+    def step(self, images_per_s, data_wait_pct, memory_mb):
+        self.steps += 1
+        if self.on_step:
+            self.on_step(self.steps)
+
+    def epoch_ended(self, record):
+        self.records.append(record)
+
+
+@pytest.fixture
+def train_with(packed, tmp_path):
+    """Makes what runs `fit` on the packed pets, from options that can be given anew; see `run`."""
+
+    def make(options):
+        from petseg.config import resolve
+        from petseg.distributed import World, resolve_device
+        from petseg.training.run_folder import RunFolder
+        from petseg.training.trainer import fit
+
+        def run(name="run", *, resume=False, on_step=None, **given):
+            """(result, listener) of a run in the folder `name`, or of its going on."""
+            folder = RunFolder(tmp_path / name)
+            asked = given if resume else {**options, "shards": str(packed), **given}
+            config = resolve(asked, folder.config if resume else None)
+            listener = Listener(on_step=on_step)
+            world = World(rank=0, size=1, device=resolve_device(options["device"]))
+            return fit(config, folder, world, listener, resume=resume), listener
+
+        return run
+
+    return make
 
 
 @pytest.fixture(scope="session")

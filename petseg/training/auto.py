@@ -28,7 +28,6 @@ pays for runs of this length."""
 GPU_STEP_SECONDS, GPU_FLOPS_PER_S = 0.002, 60e12
 """A step that is not compiled takes this long on an H200, however small it is; the rate is that of petseg's U-Net."""
 
-
 CACHE_SHARE = 0.25
 """Of a GPU's free memory: the rest is the network's, whose need is known only later."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import statistics
 import time
@@ -46,26 +45,21 @@ def measure_pace(step: TrainStep, loader: Loader) -> Pace:
         step: before its first step. All ranks must call this together.
         loader: of training, at the start of its first epoch.
     """
-    weights = {name: value.clone() for name, value in step.network.state_dict().items()}
-    state = copy.deepcopy(step.state_dict())
     epoch = torch.tensor(0, device=step.device)
     steps: list[float] = []
     scores: list[float] = []
     batches = (batch for _ in itertools.count() for batch in loader)  # an epoch may be shorter than this
-    for _ in range(WARM + TIMED):
-        start = time.perf_counter()
-        batch = next(batches)
-        step(batch, epoch)
-        step.mean_loss()  # waits for the device
-        middle = time.perf_counter()
-        _score(step, batch)
-        steps.append(middle - start)
-        scores.append(time.perf_counter() - middle)
+    with step.undone():
+        for _ in range(WARM + TIMED):
+            start = time.perf_counter()
+            batch = next(batches)
+            step(batch, epoch)
+            step.mean_loss()  # waits for the device
+            middle = time.perf_counter()
+            _score(step, batch)
+            steps.append(middle - start)
+            scores.append(time.perf_counter() - middle)
     loader.set_epoch(0)
-    step.network.load_state_dict(weights)
-    if step.ema:
-        step.ema.network.load_state_dict(weights)
-    step.load_state_dict(state)
     return Pace(step=statistics.median(steps[WARM:]), evaluation=statistics.median(scores[WARM:]))
 
 

@@ -38,27 +38,24 @@ def build_optimizer(network: nn.Module, config: TrainConfig, device: torch.devic
     return kind(groups, fused=True, capturable=device.type == "cuda")
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Put back what `state_dict` gave, into the tensors that are there: a captured step knows no others."""
-    if optimizer.state:
-        reset_state(optimizer, saved["state"])
-        return
-    rates = [group["lr"] for group in optimizer.param_groups]
-    capturable = optimizer.defaults["capturable"]
-    optimizer.load_state_dict(saved)
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        # As this device needs them, wherever the checkpoint was written.
-        group["lr"], group["capturable"] = rate, capturable
-
-
 @torch.no_grad()
-def reset_state(optimizer: torch.optim.Optimizer, saved: dict[int, dict[str, torch.Tensor]]) -> None:
-    """Fill an optimiser's own state with a saved one, by the parameters' places; with zeros where there is none."""
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Put back what `state_dict` gave, into the tensors that are there: a captured step knows no others.
+
+    A state of before the first step holds none, which means zeros.
+    """
+    if not optimizer.state:
+        rates = [group["lr"] for group in optimizer.param_groups]
+        optimizer.load_state_dict(saved)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            # As this device needs them, wherever the checkpoint was written.
+            group["lr"], group["capturable"] = rate, optimizer.defaults["capturable"]
+        return
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for place, parameter in enumerate(parameters):
         for name, value in optimizer.state.get(parameter, {}).items():
-            if place in saved:
-                value.copy_(saved[place][name])
+            if place in saved["state"]:
+                value.copy_(saved["state"][place][name])
             else:
                 value.zero_()
 
@@ -113,11 +110,6 @@ class Ema:
         # On the device, where a captured step finds the present one.
         self._held = torch.ones((), device=device) if device.type == "cuda" else None
 
-    def update(self) -> None:
-        """Take in the network's present weights. No host sync."""
-        self.advance()
-        self.average()
-
     def advance(self) -> None:
         """Settle what the next average gives to the network's present weights."""
         self.updates += 1
@@ -127,7 +119,7 @@ class Ema:
 
     @torch.no_grad()
     def average(self) -> None:
-        """Take in the network's present weights."""
+        """Take in the network's present weights, after `advance`. No host sync."""
         if self._held is None:
             torch._foreach_lerp_(self._mine, self._theirs, self._weight)
         else:

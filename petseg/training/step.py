@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -22,7 +24,7 @@ from petseg.model.networks import Network, OwnNetwork
 from petseg.model.smp import SmpNetwork
 from petseg.model.transform import InputTransform, to_float
 from petseg.training.capture import CapturedStep, CaptureError
-from petseg.training.recipe import Ema, build_optimizer, load_optimizer, rate_at, reset_state, set_rate
+from petseg.training.recipe import Ema, build_optimizer, load_optimizer, rate_at, set_rate
 
 
 class TrainStep:
@@ -122,8 +124,8 @@ class TrainStep:
             self._seed_dropout()
         if self.ema:
             self.ema.advance()
-        replayed = self._captured is not None and self._captured.takes(batch.images)
-        learn = self._captured if self._captured is not None and replayed else self._learn
+        captured = self._captured
+        learn = captured if captured is not None and captured.takes(batch.images) else self._learn
         learn(batch.images, batch.codes, batch.indices, epoch)
         rows = batch.indices.shape[0]
         self.loss_samples += rows * self._world.size
@@ -158,19 +160,23 @@ class TrainStep:
         images = torch.randint(0, 256, (*shape, 3), dtype=torch.uint8, generator=noise).to(device)
         known = torch.tensor(self.classes.codes, dtype=torch.uint8)
         codes = known[torch.randint(0, len(known), shape, generator=noise)].to(device)
+        with self.undone():
+            try:
+                self._captured = CapturedStep(self._learn, images, codes)
+            except CaptureError as error:
+                self.optimizer.zero_grad(set_to_none=True)
+                self._note(f"this network's step cannot be a CUDA graph ({error}), so its kernels start one by one.")
+
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """Take back what is learned inside, in place: a captured step knows no other tensors. All ranks together."""
         modules = (self.network, self.ema.network) if self.ema else (self.network,)
         before = [{name: value.clone() for name, value in module.state_dict().items()} for module in modules]
-        scaler = self.scaler.state_dict()
-        try:
-            self._captured = CapturedStep(self._learn, images, codes)
-        except CaptureError as error:
-            self.optimizer.zero_grad(set_to_none=True)
-            self._note(f"this network's step cannot be a CUDA graph ({error}), so its kernels start one by one.")
-        for module, state in zip(modules, before, strict=True):
-            module.load_state_dict(state)
-        reset_state(self.optimizer, {})
-        self.scaler.load_state_dict(scaler)
-        self.loss_sum.zero_()
+        state = copy.deepcopy(self.state_dict())
+        yield
+        for module, weights in zip(modules, before, strict=True):
+            module.load_state_dict(weights)
+        self.load_state_dict(state)
 
     @torch.no_grad()
     def outputs(self, images: torch.Tensor) -> torch.Tensor:

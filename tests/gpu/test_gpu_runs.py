@@ -9,36 +9,11 @@ import sys
 import pytest
 import torch
 
-from petseg.config import resolve
-from petseg.distributed import World
 from petseg.training.checkpoint import load_checkpoint
-from petseg.training.run_folder import RunFolder
-from petseg.training.trainer import fit
 
 pytestmark = pytest.mark.gpu
 
-TINY = {"size": "32", "width": 4, "depth": 3, "batch_size": 8, "epochs": 4, "device": "cuda", "num_threads": 2}
-
-
-class Quiet:
-    """A reporter that remembers what was said, and calls `on_step` with the number of each step."""
-
-    def __init__(self, on_step=None):
-        self.notes, self.steps, self.on_step = [], 0, on_step
-
-    def note(self, text):
-        self.notes.append(text)
-
-    def epoch_started(self, epoch, epochs, steps):
-        pass
-
-    def step(self, images_per_s, data_wait_pct, memory_mb):
-        self.steps += 1
-        if self.on_step:
-            self.on_step(self.steps)
-
-    def epoch_ended(self, record):
-        pass
+TINY = {"size": "32", "width": 4, "depth": 3, "batch_size": 8, "epochs": 4, "device": "cuda:0", "num_threads": 2}
 
 
 def petseg_train(*options):
@@ -48,16 +23,8 @@ def petseg_train(*options):
 
 
 @pytest.fixture
-def train(packed, tmp_path, cuda):
-    def run(name="run", *, resume=False, on_step=None, **options):
-        folder = RunFolder(tmp_path / name)
-        config = resolve(
-            options if resume else {**TINY, "shards": str(packed), **options}, folder.config if resume else None
-        )
-        listener = Quiet(on_step)
-        return fit(config, folder, World(rank=0, size=1, device=cuda), listener, resume=resume), listener
-
-    return run
+def train(train_with):
+    return train_with(TINY)
 
 
 @pytest.mark.parametrize("loader", ["dali", "webdataset"])

@@ -69,7 +69,8 @@ def test_the_average_is_exponential_and_warms_up():
         with torch.no_grad():
             network.weight.fill_(float(t))
             network.num_batches_tracked.fill_(t)
-        ema.update()
+        ema.advance()
+        ema.average()
         decay = min(0.5, (1 + t) / (10 + t))
         expected = decay * expected + (1 - decay) * t
         assert ema.network.weight.item() == pytest.approx(expected, rel=1e-5)

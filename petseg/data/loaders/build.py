@@ -30,7 +30,6 @@ LOADERS = ("auto", "dali", "webdataset", "random")
 MOST_DECODERS = 16
 """Decoding threads or processes unless more are asked for: they feed any network, and each process takes some 60 MB."""
 
-
 MOST_BESIDE_A_GPU = 8
 """DALI's threads where a GPU decodes: with 16 cores and an H200, 8 fed it as fast as 14 or faster."""
 
@@ -128,7 +127,8 @@ def build_loader(
             f"{shards}: the {split} split has {chosen.samples} samples, too few for a batch of {batch_size} on each of "
             f"{world} ranks; give a smaller --batch-size."
         )
-    threads = decoders(num_threads)
+    on_gpu = device.type == "cuda"
+    threads = decoders(num_threads, MOST_BESIDE_A_GPU if name == "dali" and on_gpu else MOST_DECODERS)
     plan = LoaderPlan(
         digest=manifest.digest,
         split=split,
@@ -153,8 +153,6 @@ def build_loader(
     plan = dataclasses.replace(plan, bad=reader.bad)
     engine: Engine
     if name == "dali":
-        if device.type == "cuda":
-            threads = decoders(num_threads, MOST_BESIDE_A_GPU)
         engine = DaliEngine(reader, manifest, batch_size=batch_size, device=device, num_threads=threads)
     elif SUPPORTED and not decodes_on_gpu(device):
         engine = ProcessEngine(reader, device=device, processes=threads)

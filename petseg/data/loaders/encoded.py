@@ -14,9 +14,9 @@ import numpy as np
 from petseg.data.decode.masks import decode_mask
 from petseg.data.decode.resize import resize_nearest
 from petseg.data.loaders.loader import Size
-from petseg.data.loaders.pool import ReadPool, task_samples
-from petseg.data.loaders.processes import give_back
-from petseg.data.loaders.worker import Task, check_whole
+from petseg.data.loaders.pool import ReadPool
+from petseg.data.loaders.processes import give_back, tasks_of
+from petseg.data.loaders.worker import check_whole
 from petseg.data.loaders.workers import Workers
 from petseg.data.shards.reader import ShardReader
 
@@ -129,16 +129,11 @@ class ProcessSource:
 
     def submit(self, indices: np.ndarray, size: Size) -> None:
         """See `EncodedSource`."""
-        count, pixels = len(indices), math.prod(size)
         spans = self._reader.spans(indices)
         starts = [0, *itertools.accumulate(span[3] for span in spans)]
-        step = task_samples(count, self._workers.count)
-        tasks = [
-            Task(0, starts[first], starts[-1] + pixels * first, size, spans[first : first + step], encoded=True)
-            for first in range(0, count, step)
-        ]
+        tasks = tasks_of(self._workers, spans, size, starts, starts[-1], encoded=True)
         # Batches differ in length; rounded up, they find each other's places.
-        room = 1 << (starts[-1] + count * pixels - 1).bit_length()
+        room = 1 << (starts[-1] + len(indices) * math.prod(size) - 1).bit_length()
         self._batches.append(_Batch(self._workers.submit(tasks, room), indices, size, starts))
 
     def waiting(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -15,6 +15,7 @@ from petseg.data.loaders.loader import Pixels, Size
 from petseg.data.loaders.pool import task_samples, upload
 from petseg.data.loaders.worker import Task
 from petseg.data.loaders.workers import Workers
+from petseg.data.shards.files import Span
 from petseg.data.shards.reader import ShardReader
 
 
@@ -49,12 +50,8 @@ class ProcessEngine:
     def submit(self, indices: np.ndarray, size: Size) -> None:
         """See `Engine`."""
         count, pixels = len(indices), math.prod(size)
-        spans = self._reader.spans(indices)
-        step = task_samples(count, self._workers.count)
-        tasks = [
-            Task(0, 3 * pixels * first, pixels * (3 * count + first), size, spans[first : first + step])
-            for first in range(0, count, step)
-        ]
+        images_at = range(0, 3 * pixels * count, 3 * pixels)
+        tasks = tasks_of(self._workers, self._reader.spans(indices), size, images_at, 3 * pixels * count)
         self._batches.append(_Batch(self._workers.submit(tasks, 4 * count * pixels), count, size))
 
     def receive(self) -> Pixels:
@@ -74,6 +71,26 @@ class ProcessEngine:
         """See `Engine`."""
         self._give_back()
         self._reader.close()
+
+
+def tasks_of(
+    workers: Workers, spans: list[Span], size: Size, images_at: Sequence[int], codes_at: int, *, encoded: bool = False
+) -> list[Task]:
+    """A batch cut into tasks.
+
+    Args:
+        workers: who will do them.
+        spans: where the samples are.
+        size: of the codes, and of the images unless they stay encoded.
+        images_at: where each image goes, in bytes from the batch's first one.
+        codes_at: where the codes begin.
+        encoded: images go as they are.
+    """
+    step, pixels = task_samples(len(spans), workers.count), math.prod(size)
+    return [
+        Task(0, images_at[first], codes_at + pixels * first, size, spans[first : first + step], encoded)
+        for first in range(0, len(spans), step)
+    ]
 
 
 class Submitted(Protocol):

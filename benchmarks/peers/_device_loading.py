@@ -1,4 +1,4 @@
-"""Other ways to batches on a GPU: generators of (images, codes) on the device."""
+"""Other ways to batches on a device: endless generators of (images, codes)."""
 
 from __future__ import annotations
 
