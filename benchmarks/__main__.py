@@ -215,16 +215,19 @@ def learn_command(
     data = learn.prepare(made)
     entries = [entry for entry in learn.ENTRIES if not no_peers or entry.kind == "petseg"]
     runs = range(seeds or (1 if quick else 3))
-    with _progress(len(runs) * (1 + len(entries))) as advance:
-        clock, rows = learn.run_all(
-            data, entries, seeds=runs, marks=learn.QUICK_MARKS if quick else learn.MARKS, minutes=minutes,
-            progress=lambda name: advance(name, 1),
-        )  # fmt: skip
     manifest = Manifest.load(data / "shards")
     train, test = (manifest.splits[split].samples for split in ("train", "test"))
     facts = {"source": Path(source).name, "samples": train, "test_samples": test, "page_cache": "warm"}
     env = environment(manifest.source_digest, **facts)
-    _finish("learn", rows, learn.ratios(rows, clock), env, out)
+    rows: list[Row] = []
+    with _progress(len(runs) * (1 + len(entries))) as advance:
+        for clock, rows in learn.run_all(
+            data, entries, seeds=runs, marks=learn.QUICK_MARKS if quick else learn.MARKS, minutes=minutes,
+            progress=lambda name: advance(name, 1),
+        ):  # fmt: skip
+            env["t_seconds"] = clock
+            write_result("learn", rows, learn.ratios(rows), env, out)  # hours may be left to go
+    _finish("learn", rows, learn.ratios(rows), env, out)
 
 
 @app.command("report")

@@ -7,7 +7,7 @@ import json
 import shutil
 import statistics
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ class Entry:
 NOTEBOOK = Entry(name="the notebook", kind="notebook", script="learn_notebook.py")
 SMP = Entry(name="smp Unet-resnet18, plain loop", kind="library", script="learn_smp.py")
 DEFAULT = Entry(name="petseg", kind="petseg", script="learn_petseg.py", budgets=True)
-ENTRIES = (SMP, DEFAULT)
+ENTRIES = (DEFAULT, SMP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ def run_all(
     marks: Sequence[float] = MARKS,
     minutes: float,
     progress: Callable[[str], None],
-) -> tuple[float, list[Row]]:
+) -> Iterator[tuple[float, list[Row]]]:
     """Run every contender with every seed; seeds are the outer loop, so that the machine's moods are shared.
 
     Args:
@@ -117,8 +117,8 @@ def run_all(
         minutes: longest run; 0 for all of `marks`, and `LOOP_LONGEST` of a loop.
         progress: called with a contender's name after each run.
 
-    Returns:
-        (T in seconds, one row for each contender and place on its curve).
+    Yields:
+        After each seed, of all until then: T in seconds, and one row for each contender and place on its curve.
     """
     curves: dict[str, list[list[Point]]] = {entry.name: [] for entry in (NOTEBOOK, *entries)}
     failed: dict[str, str] = {}
@@ -136,23 +136,25 @@ def run_all(
                 except ContenderError as error:
                     failed[entry.name] = f"failed: {error}"
             progress(entry.name)
-    clock = statistics.median(times)
-    rows = [
-        row
-        for entry in (NOTEBOOK, *entries)
-        for row in _rows(entry, curves[entry.name], clock, marks, failed.get(entry.name, ""))
-    ]
-    return clock, rows
+        clock = statistics.median(times)
+        yield (
+            clock,
+            [
+                row
+                for entry in (NOTEBOOK, *entries)
+                for row in _rows(entry, curves[entry.name], clock, marks, failed.get(entry.name, ""))
+            ],
+        )
 
 
-def ratios(rows: Sequence[Row], clock: float) -> dict[str, float | None]:
+def ratios(rows: Sequence[Row]) -> dict[str, float | None]:
     """Mean IoU of petseg at shares of T, and how many times as long the plain smp loop takes to 0.60."""
     found: dict[str, float | None] = {}
     for mark, name in AT.items():
         at = [row for row in rows if row.name == f"{DEFAULT.name}, {_mark(mark)}" and row.samples]
         found[name] = statistics.median(at[0].samples) if at else None
     ours, theirs = (seconds_to(WANTED, rows, entry.name) for entry in (DEFAULT, SMP))
-    return {**found, "seconds_to_060": theirs / ours if ours and theirs else None, "t_seconds": clock}
+    return {**found, "seconds_to_060": theirs / ours if ours and theirs else None}
 
 
 def seconds_to(wanted: float, rows: Sequence[Row], name: str) -> float | None:

@@ -72,6 +72,7 @@ class TrainConfig:
     )
     width: int = option(16, "Channels of the first level (unet).", minimum=1, panel="Network")
     depth: int = option(5, "Levels, the bottom included (unet).", minimum=2, maximum=8, panel="Network")
+    max_width: int = option(128, "Most channels of a level (unet); 128 is fast on a CPU.", minimum=1, panel="Network")
     stem: int = option(
         2,
         "Side of the squares that are folded into channels first (unet); 2 works at half size.",
@@ -87,9 +88,11 @@ class TrainConfig:
         "transpose", "How the decoder enlarges (unet).", panel="Network"
     )
     dice: float = option(1.0, "Weight of the Dice loss beside cross-entropy; 0 for none.", minimum=0)
-    optimizer: Literal["adamw", "adam"] = option("adamw", "Optimiser.")
+    optimizer: Literal["muon", "adamw", "adam"] = option(
+        "muon", "Optimiser. muon: for convolution filters, adamw for the rest."
+    )
     lr: float = option(4e-3, "Highest learning rate.", minimum=0)
-    weight_decay: float = option(0.01, "Weight decay (adamw).", minimum=0)
+    weight_decay: float = option(0.1, "Weight decay (muon, adamw).", minimum=0)
     schedule: Literal["cosine", "onecycle", "constant"] = option("onecycle", "Course of the learning rate.")
     warmup: float = option(0.1, "Share of the run in which the learning rate rises (cosine).", minimum=0, maximum=0.9)
     grad_clip: float = option(1.0, "Largest gradient norm; 0 for no limit.", minimum=0)
@@ -113,7 +116,8 @@ class TrainConfig:
     device: str = option("auto", "auto, cpu, cuda or cuda:N.", panel="Machine")
     cache: Literal["auto", "none", "host", "device"] = option(
         "auto",
-        "Keep decoded samples in memory after the first epoch. auto: on a GPU where they take a quarter of it or less.",
+        "Keep decoded samples in memory after the first epoch. auto: where they take a quarter of a GPU's or "
+        "less, or a sixteenth of a CPU's.",
         panel="Data",
     )
     num_threads: int = option(
@@ -174,7 +178,8 @@ RECIPES: dict[Recipe, dict[str, Any]] = {
     "default": {},
     # Batches that fill a GPU, decoded once and kept on it. Not compiled: that would take as long as the run.
     "oxford": {
-        "size": "256", "batch_size": 64, "width": 32, "lr": 6e-3, "ema": 0.995, "cache": "device", "compile": "off",
+        "size": "256", "batch_size": 64, "width": 32, "max_width": 512, "optimizer": "adamw", "weight_decay": 0.01,
+        "lr": 6e-3, "ema": 0.995, "cache": "device", "compile": "off",
     },
     # The teaching notebook's, with its three faults put right (README, "The seed recipe").
     "seed": {
@@ -190,7 +195,7 @@ RECIPES: dict[Recipe, dict[str, Any]] = {
 }  # fmt: skip
 
 
-BEFORE: dict[str, Any] = {"stem": 1}
+BEFORE: dict[str, Any] = {"stem": 1, "max_width": 512}
 """What runs mean that were begun before an option was there, where that is not its default."""
 
 

@@ -19,6 +19,9 @@ from petseg.data.sources.synthetic import SyntheticSource
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests that take minutes too")
+    parser.addoption(
+        "--pets", type=Path, help="folder with Oxford-IIIT Pet or a part of it, for the tests that learn it"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

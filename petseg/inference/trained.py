@@ -191,6 +191,7 @@ def network_for(config: TrainConfig, classes: ClassTable, own: nn.Module | None 
             classes=len(classes),
             width=config.width,
             depth=config.depth,
+            max_width=config.max_width,
             dropout=config.dropout,
             norm=config.norm,
             upsample=config.upsample,
@@ -215,6 +216,6 @@ def load_weights(network: Network, weights: dict[str, torch.Tensor], path: Path)
         network.load_state_dict(weights)
     except RuntimeError as error:
         raise PetsegError(
-            f"{path} is of another architecture than --arch, --width, --depth, --stem, --norm and --upsample describe: "
-            "give the options of the run that it came from."
+            f"{path} is of another architecture than --arch, --width, --depth, --max-width, --stem, --norm and "
+            "--upsample describe: give the options of the run that it came from."
         ) from error

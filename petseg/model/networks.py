@@ -15,19 +15,17 @@ from petseg.model.smp import PREFIX, SmpNetwork
 Norm = Literal["batch", "group"]
 Upsample = Literal["transpose", "bilinear"]
 
-MAX_CHANNELS = 512
-"""No level is wider than this, as in nnU-Net (Isensee et al., Nature Methods 18, 2021)."""
-
 
 class UNet(nn.Module):
     """U-Net after Ronneberger, Fischer and Brox (MICCAI 2015), with padding, normalisation and any input size.
 
-    Level i has min(width * 2**i, 512) channels and two 3x3 convolutions; the default is 7.8 million parameters.
+    Level i has min(width * 2**i, max_width) channels and two 3x3 convolutions; the default is 7.8 million parameters.
 
     Args:
         classes: output channels.
         width: channels of the first level.
         depth: number of levels, the bottom included; the input is halved `depth - 1` times.
+        max_width: most channels of a level; nnU-Net has 512 too (Isensee et al., Nature Methods 18, 2021).
         dropout: probability with which whole channels are dropped in the two deepest levels, 0 to 1.
         norm: BatchNorm, or GroupNorm (8 channels a group or fewer groups), which does not depend on the batch.
         upsample: 2x2 transposed convolution, or bilinear enlargement with a 1x1 convolution.
@@ -45,13 +43,14 @@ class UNet(nn.Module):
         classes: int = 3,
         width: int = 32,
         depth: int = 5,
+        max_width: int = 512,
         dropout: float = 0.0,
         norm: Norm = "batch",
         upsample: Upsample = "transpose",
         stem: int = 1,
     ) -> None:
         super().__init__()
-        channels = [min(width * 2**level, MAX_CHANNELS) for level in range(depth)]
+        channels = [min(width * 2**level, max_width) for level in range(depth)]
         self.stride = stem * 2 ** (depth - 1)
         self.fold = stem
         self.stem = _conv(3 * stem**2, width, norm) if stem > 1 else nn.Identity()
@@ -187,6 +186,7 @@ def build_model(
     classes: int,
     width: int = 32,
     depth: int = 5,
+    max_width: int = 512,
     dropout: float = 0.0,
     norm: Norm = "batch",
     upsample: Upsample = "transpose",
@@ -202,7 +202,10 @@ def build_model(
     if arch == "seed":
         return SeedUNet(classes=classes)
     if arch == "unet":
-        return UNet(classes=classes, width=width, depth=depth, dropout=dropout, norm=norm, upsample=upsample, stem=stem)
+        return UNet(
+            classes=classes, width=width, depth=depth, max_width=max_width, dropout=dropout, norm=norm,
+            upsample=upsample, stem=stem,
+        )  # fmt: skip
     if arch == "own":
         raise PetsegError("--arch own: the network is yours: give it to petseg.train or petseg.load from Python.")
     raise PetsegError(f"--arch: unknown network '{arch}'; choose unet, seed or smp:ARCH:ENCODER.")

@@ -20,6 +20,7 @@ from petseg.config import TrainConfig
 from petseg.data.loaders.build import resolve_loader
 from petseg.inference.choices import resolve_amp
 from petseg.model.networks import Network
+from petseg.system import available_memory
 
 COMPILE_SECONDS = {"cpu": 900.0, "cuda": 120.0}
 """Compiling takes about a minute on a CPU and saves 15% of a step; it took 25 s on an H200 and saved half of one. It
@@ -28,8 +29,8 @@ pays for runs of this length."""
 GPU_STEP_SECONDS, GPU_FLOPS_PER_S = 0.002, 60e12
 """A step that is not compiled takes this long on an H200, however small it is; the rate is that of petseg's U-Net."""
 
-CACHE_SHARE = 0.25
-"""Of a GPU's free memory: the rest is the network's, whose need is known only later."""
+CACHE_SHARE = {"cuda": 1 / 4, "cpu": 1 / 16}
+"""Of the free memory: the rest of a GPU's is the network's, whose need is known only later."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,31 +113,36 @@ def resolve_compile(
 
 
 def resolve_cache(
-    choice: Literal["auto", "none", "host", "device"], device: torch.device, needed: int
+    choice: Literal["auto", "none", "host", "device"], device: torch.device, needed: int, ranks: int
 ) -> Literal["none", "host", "device"]:
-    """`auto` means the GPU's memory, where the samples take `CACHE_SHARE` of what is free of it or less.
+    """`auto` means the device's memory, where the samples take `CACHE_SHARE` of what is free of it or less.
 
-    On a CPU it means none: decoding takes little of a step there, and the memory is other people's too.
+    On a CPU, decoding takes cores away from the steps. There the memory is other people's too, so the share is smaller,
+    and several ranks would need /dev/shm, of which containers have little.
 
     Args:
         choice: `--cache`.
         device: where the steps run.
         needed: bytes of all samples that would be kept.
+        ranks: processes that train together.
     """
     if choice != "auto":
         return choice
-    fits = device.type == "cuda" and needed <= CACHE_SHARE * torch.cuda.mem_get_info(device)[0]
-    return "device" if fits else "none"
+    if device.type == "cuda":
+        return "device" if needed <= CACHE_SHARE["cuda"] * torch.cuda.mem_get_info(device)[0] else "none"
+    return "host" if ranks == 1 and needed <= CACHE_SHARE["cpu"] * available_memory() else "none"
 
 
-def resolve(config: TrainConfig, device: torch.device, network: Network, samples: int, cached_bytes: int) -> Choices:
+def resolve(
+    config: TrainConfig, device: torch.device, network: Network, samples: int, cached_bytes: int, ranks: int = 1
+) -> Choices:
     """Resolve every `auto` of a configuration; arguments as for `resolve_compile` and `resolve_cache`."""
     compile_, note = resolve_compile(config.compile, device, network, config, samples)
     return Choices(
         loader=resolve_loader(config.loader, device),
         amp=resolve_amp(config.amp, device),
         compile=compile_,
-        cache=resolve_cache(config.cache, device, cached_bytes),
+        cache=resolve_cache(config.cache, device, cached_bytes, ranks),
         notes=(note,) if note else (),
     )
 

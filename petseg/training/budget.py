@@ -17,7 +17,7 @@ WARM, TIMED = 2, 5
 """Steps that are not timed (buffers, compilation), and steps that are."""
 
 END_SECONDS, SAVE_SECONDS = 3.0, 0.15
-"""The summary and the report; the checkpoints of an epoch."""
+"""The summary and the report; the checkpoints of an epoch, which are left out where they take longer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

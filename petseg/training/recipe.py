@@ -11,13 +11,16 @@ from torch import nn
 
 from petseg.config import TrainConfig
 from petseg.model.smp import SmpNetwork
+from petseg.training.muon import Muon, filters_of
 
 
 def build_optimizer(network: nn.Module, config: TrainConfig, device: torch.device) -> torch.optim.Optimizer:
-    """Fused AdamW or Adam. Weight decay spares biases and normalisation, as usual.
+    """Muon, fused AdamW or fused Adam. Weight decay spares biases and normalisation, as usual.
 
     A pretrained encoder learns at `encoder_lr_scale` of the rate.
     """
+    capturable = device.type == "cuda"
+    filters = set(filters_of(network)) if config.optimizer == "muon" else set()
     encoder = set(network.encoder.parameters()) if isinstance(network, SmpNetwork) and config.encoder_weights else set()
     parts = [([p for p in network.parameters() if p not in encoder], 1.0)]
     if encoder:
@@ -25,17 +28,22 @@ def build_optimizer(network: nn.Module, config: TrainConfig, device: torch.devic
     groups: list[dict[str, Any]] = []
     for parameters, scale in parts:
         learning = [p for p in parameters if p.requires_grad]
-        decayed, spared = [p for p in learning if p.ndim > 1], [p for p in learning if p.ndim <= 1]
+        decayed = [p for p in learning if p.ndim > 1 and p not in filters]
+        spared = [p for p in learning if p.ndim <= 1]
         if config.optimizer == "adam":
             groups.append({"params": [*decayed, *spared], "lr_scale": scale})
         else:
             groups.append({"params": decayed, "weight_decay": config.weight_decay, "lr_scale": scale})
             groups.append({"params": spared, "weight_decay": 0.0, "lr_scale": scale})
+        if chosen := [p for p in learning if p in filters]:
+            groups.append({"params": chosen, "weight_decay": config.weight_decay, "lr_scale": scale, "filters": True})
     # A tensor on the device, so that a new rate neither syncs nor invalidates a captured graph.
     for group in groups:
-        group["lr"] = torch.tensor(config.lr, device=device) if device.type == "cuda" else config.lr
+        group["lr"] = torch.tensor(config.lr, device=device) if capturable else config.lr
+    if config.optimizer == "muon":
+        return Muon(groups, capturable=capturable)
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    return kind(groups, fused=True, capturable=device.type == "cuda")
+    return kind(groups, fused=True, capturable=capturable)
 
 
 @torch.no_grad()

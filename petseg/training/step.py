@@ -136,8 +136,8 @@ class TrainStep:
         """What the device does in a step, and nothing that the host has to know."""
         loss = self._loss(images, codes, indices, epoch)
         self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
         if self._clip != math.inf:
-            self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.network.parameters(), self._clip, foreach=True)
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -214,7 +214,7 @@ class TrainStep:
         if not self.scaler.is_enabled() or not self.steps:
             return 0
         # A fused optimiser counts only the steps that it took.
-        taken = next(iter(self.optimizer.state.values()))["step"]
+        taken = next(state["step"] for state in self.optimizer.state.values() if "step" in state)
         return self.steps - int(taken)
 
     def weights_are_finite(self) -> bool:

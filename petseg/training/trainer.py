@@ -57,6 +57,9 @@ NAMED_SAMPLES = 5
 """Damaged samples that are named; `petseg verify` names all."""
 
 
+ANNOUNCED_CACHE = 500_000_000
+"""Bytes of memory that are mentioned, where nobody asked for a cache."""
+
 ANNOUNCED_BYTES = 2_000_000_000
 """Hashing more shards than this takes seconds, so it is said."""
 
@@ -190,7 +193,8 @@ class _Job:
             network.freeze_unused(*config.height_width)
             self._note_padding(config, network.stride)
         cached = cache_bytes(self._samples("train") + self._samples("val"), config.height_width)
-        chosen = auto.resolve(config, world.device, network, per_epoch // world.size * config.epochs, cached)
+        samples = per_epoch // world.size * config.epochs
+        chosen = auto.resolve(config, world.device, network, samples, cached, world.size)
         # Absolute, so that the run is understood from any folder.
         shards_path, init_path = str(shards.absolute()), str(Path(init_from).absolute()) if init_from else ""
         encoder_weights = absolute_source(config.encoder_weights)
@@ -248,12 +252,13 @@ class _Job:
         self.unsaved_best: dict[str, Any] | None = None
         self.skipped: dict[str, int] = {}
         self.clock = self.progress.clock
-        if config.cache != "none":
+        if config.cache != "none" and (asked.cache != "auto" or cached > ANNOUNCED_CACHE):
             splits = [name for name in ("train", "val") if self._samples(name)]
             self.note(
                 f"--cache {config.cache} takes {bytes_in_words(cached)} for {' and '.join(splits)} at {config.size} "
                 "px, filled during the first epoch."
             )
+        if config.cache != "none":
             check_room(config.cache, cached, world.device)
         self._announce_hashing()
         self.loader = self._loader("train", training=True)

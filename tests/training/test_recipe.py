@@ -46,15 +46,23 @@ def test_the_cosine_is_a_cosine():
 def test_a_rate_reaches_every_group():
     optimizer = build_optimizer(UNet(width=4, depth=2), TrainConfig(), CPU)
     set_rate(optimizer, 0.125)
-    assert [group["lr"] for group in optimizer.param_groups] == [0.125, 0.125]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.125, 0.125, 0.125]
 
 
 def test_decay_spares_biases_and_normalisation():
     network = UNet(width=4, depth=2)
-    decayed, spared = build_optimizer(network, TrainConfig(weight_decay=0.3), CPU).param_groups
-    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.3, 0.0)
-    assert all(p.ndim > 1 for p in decayed["params"]) and all(p.ndim == 1 for p in spared["params"])
-    assert len(decayed["params"]) + len(spared["params"]) == len(list(network.parameters()))
+    for optimizer in ("muon", "adamw"):
+        decayed, spared, *filters = build_optimizer(
+            network, TrainConfig(weight_decay=0.3, optimizer=optimizer), CPU
+        ).param_groups
+        large = [decayed, *filters]
+        assert len(filters) == (optimizer == "muon")
+        assert all(group["weight_decay"] == 0.3 for group in large) and spared["weight_decay"] == 0.0
+        assert all(p.ndim > 1 for group in large for p in group["params"]) and all(
+            p.ndim == 1 for p in spared["params"]
+        )
+        found = [id(p) for group in (*large, spared) for p in group["params"]]
+        assert sorted(found) == sorted(map(id, network.parameters()))
     assert isinstance(build_optimizer(network, TrainConfig(optimizer="adam"), CPU), torch.optim.Adam)
 
 

