@@ -20,7 +20,7 @@ from petseg.errors import PetsegError
 from petseg.inference.choices import amp_dtype, resolve_amp
 from petseg.inference.segment import Segmenter
 from petseg.inference.trained import TrainedModel
-from petseg.model.losses import combine, cross_entropy_sum, dice_sums
+from petseg.model.losses import combine, loss_sums
 from petseg.model.metrics import confusion_matrices, constant_answer_mean_iou, mean_iou, metrics_from
 from petseg.model.networks import Network
 from petseg.model.transform import InputTransform
@@ -78,8 +78,7 @@ def evaluate(
             outputs = network(transform(batch.images))
         each = confusion_matrices(outputs.argmax(1), masks, n)
         confusion += each.sum(0)
-        ce_sum, pixels = cross_entropy_sum(outputs, masks)
-        overlap, size = dice_sums(outputs, masks)
+        ce_sum, pixels, overlap, size = loss_sums(outputs, masks)
         sums += torch.cat([ce_sum.view(1), pixels.view(1), overlap, size]).double()
         per_image.append((batch.indices, each))
         if progress:

@@ -21,15 +21,15 @@ class Policy:
 
     flip: bool = True
     """Mirror left and right, half of the time."""
-    degrees: float = 15.0
+    degrees: float = 20.0
     """Rotation."""
-    zoom: float = 0.25
+    zoom: float = 0.5
     """Enlargement in powers: by a factor from 1 / (1 + zoom) to 1 + zoom, evenly in its logarithm."""
-    shift: float = 0.1
+    shift: float = 0.15
     """Translation, as a share of each side."""
-    brightness: float = 0.25
-    contrast: float = 0.25
-    saturation: float = 0.25
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.4
 
 
 def uniforms(indices: torch.Tensor, epoch: torch.Tensor, seed: int, streams: int) -> torch.Tensor:

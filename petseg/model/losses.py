@@ -8,30 +8,30 @@ import torch.nn.functional as F
 from petseg.classes import IGNORE_INDEX
 
 
-def cross_entropy_sum(outputs: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy summed over the pixels that count, and how many those are.
+def loss_sums(
+    outputs: torch.Tensor, masks: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What the loss of a batch, or of a whole set, is made of.
 
     Args:
         outputs: f[N, C, H, W], logits.
         masks: i64[N, H, W], class indices, IGNORE_INDEX where a pixel does not count.
 
     Returns:
-        (f32 scalar, i64 scalar), no host sync.
+        (f32 scalar, cross-entropy summed over the pixels that count; i64 scalar, how many those are; f32[C], numerator
+        of each class's soft Dice coefficient: the sum of probability inside it; f32[C], its denominator: the sum of
+        probability plus true pixels), no host sync.
     """
-    total = F.cross_entropy(outputs.float(), masks, ignore_index=IGNORE_INDEX, reduction="sum")
-    return total, (masks != IGNORE_INDEX).sum()
-
-
-def dice_sums(outputs: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Numerator and denominator of the soft Dice coefficient of each class; arguments as for `cross_entropy_sum`.
-
-    Returns:
-        (f32[C] sum of probability inside the class, f32[C] sum of probability plus true pixels), no host sync.
-    """
+    # One softmax for both losses: it is the largest part of either.
+    logs = outputs.float().log_softmax(dim=1)
+    entropy = F.nll_loss(logs, masks, ignore_index=IGNORE_INDEX, reduction="sum")
+    counts = (masks != IGNORE_INDEX).unsqueeze(1)
     classes = torch.arange(outputs.shape[1], device=outputs.device).view(1, -1, 1, 1)
     truth = (masks.unsqueeze(1) == classes).float()
-    probabilities = outputs.float().softmax(dim=1) * (masks != IGNORE_INDEX).unsqueeze(1)
-    return (probabilities * truth).sum(dim=(0, 2, 3)), (probabilities + truth).sum(dim=(0, 2, 3))
+    probabilities = logs.exp() * counts
+    axes = (0, 2, 3)
+    overlap, size = (probabilities * truth).sum(axes), (probabilities + truth).sum(axes)
+    return entropy, counts.sum(), overlap, size
 
 
 def combine(
@@ -49,7 +49,7 @@ def combine(
 
 def segmentation_loss(outputs: torch.Tensor, masks: torch.Tensor, *, dice: float = 1.0) -> torch.Tensor:
     """Cross-entropy plus `dice` times the Dice loss of a batch; f32 scalar, 0 if no pixel counts."""
-    ce_sum, pixels = cross_entropy_sum(outputs, masks)
-    if not dice:
-        return combine(ce_sum, pixels, ce_sum, ce_sum, dice=0.0)
-    return combine(ce_sum, pixels, *dice_sums(outputs, masks), dice=dice)
+    if dice:
+        return combine(*loss_sums(outputs, masks), dice=dice)
+    total = F.cross_entropy(outputs.float(), masks, ignore_index=IGNORE_INDEX, reduction="sum")
+    return total / (masks != IGNORE_INDEX).sum().clamp(min=1)

@@ -72,7 +72,7 @@ class TrainStep:
         self._transform = transform
         # Networks of others may have dropout of their own.
         self._draws = config.dropout > 0 or isinstance(network, SmpNetwork | OwnNetwork)
-        self._world = world
+        self.world = world
         self._clip = config.grad_clip or math.inf
         wrapped: nn.Module = network
         if world.size > 1:
@@ -128,9 +128,9 @@ class TrainStep:
         learn = captured if captured is not None and captured.takes(batch.images) else self._learn
         learn(batch.images, batch.codes, batch.indices, epoch)
         rows = batch.indices.shape[0]
-        self.loss_samples += rows * self._world.size
+        self.loss_samples += rows * self.world.size
         self.steps += 1
-        self.samples += rows * self._world.size
+        self.samples += rows * self.world.size
 
     def _learn(self, images: torch.Tensor, codes: torch.Tensor, indices: torch.Tensor, epoch: torch.Tensor) -> None:
         """What the device does in a step, and nothing that the host has to know."""
@@ -153,7 +153,7 @@ class TrainStep:
         """
         config, device = self.config, self.device
         # Under DDP a reduction would have to be captured on all ranks at once.
-        if device.type != "cuda" or self._world.size > 1 or not config.cuda_graphs:
+        if device.type != "cuda" or self.world.size > 1 or not config.cuda_graphs:
             return
         noise = torch.Generator().manual_seed(0)
         shape = (config.batch_size, *config.height_width)
@@ -201,7 +201,7 @@ class TrainStep:
 
     def mean_loss(self) -> float:
         """Mean loss over the samples of all ranks since the epoch began. Waits for the device."""
-        return self._world.sum(self.loss_sum.clone()).item() / max(self.loss_samples, 1)
+        return self.world.sum(self.loss_sum.clone()).item() / max(self.loss_samples, 1)
 
     def start_epoch(self) -> None:
         """Begin a new mean."""
@@ -225,9 +225,9 @@ class TrainStep:
 
     def share_buffers(self) -> None:
         """Give every rank rank 0's buffers, so that what is evaluated is what is saved."""
-        self._world.broadcast_buffers(self.network)
+        self.world.broadcast_buffers(self.network)
         if self.ema:
-            self._world.broadcast_buffers(self.ema.network)
+            self.world.broadcast_buffers(self.ema.network)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, beside the weights and the loader's position.
@@ -240,7 +240,7 @@ class TrainStep:
             "scaler": self.scaler.state_dict(),
             "samples": self.samples,
             "steps": self.steps,
-            "loss_sum": self._world.sum(self.loss_sum.clone()).item(),
+            "loss_sum": self.world.sum(self.loss_sum.clone()).item(),
             "loss_samples": self.loss_samples,
         }
 
@@ -252,12 +252,12 @@ class TrainStep:
         self.scaler.load_state_dict(state["scaler"])
         self.samples = state["samples"]
         self.steps = state["steps"]
-        self.loss_sum.fill_(state["loss_sum"] if self._world.is_main else 0.0)
+        self.loss_sum.fill_(state["loss_sum"] if self.world.is_main else 0.0)
         self.loss_samples = state["loss_samples"]
 
     def _seed_dropout(self) -> None:
         """Dropout drawn anew from (seed, step, rank), so that no random state has to be saved for any rank."""
-        key = struct.pack("<3Q", self.config.seed, self.steps, self._world.rank)
+        key = struct.pack("<3Q", self.config.seed, self.steps, self.world.rank)
         seed = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1
         if self.device.type == "cuda":
             torch.cuda.default_generators[self.device.index].manual_seed(seed)

@@ -300,8 +300,9 @@ class _Job:
         """Settle how many epochs --max-minutes allows, by a few steps that are undone."""
         minutes, together = self.config.max_minutes, self.config.batch_size * self.world.size
         val, test = (-(-self._samples(split) // together) for split in ("val", "test"))
-        pace = measure_pace(self.step, self.loader)
-        once = time.perf_counter() - self.began + pace.end(scored=test)
+        cached = self.config.cache != "none"
+        pace = measure_pace(self.step, self.loader, cached=cached, seconds=60 * minutes)
+        once = time.perf_counter() - self.began + pace.once(steps=per_epoch // together, scored=test)
         each = pace.epoch(steps=per_epoch // together, scored=val)
         epochs = int(self.world.broadcast(str(int((60 * minutes - once) // each))))
         if epochs < 1:

@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from petseg.model.losses import cross_entropy_sum, dice_sums, segmentation_loss
+from petseg.model.losses import loss_sums, segmentation_loss
 
 
 def sample(seed=0, n=2, classes=3, side=9):
@@ -18,7 +18,7 @@ def test_cross_entropy_is_torchs():
     outputs, masks = sample()
     expected = F.cross_entropy(outputs, masks, ignore_index=255)
     torch.testing.assert_close(segmentation_loss(outputs, masks, dice=0.0), expected)
-    total, pixels = cross_entropy_sum(outputs, masks)
+    total, pixels, *_ = loss_sums(outputs, masks)
     torch.testing.assert_close(total / pixels, expected)
 
 
@@ -71,6 +71,6 @@ def test_fp16_outputs_of_512_px_do_not_overflow():
     assert loss.dtype == torch.float32
     # p = 1/3 everywhere: class 0 has Dice 2/3 / (1/3 + 1) = 0.5, the absent ones 0.
     assert loss.item() == pytest.approx(np.log(3) + 1 - 0.5 / 3, rel=1e-3)
-    overlap, size = dice_sums(outputs, masks)
+    _, _, overlap, size = loss_sums(outputs, masks)
     assert overlap[0].item() == pytest.approx(4 * 512 * 512 / 3, rel=1e-4)
     assert size[1].item() == pytest.approx(4 * 512 * 512 / 3, rel=1e-4)

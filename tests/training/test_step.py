@@ -81,7 +81,7 @@ def test_a_network_whose_kernels_do_not_compile_still_learns(monkeypatch):
 def test_dropout_is_drawn_from_seed_step_and_rank():
     def drawn(rank, steps):
         step = make()
-        step._world = dataclasses.replace(WORLD, rank=rank)
+        step.world = dataclasses.replace(WORLD, rank=rank)
         step.steps = steps
         step._seed_dropout()
         return torch.rand(4).tolist()

@@ -1,0 +1,113 @@
+"""Loaders and caches beside DALI's own reader and torchvision's CUDA decoder."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+
+from benchmarks.data import Reference
+from benchmarks.gpu.measure import BATCH, DEVICE, ON_GPU, SIZE, Make, Once, Plan, compare, endless, peers
+from petseg import build_loader
+from petseg.classes import OXFORD
+from petseg.data.loaders.cache import DeviceStore
+from petseg.data.loaders.dali import DaliEngine
+from petseg.data.loaders.loader import Loader, LoaderPlan
+from petseg.data.loaders.processes import ProcessEngine
+from petseg.data.loaders.threads import ThreadEngine
+from petseg.data.shards.reader import ShardReader
+from petseg.system import usable_cores
+
+GATHERED = 4096
+
+
+def loaders(plan: Plan, side: int) -> None:
+    """Every way to batches on the device, 128 px out."""
+    cell = plan.cell(side)
+    cores = usable_cores()
+    reference = Reference.of(cell, SIZE)
+    chart = f"Loading, {cell.label}, {SIZE} px out, batch {BATCH}"
+
+    def engine_of(kind: str, threads: int, hw: float) -> Any:
+        reader = ShardReader(cell.shards, cell.manifest, "train")
+        if kind == "dali":
+            return DaliEngine(
+                reader, cell.manifest, batch_size=BATCH, device=DEVICE, num_threads=threads, hw_decoder_load=hw
+            )
+        if kind == "processes":
+            return ProcessEngine(reader, device=DEVICE, processes=threads)
+        return ThreadEngine(reader, device=DEVICE, num_threads=threads)
+
+    def ours(kind: str, threads: int, hw: float = 0.65) -> Make:
+        def make() -> tuple[Once, dict[str, Any]]:
+            split = cell.manifest.split("train")
+            sizes = tuple(split.sizes)
+            plan_ = LoaderPlan(
+                digest=cell.manifest.digest, split="train", sizes=sizes, batch_size=BATCH, seed=0, training=True
+            )
+            loader = Loader(plan_, OXFORD, (SIZE, SIZE), DEVICE, engine_of(kind, threads, hw))
+            batches = endless(loader)
+            first = [next(batches) for _ in range(len(loader))]
+            wrong = reference.judge(
+                *(np.concatenate([np.asarray(getattr(b, part).cpu()) for b in first]) for part in ("images", "codes"))
+            )
+            return lambda: len(next(batches).indices), {"hw_decoder_load": hw, "detail": wrong}
+
+        return make
+
+    def theirs(stream_of: str, threads: int) -> Make:
+        def make() -> tuple[Once, dict[str, Any]]:
+            stream = getattr(peers("_device_loading"), stream_of)(cell.folder, threads, SIZE, BATCH, DEVICE)
+            return lambda: len(next(stream)[0]), {}
+
+        return make
+
+    half = max(1, cores // 2)
+    many = sorted({half, max(1, cores - 2)})
+    contenders = [
+        *((f"petseg dali, {n} threads", "petseg", ours("dali", n)) for n in sorted({max(1, cores // 4), *many})),
+        (f"petseg dali, {half} threads, no JPEG engine", "petseg", ours("dali", half, 0.0)),
+        (f"petseg dali, {half} threads, JPEG engine 0.9", "petseg", ours("dali", half, 0.9)),
+        *((f"petseg processes, {n}", "petseg", ours("processes", n)) for n in many),
+        (f"petseg nvImageCodec, {half} threads", "petseg", ours("threads", half)),
+        *((f"DALI's own reader, {n} threads", "library", theirs("dali_native", n)) for n in many),
+        (f"torchvision's CUDA decoder, {half} threads", "library", theirs("torchvision_cuda", half)),
+    ]
+    compare(plan, chart, contenders)
+
+
+def caches(plan: Plan) -> None:
+    """Samples that were decoded before: the gather alone, and through a loader."""
+    samples, batch = (4 * GATHERED, GATHERED) if ON_GPU else (256, 64)
+    store = DeviceStore(samples, (SIZE, SIZE), DEVICE)
+    rng = np.random.default_rng(0)
+    draws = [rng.permutation(samples)[:batch] for _ in range(8)]
+
+    def gather() -> tuple[Once, dict[str, Any]]:
+        turns = itertools.cycle(draws)
+        return lambda: len(store.get(next(turns)).images), {"bytes_a_sample": 2 * 4 * SIZE * SIZE}
+
+    def through(kind: Any, size: int) -> Make:
+        def make() -> tuple[Once, dict[str, Any]]:
+            loader = build_loader(
+                "webdataset", shards=plan.cell(128).shards, split="train", batch_size=size, size=(SIZE, SIZE),
+                device=DEVICE, training=True, cache=kind,
+            )  # fmt: skip
+            for _ in loader:
+                pass
+            batches = endless(loader)
+            return lambda: len(next(batches).indices), {}
+
+        return make
+
+    compare(
+        plan,
+        f"Caches, {SIZE} px out",
+        [
+            (f"device cache, bare gather of {batch}", "petseg", gather),
+            ("petseg cache device, batch 32", "petseg", through("device", 32)),
+            (f"petseg cache device, batch {BATCH}", "petseg", through("device", BATCH)),
+            (f"petseg cache host, batch {BATCH}", "petseg", through("host", BATCH)),
+        ],
+    )
