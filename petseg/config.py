@@ -57,7 +57,7 @@ class TrainConfig:
     max_minutes: float = option(
         0.0, "Fit the epochs to so many minutes, scores and report included; 0 for --epochs.", minimum=0
     )
-    batch_size: int = option(8, "Samples a step, on each rank.", minimum=1, panel="Data")
+    batch_size: int = option(16, "Samples a step, on each rank.", minimum=1, panel="Data")
     arch: str = option(
         "unet",
         "Network: `unet`, `seed` (the notebook's), `smp:ARCH:ENCODER` (any of segmentation_models.pytorch, such as "
@@ -88,16 +88,17 @@ class TrainConfig:
         "transpose", "How the decoder enlarges (unet).", panel="Network"
     )
     dice: float = option(1.0, "Weight of the Dice loss beside cross-entropy; 0 for none.", minimum=0)
-    optimizer: Literal["muon", "adamw", "adam"] = option(
-        "muon", "Optimiser. muon: for convolution filters, adamw for the rest."
+    optimizer: Literal["auto", "muon", "adamw", "adam"] = option(
+        "auto",
+        "Optimiser. muon: for convolution filters, adamw for the rest. auto: muon; adamw with a pretrained encoder.",
     )
-    lr: float = option(4e-3, "Highest learning rate.", minimum=0)
+    lr: float = option(6e-3, "Highest learning rate.", minimum=0)
     weight_decay: float = option(0.1, "Weight decay (muon, adamw).", minimum=0)
     schedule: Literal["cosine", "onecycle", "constant"] = option("onecycle", "Course of the learning rate.")
     warmup: float = option(0.1, "Share of the run in which the learning rate rises (cosine).", minimum=0, maximum=0.9)
     grad_clip: float = option(1.0, "Largest gradient norm; 0 for no limit.", minimum=0)
     ema: float = option(
-        0.99, "Decay of the averaged weights that are evaluated; 0 for none.", minimum=0, maximum=0.99999
+        0.98, "Decay of the averaged weights that are evaluated; 0 for none.", minimum=0, maximum=0.99999
     )
     augment: bool = option(True, "Move and recolour training pictures, on the device.")
     normalise: bool = option(True, "Subtract the channel means and divide by the deviations.")

@@ -17,11 +17,15 @@ from petseg.training.muon import Muon, filters_of
 def build_optimizer(network: nn.Module, config: TrainConfig, device: torch.device) -> torch.optim.Optimizer:
     """Muon, fused AdamW or fused Adam. Weight decay spares biases and normalisation, as usual.
 
-    A pretrained encoder learns at `encoder_lr_scale` of the rate.
+    A pretrained encoder learns at `encoder_lr_scale` of the rate. `auto` is Muon, but AdamW with a pretrained encoder:
+    what AdamW had taught it, Muon undoes (benchmarks/README.md).
     """
     capturable = device.type == "cuda"
-    filters = set(filters_of(network)) if config.optimizer == "muon" else set()
+    choice = config.optimizer
+    if choice == "auto":
+        choice = "adamw" if config.encoder_weights else "muon"
     encoder = set(network.encoder.parameters()) if isinstance(network, SmpNetwork) and config.encoder_weights else set()
+    filters = set(filters_of(network)) if choice == "muon" else set()
     parts = [([p for p in network.parameters() if p not in encoder], 1.0)]
     if encoder:
         parts.append(([p for p in network.parameters() if p in encoder], config.encoder_lr_scale))
@@ -30,7 +34,7 @@ def build_optimizer(network: nn.Module, config: TrainConfig, device: torch.devic
         learning = [p for p in parameters if p.requires_grad]
         decayed = [p for p in learning if p.ndim > 1 and p not in filters]
         spared = [p for p in learning if p.ndim <= 1]
-        if config.optimizer == "adam":
+        if choice == "adam":
             groups.append({"params": [*decayed, *spared], "lr_scale": scale})
         else:
             groups.append({"params": decayed, "weight_decay": config.weight_decay, "lr_scale": scale})
@@ -40,9 +44,9 @@ def build_optimizer(network: nn.Module, config: TrainConfig, device: torch.devic
     # A tensor on the device, so that a new rate neither syncs nor invalidates a captured graph.
     for group in groups:
         group["lr"] = torch.tensor(config.lr, device=device) if capturable else config.lr
-    if config.optimizer == "muon":
+    if choice == "muon":
         return Muon(groups, capturable=capturable)
-    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    kind = torch.optim.AdamW if choice == "adamw" else torch.optim.Adam
     return kind(groups, fused=True, capturable=capturable)
 
 

@@ -51,12 +51,12 @@ def test_a_rate_reaches_every_group():
 
 def test_decay_spares_biases_and_normalisation():
     network = UNet(width=4, depth=2)
-    for optimizer in ("muon", "adamw"):
+    for optimizer in ("auto", "muon", "adamw"):
         decayed, spared, *filters = build_optimizer(
             network, TrainConfig(weight_decay=0.3, optimizer=optimizer), CPU
         ).param_groups
         large = [decayed, *filters]
-        assert len(filters) == (optimizer == "muon")
+        assert len(filters) == (optimizer != "adamw")
         assert all(group["weight_decay"] == 0.3 for group in large) and spared["weight_decay"] == 0.0
         assert all(p.ndim > 1 for group in large for p in group["params"]) and all(
             p.ndim == 1 for p in spared["params"]

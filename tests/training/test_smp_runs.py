@@ -65,7 +65,7 @@ def test_a_pretrained_encoder_learns_more_slowly(train, weights, scale):
 
 def test_every_parameter_is_in_one_group():
     network = SmpNetwork(SMALL["arch"], classes=3)
-    for optimizer, count in (("muon", 6), ("adamw", 4), ("adam", 2)):
+    for optimizer, count in (("muon", 6), ("auto", 4), ("adamw", 4), ("adam", 2)):
         config = TrainConfig(arch=SMALL["arch"], encoder_weights="imagenet", encoder_lr_scale=0.5, optimizer=optimizer)
         built = build_optimizer(network, config, torch.device("cpu"))
         set_rate(built, 0.5)

@@ -175,9 +175,9 @@ def test_a_finished_run_can_be_given_more_epochs(train):
     ("options", "words"),
     [
         ({"size": "48"}, "--size 48: .* was begun with 32"),
-        ({"lr": 0.1}, "--lr 0.1: .* was begun with 0.004"),
+        ({"lr": 0.1}, "--lr 0.1: .* was begun with 0.006"),
         ({"depth": 4}, "--depth 4"),
-        ({"optimizer": "adam"}, "--optimizer adam: .* muon"),
+        ({"optimizer": "adam"}, "--optimizer adam: .* auto"),
         ({"amp": "fp16"}, "--amp fp16: .* off"),
         ({"seed": 3}, "--seed 3"),
         ({"augment": False}, "--augment False"),
