@@ -116,3 +116,20 @@ def test_momentum_is_an_average_of_gradients():
     p.grad = torch.ones_like(p)
     optimizer.step()
     torch.testing.assert_close(optimizer.state[p]["momentum"], torch.full_like(p, 1 - MOMENTUM))
+
+
+@pytest.mark.gpu
+def test_a_step_on_a_gpu_is_the_cpus(monkeypatch):
+    """TF32, which petseg allows on GPUs, would leave eigenvalues below 0 that explode."""
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+    g = torch.Generator().manual_seed(0)
+    grad = (torch.randn(64, 1, generator=g) @ torch.randn(1, 288, generator=g)).view(64, 32, 3, 3)
+    grad += 1e-3 * torch.randn(64, 32, 3, 3, generator=g)
+    found = []
+    for device in ("cpu", "cuda"):
+        p, other = (nn.Parameter(torch.ones(shape, device=device)) for shape in ((64, 32, 3, 3), (1,)))
+        optimizer = Muon([{"params": [other], "lr": 0.1}, {"params": [p], "lr": 0.1, "filters": True}])
+        p.grad = grad.to(device)
+        optimizer.step()
+        found.append(p.detach().cpu() - 1)
+    torch.testing.assert_close(found[1], found[0], rtol=0.05, atol=0.05 * found[0].abs().max().item())
