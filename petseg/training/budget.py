@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +16,10 @@ from petseg.training.step import TrainStep
 WARM, TIMED, TIMED_SHARE = 2, 5, 0.02
 """Steps that are not timed (buffers, compilation), and steps that are: so many, and this share of the whole time."""
 
-END_SECONDS, SAVE_SECONDS = 3.0, 0.15
+MARGIN = 0.03
+"""Share of the time that is kept back: what was measured moves by as much, and by more on a shared machine."""
+
+END_SECONDS, SAVE_SECONDS = 2.0, 0.1
 """The summary and the report; the checkpoints of an epoch, which are left out where they take longer."""
 
 
@@ -51,34 +53,36 @@ def measure_pace(step: TrainStep, loader: Loader, *, cached: bool, seconds: floa
         seconds: that the whole run may take.
     """
     epoch = torch.tensor(0, device=step.device)
-    batches = (batch for _ in itertools.count() for batch in loader)  # an epoch may be shorter than this
-    scores: list[float] = []
+    # An epoch may be shorter than this.
+    batches: Iterator[Batch] = (batch for _ in itertools.count() for batch in loader)
 
-    def timed(source: Iterator[Batch], count: int) -> list[float]:
-        found: list[float] = []
-        for _ in range(count):
-            start = time.perf_counter()
-            batch = next(source)
-            step(batch, epoch)
-            step.mean_loss()  # waits for the device
-            middle = time.perf_counter()
-            _score(step, batch)
-            found.append(middle - start)
-            scores.append(time.perf_counter() - middle)
-        return found
+    def take() -> None:
+        step(next(batches), epoch)
+        step.mean_loss()  # waits for the device
+
+    def score() -> None:
+        """Do with a batch what evaluation does, and wait for the device."""
+        masks = step.classes.masks(batch.codes, batch.indices)
+        found = step.outputs(batch.images).argmax(1)
+        confusion_matrices(found, masks, len(step.classes)).sum().item()
 
     with step.undone():
-        first = statistics.median(timed(batches, WARM + TIMED)[WARM:])
-        more = max(TIMED, int(TIMED_SHARE * seconds / first))
-        more = int(step.world.broadcast(str(more)))
-        # Nothing is decoded beside these.
-        later = statistics.median(timed(itertools.repeat(next(batches)) if cached else batches, more))
+        _seconds(take, WARM)
+        first = _seconds(take, TIMED)
+        more = int(step.world.broadcast(str(max(TIMED, int(TIMED_SHARE * seconds / first)))))
+        batch = next(batches)
+        if cached:
+            batches = itertools.repeat(batch)  # nothing is decoded beside these
+        later = _seconds(take, more)
+        score()
+        evaluation = _seconds(score, TIMED)
     loader.set_epoch(0)
-    return Pace(step=later, first_step=max(first, later), evaluation=statistics.median(scores[WARM:]))
+    return Pace(step=later, first_step=max(first, later), evaluation=evaluation)
 
 
-def _score(step: TrainStep, batch: Batch) -> None:
-    """Do with a batch what evaluation does, and wait for the device."""
-    masks = step.classes.masks(batch.codes, batch.indices)
-    found = step.outputs(batch.images).argmax(1)
-    confusion_matrices(found, masks, len(step.classes)).sum().item()
+def _seconds(act: Callable[[], object], times: int) -> float:
+    """Mean seconds of one of several calls: what many take is their sum, the slow ones too."""
+    start = time.perf_counter()
+    for _ in range(times):
+        act()
+    return (time.perf_counter() - start) / times

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +18,10 @@ class Progress:
 
     records: list[dict[str, Any]] = field(default_factory=list)
     """The lines of metrics.jsonl."""
-    best: dict[str, Any] = field(default_factory=lambda: {"mean_iou": -1.0, "epoch": 0})
-    """Highest mean IoU on val, and the epoch (from 1) that it was reached in."""
+    peak: dict[str, Any] = field(default_factory=lambda: {"mean_iou": -1.0, "error": 0.0, "epoch": 0})
+    """Highest mean IoU on val, its standard error, and the epoch (from 1) that it was reached in."""
+    best: int = 0
+    """The epoch (from 1) whose weights count as the best."""
     clock: Clock = field(default_factory=Clock)
     part: tuple[dict[Phase, float], int] | None = None
     """Of an epoch that was stopped half-way: the clock at its beginning, and the samples that were seen."""
@@ -30,9 +35,27 @@ class Progress:
         """Wall time of all sessions together."""
         return self.earlier_seconds + time.perf_counter() - self.began
 
+    def judge(self, epoch: int, score: float, image_scores: Collection[float]) -> None:
+        """Settle whether an epoch is the best so far: the latest within one standard error of the highest score is.
+
+        The highest of many noisy scores is as much luck as merit, and a learning rate that falls to zero makes later
+        weights better than a small val split can tell. The rule is that of Breiman et al. (Classification and
+        Regression Trees, 1984, 3.4.3), with the later epoch in the place of the simpler model.
+
+        Args:
+            epoch: from 1.
+            score: its mean IoU on val.
+            image_scores: mean IoU of each picture, from whose spread the error follows.
+        """
+        if score > self.peak["mean_iou"]:
+            error = statistics.stdev(image_scores) / math.sqrt(len(image_scores)) if len(image_scores) > 1 else 0.0
+            self.peak = {"mean_iou": score, "error": error, "epoch": epoch}
+        if score >= self.peak["mean_iou"] - self.peak["error"]:
+            self.best = epoch
+
     def waited(self) -> int:
-        """Epochs since the best one."""
-        return len(self.records) - int(self.best["epoch"])
+        """Epochs since the highest score."""
+        return len(self.records) - int(self.peak["epoch"])
 
     def is_out_of_patience(self, patience: int) -> bool:
         """Whether as many epochs as `patience` passed without a better one; never where that is 0."""
@@ -42,7 +65,8 @@ class Progress:
         """Plain data."""
         return {
             "records": self.records,
-            "best": self.best,
+            "peak": self.peak,
+            "best": {"epoch": self.best},
             "clock": dict(self.clock.seconds),
             "part": self.part,
             "seconds": self.seconds,
@@ -51,7 +75,9 @@ class Progress:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what `state_dict` gave; this session's time goes on counting."""
         self.records = list(state["records"])
-        self.best = dict(state["best"])
+        self.best = state["best"]["epoch"]
+        # Checkpoints of before have the highest score in place of both, which was the best epoch's.
+        self.peak = dict(state.get("peak") or {"error": 0.0, **state["best"]})
         self.clock.seconds.update(state["clock"])
         self.part = state["part"]
         self.earlier_seconds = state["seconds"]

@@ -31,7 +31,7 @@ from petseg.model.smp import SmpNetwork
 from petseg.signals import Stop, stop_signals
 from petseg.system import bytes_in_words, versions
 from petseg.training import auto
-from petseg.training.budget import measure_pace
+from petseg.training.budget import MARGIN, measure_pace
 from petseg.training.checkpoint import load_training_state, save_run, settle_best
 from petseg.training.progress import Progress
 from petseg.training.resume import check_changes, finished_summary
@@ -304,7 +304,7 @@ class _Job:
         pace = measure_pace(self.step, self.loader, cached=cached, seconds=60 * minutes)
         once = time.perf_counter() - self.began + pace.once(steps=per_epoch // together, scored=test)
         each = pace.epoch(steps=per_epoch // together, scored=val)
-        epochs = int(self.world.broadcast(str(int((60 * minutes - once) // each))))
+        epochs = int(self.world.broadcast(str(int((60 * minutes * (1 - MARGIN) - once) // each))))
         if epochs < 1:
             self.close()
             raise PetsegError(
@@ -459,7 +459,7 @@ class _Job:
 
     def _epoch_is_whole(self, epoch: int, *, stopped: bool) -> None:
         """Save an epoch, unless epochs are so short that checkpoints would take a good part of the run."""
-        if self.progress.best["epoch"] == epoch + 1:
+        if self.progress.best == epoch + 1:
             self.unsaved_best = {**self._described(), "epoch": epoch + 1}
         apart = self.save_seconds / SAVE_SHARE if self.save_seconds > QUICK_SAVE_SECONDS else 0.0
         early = time.perf_counter() - self.saved_at < apart  # on rank 0, which writes
@@ -481,16 +481,15 @@ class _Job:
     def _validate(self, epoch: int) -> dict[str, Any] | None:
         self.step.share_buffers()
         if self.val is None:
-            self.progress.best = {"mean_iou": -1.0, "epoch": epoch + 1}
+            self.progress.best = epoch + 1
             return None
         self.val.set_epoch(0)
-        metrics = self._evaluate(self.val, self.step.evaluated_network).metrics
+        found = self._evaluate(self.val, self.step.evaluated_network)
         if not self.progress.records:
-            self._note_absent(metrics, "val")
-        score = metrics["mean_iou"]
-        if score is not None and score > self.progress.best["mean_iou"]:
-            self.progress.best = {"mean_iou": score, "epoch": epoch + 1}
-        return metrics
+            self._note_absent(found.metrics, "val")
+        if found.metrics["mean_iou"] is not None:
+            self.progress.judge(epoch + 1, found.metrics["mean_iou"], found.image_iou.values())
+        return found.metrics
 
     def _evaluate(self, loader: Loader, network: Network) -> Evaluation:
         return evaluate(
@@ -588,7 +587,7 @@ class _Job:
             "images_per_s": samples / max(spent["data"] + spent["compute"], 1e-9),
             "data_wait_pct": wait,
             "epochs": len(progress.records),
-            "best_epoch": progress.best["epoch"],
+            "best_epoch": progress.best,
             "skipped_steps": skipped,
             "damaged_samples": self.skipped,
             "seconds": progress.seconds,
