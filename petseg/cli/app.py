@@ -200,6 +200,7 @@ def evaluate(
     on_bad_sample: Annotated[
         str | None, typer.Option(metavar="stop|skip", help="Default: the run's own.", show_default=False)
     ] = None,
+    tta: Annotated[bool, typer.Option("--tta", help="Average with the mirrored photo, in twice the time.")] = False,
     device: DeviceOption = "auto",
 ) -> None:
     """Score a run on a split, as the run itself did unless told otherwise."""
@@ -210,7 +211,7 @@ def evaluate(
         "on_bad_sample": on_bad_sample,
     }  # fmt: skip
     evaluate_command(
-        run, shards=shards, split=split, as_json=as_json, full_size=full_size, device=device, changes=changes
+        run, shards=shards, split=split, as_json=as_json, full_size=full_size, tta=tta, device=device, changes=changes
     )
 
 

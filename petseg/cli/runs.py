@@ -94,6 +94,7 @@ def evaluate_command(
     split: str,
     as_json: bool,
     full_size: bool,
+    tta: bool,
     device: str,
     changes: Mapping[str, Any],
 ) -> None:
@@ -107,6 +108,7 @@ def evaluate_command(
     console = screen.out()
     where = resolve_device(device)
     trained = load_trained(run, where, **{name: value for name, value in changes.items() if value is not None})
+    trained = trained.mirrored() if tta else trained
     folder = _shards_of(trained, shards)
     manifest = Manifest.load(folder)
     with screen.progress(console, f"scoring {split}") as (advance, expect):
@@ -116,13 +118,14 @@ def evaluate_command(
         else:
             metrics = score(trained, folder, manifest, split, device=where, progress=advance).metrics
     size = "each picture's own size" if full_size else trained.config.size
+    size += ", averaged with the mirror image's scores" if tta else ""
     console.print(screen.metrics_table(metrics, f"{trained.path} on {split} of {folder}, at {size}", trained.classes))
     if skipped := metrics["skipped_samples"]:
         console.print(f"Left out: {screen.counted(skipped, 'damaged sample')} (petseg verify names them).")
     if metrics["absent"]:
         console.print(f"No pixel of {escape(split)} is of {escape(', '.join(metrics['absent']))}.")
     if as_json:
-        result = {"run": str(run), "shards": str(folder), "split": split, "full_size": full_size}
+        result = {"run": str(run), "shards": str(folder), "split": split, "full_size": full_size, "tta": tta}
         result |= {"size": trained.config.size, **metrics}
         print(json.dumps(result))  # noqa: T201 - one line for programs, without a console's wrapping or colours
 

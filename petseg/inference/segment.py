@@ -72,10 +72,10 @@ class Segmenter:
         self.classes: ClassTable = trained.classes
         self.network: nn.Module = trained.network
         self.height, self.width = trained.config.height_width
-        self._trained = trained
+        self._trained = trained.mirrored() if tta else trained
         self._device = device
         self._amp = resolve_amp(cast(Amp, amp or ("off" if trained.config.amp == "off" else "auto")), device)
-        self._tta, self._tile, self._overlap = tta, tile, overlap
+        self._tile, self._overlap = tile, overlap
 
     def predict(self, picture: Picture) -> np.ndarray:
         """The mask of a picture at its own size: u8[H, W], codes as in the masks that the network learned from.
@@ -170,11 +170,7 @@ class Segmenter:
             for row, picture in enumerate(part):
                 resize_image(picture, self.height, self.width, out=small[row])
             images = torch.from_numpy(small).to(self._device)
-            probabilities = self._trained.probabilities(images, self._amp)
-            if self._tta:
-                mirrored = self._trained.probabilities(images.flip(2), self._amp)
-                probabilities = (probabilities + mirrored.flip(3)) / 2
-            found.extend(probabilities.contiguous().cpu().numpy())
+            found.extend(self._trained.probabilities(images, self._amp).contiguous().cpu().numpy())
         return found
 
 

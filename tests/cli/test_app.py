@@ -477,6 +477,9 @@ def test_eval_at_another_size(packed, petseg):
 
     larger, own = result("--size", "48"), result()
     assert (larger["size"], own["size"]) == ("48", "32") and larger["mean_iou"] != own["mean_iou"]
+    both = result("--tta")
+    assert both["tta"] and not own["tta"] and both["loss"] != own["loss"]
+    assert result("--tta", "--full-size")["mean_iou"] != result("--full-size")["mean_iou"]
     assert result("--size", "48", "--full-size")["mean_iou"] != result("--full-size")["mean_iou"]
     refuses(petseg("eval", "run", "--size", "0"), "--size: 0 is outside")
 

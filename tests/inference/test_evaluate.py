@@ -106,3 +106,23 @@ def test_panels_show_a_sample_and_the_worst(trained, packed):
         assert panel.probabilities.shape == (3, 32, 48)
         assert np.allclose(panel.probabilities.sum(0), 1, atol=1e-5)
     assert make_panels(trained, packed, manifest, "val", scores, count=0, device=CPU) == ([], [])
+
+
+def test_mirrored_scores_are_those_of_the_mean_of_both(trained, packed):
+    """Loss and mean IoU; a whole picture's mirror image gets the mirrored answer."""
+    made = loader(packed, 5, "val")
+    found = evaluate(trained.mirrored().network, made, OXFORD, trained.transform, WORLD, dice=0.0).metrics
+    confusion, losses, pixels = np.zeros((3, 3), np.int64), 0.0, 0
+    for batch in made:
+        images = batch.images[batch.indices >= 0]
+        truth = OXFORD.masks(batch.codes[batch.indices >= 0])
+        both = (trained.probabilities(images) + trained.probabilities(images.flip(2)).flip(3)) / 2
+        np.add.at(confusion, (truth.numpy().ravel(), both.argmax(1).numpy().ravel()), 1)
+        losses -= both.gather(1, truth[:, None]).log().sum().item()
+        pixels += truth.numel()
+        torch.testing.assert_close(
+            trained.mirrored().probabilities(images.flip(2)).flip(3), trained.mirrored().probabilities(images)
+        )
+    made.close()
+    assert found["mean_iou"] == pytest.approx(float(mean_iou(confusion)), abs=1e-9)
+    assert found["loss"] == pytest.approx(losses / pixels, rel=1e-5)
