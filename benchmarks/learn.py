@@ -177,10 +177,16 @@ def seconds_to(wanted: float, rows: Sequence[Row], name: str) -> float | None:
 def _curve(entry: Entry, data: Path, seed: int, clock: float, marks: Sequence[float], longest: float) -> list[Point]:
     if not entry.budgets:
         most = longest or LOOP_LONGEST * clock
-        points = run_entry(entry, data, seed, most, "--until", str(WANTED))
-        return [points[round(k * (len(points) - 1) / (PLACES - 1))] for k in range(PLACES)]
+        found = run_entry(entry, data, seed, most, "--until", str(WANTED))
+        return [found[round(k * (len(found) - 1) / (PLACES - 1))] for k in range(PLACES)]
     budgets = [mark * clock for mark in marks if not longest or mark * clock <= 1.01 * longest]
-    return [run_entry(entry, data, seed, seconds)[-1] for seconds in budgets or [marks[0] * clock]]
+    points: list[Point] = []
+    share = 1.0
+    for seconds in budgets or [marks[0] * clock]:
+        # T is time of training, and a run is given the time of its whole command.
+        points.append(run_entry(entry, data, seed, seconds / share)[-1])
+        share = points[-1].seconds / points[-1].facts["whole"]
+    return points
 
 
 def _rows(
@@ -200,11 +206,20 @@ def _rows(
                 name=f"{entry.name}, {where}", unit="mean IoU", samples=[point.mean_iou for point in points], note=note,
                 facts={
                     **shared, "seconds": seconds, "curves": [point.facts for point in points],
-                    "detail": f"{seconds:.0f} s, {waits:.1f} of them waiting for data; {scored:.1f} s of evaluation",
+                    "detail": f"{seconds:.0f} s, {waits:.1f} of them waiting for data; {scored:.1f} s of evaluation"
+                    + _more(points),
                 },
             )
         )  # fmt: skip
     return rows or [Row(name=entry.name, unit="mean IoU", note=note, facts={**shared, "seconds": 0.0})]
+
+
+def _more(points: Sequence[Point]) -> str:
+    """What petseg's own runs say beside."""
+    if "mirrored" not in points[0].facts:
+        return ""
+    mirrored, whole = (statistics.median(point.facts[name] for point in points) for name in ("mirrored", "whole"))
+    return f"; the whole command {whole:.0f} s; {mirrored:.3f} averaged with the mirror image's scores"
 
 
 def _mark(mark: float) -> str:

@@ -12,6 +12,16 @@ with tempfile.TemporaryDirectory() as folder:
     run = {"shards": str(args.data / "shards"), "run_dir": f"{folder}/run", "seed": args.seed, "gallery": 0}
     result = petseg.train({**run, "max_minutes": args.seconds / 60})
 trained, size = result.trained, result.trained.config.height_width[0]
-scores = test_scores(args.data / "shards", size, lambda images: trained.probabilities(images, trained.config.amp))
+scores, mirrored = (
+    test_scores(args.data / "shards", size, lambda images, each=each: each.probabilities(images, each.config.amp))
+    for each in (trained, trained.mirrored())
+)
 own, whole = (result.summary[name] for name in ("mean_iou", "seconds"))
-point(Clock(seconds=result.summary["time"]), result.summary["epochs"], scores, own_size=own, whole=whole)
+point(
+    Clock(seconds=result.summary["time"]),
+    result.summary["epochs"],
+    scores,
+    own_size=own,
+    whole=whole,
+    mirrored=mirrored["mean_iou"],
+)
