@@ -45,12 +45,17 @@ class Entry:
     script: str
     budgets: bool = False
     """Whether it is run once for each of `MARKS`; else it is scored after each epoch of one run."""
+    marks: tuple[float, ...] = ()
+    """Those of the marks that it is run for; all where there are none."""
+    width: int = 0
+    """Its `--width`; 0 for the default."""
 
 
 NOTEBOOK = Entry(name="the notebook", kind="notebook", script="learn_notebook.py")
 SMP = Entry(name="smp Unet-resnet18, plain loop", kind="library", script="learn_smp.py")
 DEFAULT = Entry(name="petseg", kind="petseg", script="learn_petseg.py", budgets=True)
-ENTRIES = (DEFAULT, SMP)
+WIDER = Entry(name="petseg --width 32", kind="petseg", script="learn_petseg.py", budgets=True, marks=(1.5,), width=32)
+ENTRIES = (DEFAULT, WIDER, SMP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +135,10 @@ def run_all(
         progress(NOTEBOOK.name)
         clock = times[0]  # the first seed's, so that all seeds have the same budgets
         for entry in entries:
-            if entry.name not in failed:
+            own = _marks_of(entry, marks)
+            if entry.name not in failed and own:
                 try:
-                    curves[entry.name].append(_curve(entry, data, seed, clock, marks, 60 * minutes))
+                    curves[entry.name].append(_curve(entry, data, seed, clock, own, 60 * minutes))
                 except ContenderError as error:
                     failed[entry.name] = f"failed: {error}"
             progress(entry.name)
@@ -174,6 +180,10 @@ def seconds_to(wanted: float, rows: Sequence[Row], name: str) -> float | None:
     return None
 
 
+def _marks_of(entry: Entry, marks: Sequence[float]) -> list[float]:
+    return [mark for mark in marks if mark in (entry.marks or marks)]
+
+
 def _curve(entry: Entry, data: Path, seed: int, clock: float, marks: Sequence[float], longest: float) -> list[Point]:
     if not entry.budgets:
         most = longest or LOOP_LONGEST * clock
@@ -184,7 +194,8 @@ def _curve(entry: Entry, data: Path, seed: int, clock: float, marks: Sequence[fl
     share = 1.0
     for seconds in budgets or [marks[0] * clock]:
         # T is time of training, and a run is given the time of its whole command.
-        points.append(run_entry(entry, data, seed, seconds / share)[-1])
+        width = ["--width", str(entry.width)] if entry.width else []
+        points.append(run_entry(entry, data, seed, seconds / share, *width)[-1])
         share = points[-1].seconds / points[-1].facts["whole"]
     return points
 
@@ -195,11 +206,14 @@ def _rows(
     """One row for each place on the curve that all seeds have: its scores, and the median of its seconds."""
     chart = f"Test mean IoU against seconds of training (T is {clock:.0f} s)"
     shared = {"chart": chart, "kind": entry.kind, "line": entry.name}
+    own = _marks_of(entry, marks)
+    if entry.budgets and not own:
+        return []
     rows = []
     for place, points in enumerate(zip(*curves, strict=False)):
         seconds = statistics.median(point.seconds for point in points)
         epochs = statistics.median(point.facts["epochs"] for point in points)
-        where = _mark(marks[place]) if entry.budgets else f"epoch {epochs:.0f}"
+        where = _mark(own[place]) if entry.budgets else f"epoch {epochs:.0f}"
         waits, scored = (statistics.median(point.facts[what] for point in points) for what in ("waiting", "evaluation"))
         rows.append(
             Row(

@@ -33,6 +33,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, required=True, help="most that it may train for")
     parser.add_argument("--epochs", type=int, default=10**6)
+    parser.add_argument("--width", type=int, default=0, help="of petseg's network; 0 for the default")
     parser.add_argument("--until", type=float, default=1.0, help="mean IoU that is enough")
     args = parser.parse_args()
     torch.manual_seed(args.seed)

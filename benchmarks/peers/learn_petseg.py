@@ -10,6 +10,7 @@ from petseg.training.telemetry import Clock
 args = arguments()
 with tempfile.TemporaryDirectory() as folder:
     run = {"shards": str(args.data / "shards"), "run_dir": f"{folder}/run", "seed": args.seed, "gallery": 0}
+    run |= {"width": args.width} if args.width else {}
     result = petseg.train({**run, "max_minutes": args.seconds / 60})
 trained, size = result.trained, result.trained.config.height_width[0]
 scores, mirrored = (
