@@ -221,12 +221,14 @@ def learn_command(
     env = environment(manifest.source_digest, **facts)
     rows: list[Row] = []
     with _progress(len(runs) * (1 + len(entries))) as advance:
-        for clock, rows in learn.run_all(
+        results = learn.run_all(
             data, entries, seeds=runs, marks=learn.QUICK_MARKS if quick else learn.MARKS, minutes=minutes,
             progress=lambda name: advance(name, 1),
-        ):  # fmt: skip
+        )  # fmt: skip
+        for done, (clock, rows) in enumerate(results, start=1):
             env["t_seconds"] = clock
-            write_result("learn", rows, learn.ratios(rows), env, out)  # hours may be left to go
+            if done < len(runs):  # hours may be left to go
+                write_result("learn", rows, learn.ratios(rows), env, out)
     _finish("learn", rows, learn.ratios(rows), env, out)
 
 

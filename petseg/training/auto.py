@@ -41,6 +41,7 @@ class Choices:
     amp: Literal["bf16", "fp16", "off"]
     compile: bool
     cache: Literal["none", "host", "device"]
+    optimizer: Literal["muon", "adamw", "adam"]
     notes: tuple[str, ...] = ()
     """Sentences for the person who started the run."""
 
@@ -133,6 +134,16 @@ def resolve_cache(
     return "host" if ranks == 1 and needed <= CACHE_SHARE["cpu"] * available_memory() else "none"
 
 
+def resolve_optimizer(config: TrainConfig) -> Literal["muon", "adamw", "adam"]:
+    """`auto` is Muon, but AdamW with pretrained weights: what AdamW had taught an encoder, Muon undoes.
+
+    By how much, benchmarks/README.md says.
+    """
+    if config.optimizer != "auto":
+        return config.optimizer
+    return "adamw" if config.encoder_weights else "muon"
+
+
 def resolve(
     config: TrainConfig, device: torch.device, network: Network, samples: int, cached_bytes: int, ranks: int = 1
 ) -> Choices:
@@ -143,6 +154,7 @@ def resolve(
         amp=resolve_amp(config.amp, device),
         compile=compile_,
         cache=resolve_cache(config.cache, device, cached_bytes, ranks),
+        optimizer=resolve_optimizer(config),
         notes=(note,) if note else (),
     )
 

@@ -44,10 +44,10 @@ class Progress:
 
         Args:
             epoch: from 1.
-            score: its mean IoU on val.
+            score: its mean IoU on val; always the same where there is no val, so that the latest epoch is the best.
             image_scores: mean IoU of each picture, from whose spread the error follows.
         """
-        if score > self.peak["mean_iou"]:
+        if score > self.peak["mean_iou"] or not image_scores:
             error = statistics.stdev(image_scores) / math.sqrt(len(image_scores)) if len(image_scores) > 1 else 0.0
             self.peak = {"mean_iou": score, "error": error, "epoch": epoch}
         if score >= self.peak["mean_iou"] - self.peak["error"]:

@@ -11,19 +11,17 @@ from torch import nn
 
 from petseg.config import TrainConfig
 from petseg.model.smp import SmpNetwork
+from petseg.training.auto import resolve_optimizer
 from petseg.training.muon import Muon, filters_of
 
 
 def build_optimizer(network: nn.Module, config: TrainConfig, device: torch.device) -> torch.optim.Optimizer:
     """Muon, fused AdamW or fused Adam. Weight decay spares biases and normalisation, as usual.
 
-    A pretrained encoder learns at `encoder_lr_scale` of the rate. `auto` is Muon, but AdamW with a pretrained encoder:
-    what AdamW had taught it, Muon undoes (benchmarks/README.md).
+    A pretrained encoder learns at `encoder_lr_scale` of the rate.
     """
     capturable = device.type == "cuda"
-    choice = config.optimizer
-    if choice == "auto":
-        choice = "adamw" if config.encoder_weights else "muon"
+    choice = resolve_optimizer(config)
     encoder = set(network.encoder.parameters()) if isinstance(network, SmpNetwork) and config.encoder_weights else set()
     filters = set(filters_of(network)) if choice == "muon" else set()
     parts = [([p for p in network.parameters() if p not in encoder], 1.0)]

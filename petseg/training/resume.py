@@ -39,6 +39,8 @@ def check_changes(config: TrainConfig, checkpoint: dict[str, Any], run: RunFolde
         raise PetsegError(f"{run.last} is damaged ({error}); start a new run.") from error
     if config.amp == "auto":
         config = dataclasses.replace(config, amp=before.amp)
+    if config.optimizer == "auto":
+        config = dataclasses.replace(config, optimizer=before.optimizer)
     if config.max_minutes and config.max_minutes == before.max_minutes:  # settled when the run began
         config = dataclasses.replace(config, epochs=before.epochs)
     for spec in dataclasses.fields(TrainConfig):

@@ -204,6 +204,7 @@ class _Job:
             amp=chosen.amp,
             compile="on" if chosen.compile else "off",
             cache=chosen.cache,
+            optimizer=chosen.optimizer,
             # Without an index: that is each rank's own, and another one's on another machine.
             device=world.device.type,
             shards=shards_path,
@@ -304,12 +305,13 @@ class _Job:
         pace = measure_pace(self.step, self.loader, cached=cached, seconds=60 * minutes)
         once = time.perf_counter() - self.began + pace.once(steps=per_epoch // together, scored=test)
         each = pace.epoch(steps=per_epoch // together, scored=val)
-        epochs = int(self.world.broadcast(str(int((60 * minutes * (1 - MARGIN) - once) // each))))
+        usable = 60 * minutes * (1 - MARGIN)
+        epochs = int(self.world.broadcast(str(int((usable - once) // each))))
         if epochs < 1:
             self.close()
             raise PetsegError(
-                f"--max-minutes {minutes:g}: one epoch with its scores takes {(once + each) / 60:.2g} minutes here; "
-                "give that or more, or a smaller --size or --width."
+                f"--max-minutes {minutes:g}: one epoch with its scores takes {minutes * (once + each) / usable:.2g} "
+                "minutes here; give that or more, or a smaller --size or --width."
             )
         self.config = dataclasses.replace(self.config, epochs=epochs)
         self.step.total_samples = per_epoch * epochs
@@ -481,7 +483,7 @@ class _Job:
     def _validate(self, epoch: int) -> dict[str, Any] | None:
         self.step.share_buffers()
         if self.val is None:
-            self.progress.best = epoch + 1
+            self.progress.judge(epoch + 1, 0.0, ())
             return None
         self.val.set_epoch(0)
         found = self._evaluate(self.val, self.step.evaluated_network)

@@ -72,6 +72,7 @@ def test_a_network_whose_kernels_do_not_compile_still_learns(monkeypatch):
     with fresh_cache():
         step = make(compile=True, note=notes.append)
         run(step, range(3))
+    torch._dynamo.reset()  # or nothing is compiled in this process any more
     assert len(notes) == 1 and "torch.compile fails for this network (" in notes[0] and not step.compiled
     plain = make()
     run(plain, range(3))
