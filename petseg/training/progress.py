@@ -47,7 +47,7 @@ class Progress:
             score: its mean IoU on val; always the same where there is no val, so that the latest epoch is the best.
             image_scores: mean IoU of each picture, from whose spread the error follows.
         """
-        if score > self.peak["mean_iou"] or not image_scores:
+        if score > self.peak["mean_iou"] or not len(image_scores):
             error = statistics.stdev(image_scores) / math.sqrt(len(image_scores)) if len(image_scores) > 1 else 0.0
             self.peak = {"mean_iou": score, "error": error, "epoch": epoch}
         if score >= self.peak["mean_iou"] - self.peak["error"]:

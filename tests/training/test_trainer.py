@@ -182,7 +182,7 @@ def test_a_finished_run_can_be_given_more_epochs(train):
         ({"size": "48"}, "--size 48: .* was begun with 32"),
         ({"lr": 0.1}, "--lr 0.1: .* was begun with 0.006"),
         ({"depth": 4}, "--depth 4"),
-        ({"optimizer": "adam"}, "--optimizer adam: .* auto"),
+        ({"optimizer": "adam"}, "--optimizer adam: .* muon"),
         ({"amp": "fp16"}, "--amp fp16: .* off"),
         ({"seed": 3}, "--seed 3"),
         ({"augment": False}, "--augment False"),
