@@ -47,14 +47,21 @@ class Entry:
     """Whether it is run once for each of `MARKS`; else it is scored after each epoch of one run."""
     marks: tuple[float, ...] = ()
     """Those of the marks that it is run for; all where there are none."""
-    width: int = 0
-    """Its `--width`; 0 for the default."""
+    options: tuple[str, ...] = ()
+    """More of its command line."""
 
 
 NOTEBOOK = Entry(name="the notebook", kind="notebook", script="learn_notebook.py")
 SMP = Entry(name="smp Unet-resnet18, plain loop", kind="library", script="learn_smp.py")
 DEFAULT = Entry(name="petseg", kind="petseg", script="learn_petseg.py", budgets=True)
-WIDER = Entry(name="petseg --width 32", kind="petseg", script="learn_petseg.py", budgets=True, marks=(1.5,), width=32)
+WIDER = Entry(
+    name="petseg --width 32",
+    kind="petseg",
+    script="learn_petseg.py",
+    budgets=True,
+    marks=(1.5,),
+    options=("--width", "32"),
+)
 ENTRIES = (DEFAULT, WIDER, SMP)
 
 
@@ -194,8 +201,7 @@ def _curve(entry: Entry, data: Path, seed: int, clock: float, marks: Sequence[fl
     share = 1.0
     for seconds in budgets or [marks[0] * clock]:
         # T is time of training, and a run is given the time of its whole command.
-        width = ["--width", str(entry.width)] if entry.width else []
-        points.append(run_entry(entry, data, seed, seconds / share, *width)[-1])
+        points.append(run_entry(entry, data, seed, seconds / share, *entry.options)[-1])
         share = points[-1].seconds / points[-1].facts["whole"]
     return points
 

@@ -146,7 +146,7 @@ def unet(plan: Plan) -> None:
     """The U-Net of petseg, its recipes, and nnU-Net's published setting."""
     small: dict[str, Any] = {} if ON_GPU else {"size": "32", "batch_size": 2}
     cases: list[tuple[str, dict[str, Any]]] = [
-        ("default, batch 8", {}),
+        ("default, batch 16", {}),
         ("default, batch 128", {"batch_size": 128}),
         ("default, batch 1024", {"batch_size": 1024}),
         ("oxford", {"recipe": "oxford"}),

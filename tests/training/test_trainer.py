@@ -130,9 +130,8 @@ def test_a_killed_run_goes_on_from_its_last_save_to_the_same_bits(train, saves, 
 @pytest.mark.parametrize("stop_at", [None, 17])
 def test_epochs_too_short_for_a_checkpoint_each_lose_nothing(train, monkeypatch, stop_at):
     """As on a GPU: the run is saved where it stops, and its best epoch is the same one, with the same bits."""
-    monkeypatch.setattr(
-        statistics, "stdev", lambda scores: 0.0
-    )  # so that the best epoch is the one of the highest score
+    # So that the best epoch is the one of the highest score.
+    monkeypatch.setattr(statistics, "stdev", lambda scores: 0.0)
     every, _ = train("every", epochs=6)
     monkeypatch.setattr(trainer, "QUICK_SAVE_SECONDS", 0.0)
     monkeypatch.setattr(trainer, "SAVE_SHARE", 1e-6)
