@@ -70,7 +70,14 @@ def open_file(path: Path | str) -> int:
 
 
 def read_at(file: int, size: int, offset: int) -> bytes:
-    """Up to `size` bytes from `offset`, fewer at the file's end. From any thread, also where there is no pread."""
+    """`size` bytes from `offset`, fewer only at the file's end. From any thread, also where there is no pread."""
+    data = _read_once(file, size, offset)
+    while len(data) < size and (more := _read_once(file, size - len(data), offset + len(data))):
+        data += more  # the kernel may give less than was asked for: networks' file systems do
+    return data
+
+
+def _read_once(file: int, size: int, offset: int) -> bytes:
     if hasattr(os, "pread"):
         return os.pread(file, size, offset)
     with _lock:  # Windows: position and read must not be parted

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from petseg.data.loaders.workers import Workers
+from petseg.data.loaders.crew import Processes
 from petseg.data.shards.pack import PackOptions, pack
 from petseg.data.sources.oxford import OxfordSource
 from petseg.data.sources.synthetic import SyntheticSource
@@ -53,9 +53,9 @@ def own_cache(tmp_path_factory):
 @pytest.fixture(scope="session", autouse=True)
 def decoding_processes():
     """Loaders share their processes: these are started once, and not for every test."""
-    workers = Workers.shared(2)
+    processes = Processes.shared(2)
     yield
-    workers.release()
+    processes.release()
 
 
 def write_oxford(root: Path, n: int = 24, *, seed: int = 5) -> Path:

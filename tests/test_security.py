@@ -49,7 +49,7 @@ def test_no_shell_no_pickle_no_code_from_data():
     for name in ("os.system", "os.popen", "eval", "exec", "pickle.load", "yaml.load", "marshal.loads"):
         assert not list(calls(name)), name
     # A loader and the processes that it started talk so to each other; no file and no other program is listened to.
-    among_themselves = {Path("data/loaders/worker.py"), Path("data/loaders/workers.py")}
+    among_themselves = {Path("data/loaders/child.py"), Path("data/loaders/crew.py")}
     assert {path for path, _, _ in calls("pickle.loads")} == among_themselves
     for path, words, _ in calls("torch.load"):
         assert words.get("weights_only") == "True", path

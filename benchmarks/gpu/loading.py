@@ -11,11 +11,13 @@ from benchmarks.data import Reference
 from benchmarks.gpu.measure import BATCH, DEVICE, ON_GPU, SIZE, Make, Once, Plan, compare, endless, peers
 from petseg import build_loader
 from petseg.classes import OXFORD
+from petseg.data.loaders.build import make_crew
 from petseg.data.loaders.cache import DeviceStore
+from petseg.data.loaders.codec import CodecEngine
+from petseg.data.loaders.cpu import CpuEngine
+from petseg.data.loaders.crew import ThreadCrew, Threads
 from petseg.data.loaders.dali import DaliEngine
 from petseg.data.loaders.loader import Loader, LoaderPlan
-from petseg.data.loaders.processes import ProcessEngine
-from petseg.data.loaders.threads import ThreadEngine
 from petseg.data.shards.reader import ShardReader
 from petseg.system import usable_cores
 
@@ -32,12 +34,14 @@ def loaders(plan: Plan, side: int) -> None:
     def engine_of(kind: str, threads: int, hw: float) -> Any:
         reader = ShardReader(cell.shards, cell.manifest, "train")
         if kind == "dali":
+            beside = Threads(threads // 2 or 1)
+            crew = make_crew(threads // 2 or 1) if ON_GPU else ThreadCrew(beside)
             return DaliEngine(
-                reader, cell.manifest, batch_size=BATCH, device=DEVICE, num_threads=threads, hw_decoder_load=hw
-            )
-        if kind == "processes":
-            return ProcessEngine(reader, device=DEVICE, processes=threads)
-        return ThreadEngine(reader, device=DEVICE, num_threads=threads)
+                reader, crew, beside, manifest=cell.manifest, batch_size=BATCH, device=DEVICE, num_threads=threads,
+                hw_decoder_load=hw,
+            )  # fmt: skip
+        crew = make_crew(threads)
+        return CpuEngine(reader, crew, DEVICE) if kind == "processes" else CodecEngine(reader, crew, DEVICE, threads)
 
     def ours(kind: str, threads: int, hw: float = 0.65) -> Make:
         def make() -> tuple[Once, dict[str, Any]]:
@@ -70,7 +74,7 @@ def loaders(plan: Plan, side: int) -> None:
         (f"petseg dali, {half} threads, no JPEG engine", "petseg", ours("dali", half, 0.0)),
         (f"petseg dali, {half} threads, JPEG engine 0.9", "petseg", ours("dali", half, 0.9)),
         *((f"petseg processes, {n}", "petseg", ours("processes", n)) for n in many),
-        (f"petseg nvImageCodec, {half} threads", "petseg", ours("threads", half)),
+        (f"petseg nvImageCodec, {half} threads", "petseg", ours("nvimgcodec", half)),
         *((f"DALI's own reader, {n} threads", "library", theirs("dali_native", n)) for n in many),
         (f"torchvision's CUDA decoder, {half} threads", "library", theirs("torchvision_cuda", half)),
     ]

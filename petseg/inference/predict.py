@@ -14,7 +14,7 @@ from PIL import Image
 
 from petseg.classes import ClassTable
 from petseg.data.decode.pictures import MAX_SIDE
-from petseg.data.loaders.pool import quiet_threads
+from petseg.data.loaders.crew import quiet_threads
 from petseg.drawing import in_colours, legend, overlay
 from petseg.errors import PetsegError
 from petseg.inference.photos import pictures_in, read_photo

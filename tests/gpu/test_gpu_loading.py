@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from petseg import Manifest, build_loader
+from petseg.data.loaders.build import make_crew
+from petseg.data.loaders.cpu import CpuEngine
 from petseg.data.loaders.loader import Loader, LoaderPlan
-from petseg.data.loaders.processes import ProcessEngine
 from petseg.data.shards.reader import ShardReader
 
 pytestmark = pytest.mark.gpu
@@ -77,7 +78,7 @@ def test_processes_feed_a_gpu_with_the_pixels_that_they_feed_a_cpu(packed, cuda)
     )
     found = []
     for device in (torch.device("cpu"), cuda):
-        engine = ProcessEngine(ShardReader(packed, manifest, "train"), device=device, processes=2)
+        engine = CpuEngine(ShardReader(packed, manifest, "train"), make_crew(2), device)
         loader = Loader(plan, manifest.classes, (40, 48), device, engine)
         found.append([(b.images.cpu().numpy().copy(), b.codes.cpu().numpy().copy()) for b in loader])
         loader.close()

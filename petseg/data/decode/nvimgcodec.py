@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple, ParamSpec
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,13 +12,14 @@ from torch.utils.dlpack import from_dlpack
 
 from petseg.data.decode.resize import resize_image_on_device
 
-P = ParamSpec("P")
 
+class Decoded(NamedTuple):
+    """Images that another stream may still be writing."""
 
-class OnStream(NamedTuple):
-    """A tensor that another stream is still writing."""
-
-    tensor: torch.Tensor
+    images: torch.Tensor
+    """u8[N, H, W, 3]."""
+    failed: list[int]
+    """Positions that could not be decoded; their pixels are undefined."""
     ready: torch.cuda.Event | None
 
 
@@ -32,7 +32,7 @@ def available() -> bool:
 
 
 class BatchDecoder:
-    """A decoder with a thread and a CUDA stream of its own, so that it overlaps with training.
+    """A decoder with a CUDA stream of its own, so that it overlaps with training.
 
     Args:
         device: a GPU; `cpu` decodes on the CPU with the same library (slower than libjpeg-turbo, but testable).
@@ -54,55 +54,43 @@ class BatchDecoder:
         )
         self._params: Any = nvimgcodec.DecodeParams(apply_exif_orientation=False, color_spec=nvimgcodec.ColorSpec.SRGB)
         self._stream_of: Any = nvimgcodec.CodeStream
-        self._thread = ThreadPoolExecutor(1, "petseg-nvimgcodec")
 
-    def decode(self, encoded: Sequence[memoryview], size: tuple[int, int]) -> tuple[torch.Tensor, list[int]]:
+    def decode(self, encoded: Sequence[np.ndarray], size: tuple[int, int]) -> Decoded:
         """Decode and resize a batch, on the decoder's own stream.
 
         Args:
-            encoded: JPEG bytes of each picture.
+            encoded: u8[bytes] of each image, a JPEG.
             size: (height, width) in pixels.
-
-        Returns:
-            (u8[N, height, width, 3] on the device; positions that could not be decoded, whose pixels are undefined).
         """
+        if self._stream is None:
+            return Decoded(*self._decode(encoded, size, 0), None)
+        with torch.cuda.stream(self._stream):
+            images, failed = self._decode(encoded, size, self._stream.cuda_stream)
+            ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            ready.record(self._stream)
+        return Decoded(images, failed, ready)
+
+    def take(self, decoded: Decoded) -> torch.Tensor:
+        """The images, ordered before whatever the current stream does next."""
+        if decoded.ready is not None:
+            current = torch.cuda.current_stream(self._device)
+            current.wait_event(decoded.ready)
+            # Its memory belongs to the decoder's stream: it must not be reused before this stream is done with it.
+            decoded.images.record_stream(current)
+        return decoded.images
+
+    def _decode(
+        self, encoded: Sequence[np.ndarray], size: tuple[int, int], handle: int
+    ) -> tuple[torch.Tensor, list[int]]:
         images = torch.empty((len(encoded), *size, 3), dtype=torch.uint8, device=self._device)
-        handle = self._stream.cuda_stream if self._stream is not None else 0
-        streams = [self._stream_of(bytes(data)) for data in encoded]
+        streams = [self._stream_of(data.tobytes()) for data in encoded]
         decoded = self._decoder.decode(streams, params=self._params, cuda_stream=handle)
         failed: list[int] = []
-        for row, picture in enumerate(decoded):
-            if picture is None:
+        for row, image in enumerate(decoded):
+            if image is None:
                 failed.append(row)
             else:
                 # DLPack asks the CUDA runtime even of host memory, which a machine without a driver cannot answer.
-                pixels = torch.from_numpy(np.asarray(picture)) if self._stream is None else from_dlpack(picture)
+                pixels = torch.from_numpy(np.asarray(image)) if self._stream is None else from_dlpack(image)
                 images[row] = resize_image_on_device(pixels, *size)
         return images, failed
-
-    def submit(self, work: Callable[P, torch.Tensor], /, *args: P.args, **kwargs: P.kwargs) -> Future[OnStream]:
-        """Run `work` (which calls `decode`) on the decoder's thread and stream."""
-        return self._thread.submit(self._run, lambda: work(*args, **kwargs))
-
-    def take(self, future: Future[OnStream]) -> torch.Tensor:
-        """The result of `submit`, ordered before whatever the current stream does next."""
-        tensor, ready = future.result()
-        if ready is not None:
-            current = torch.cuda.current_stream(self._device)
-            current.wait_event(ready)
-            # Its memory belongs to the decoder's stream: it must not be reused before this stream is done with it.
-            tensor.record_stream(current)
-        return tensor
-
-    def close(self) -> None:
-        """End the thread."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
-
-    def _run(self, work: Callable[[], torch.Tensor]) -> OnStream:
-        if self._stream is None:
-            return OnStream(work(), None)
-        with torch.cuda.stream(self._stream):
-            tensor = work()
-            ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            ready.record(self._stream)
-        return OnStream(tensor, ready)

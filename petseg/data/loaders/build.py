@@ -10,22 +10,21 @@ from typing import Literal
 
 import torch
 
+from petseg.data.decode import nvimgcodec
 from petseg.data.loaders.cache import CachedEngine, make_store
+from petseg.data.loaders.codec import CodecEngine
+from petseg.data.loaders.cpu import CpuEngine
+from petseg.data.loaders.crew import Crew, Processes, ThreadCrew, Threads, processes_work
 from petseg.data.loaders.dali import DaliEngine
 from petseg.data.loaders.loader import Engine, Loader, LoaderPlan, Size
-from petseg.data.loaders.processes import ProcessEngine
-from petseg.data.loaders.random import RandomEngine
-from petseg.data.loaders.threads import ThreadEngine, decodes_on_gpu
-from petseg.data.loaders.workers import SUPPORTED
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.reader import OnBad, ShardReader
 from petseg.distributed import local_share, resolve_device
 from petseg.errors import PetsegError
 from petseg.system import usable_cores
 
-LOADERS = ("auto", "dali", "webdataset", "random")
-"""Names that `build_loader` knows; `random` is the ceiling for benchmarks: noise, with no work behind it."""
-
+LOADERS = ("auto", "dali", "webdataset")
+"""Names that `build_loader` knows."""
 
 MOST_DECODERS = 16
 """Decoding threads or processes unless more are asked for: they feed any network, and each process takes some 60 MB."""
@@ -54,6 +53,51 @@ def dali_is_installed() -> bool:
         return False
 
 
+def decodes_with_nvimgcodec(device: torch.device) -> bool:
+    """Whether the webdataset loader decodes on this device with nvImageCodec."""
+    return device.type == "cuda" and nvimgcodec.available()
+
+
+def make_engine(
+    name: str, reader: ShardReader, *, manifest: Manifest, batch_size: int, device: torch.device, num_threads: int
+) -> Engine:
+    """The engine behind a loader.
+
+    Args:
+        name: `dali` or `webdataset`.
+        reader: the samples; closed together with the engine, or if there will be none.
+        manifest: of the same folder.
+        batch_size: most samples in one submission.
+        device: where batches go.
+        num_threads: threads or processes that decode.
+
+    Raises:
+        PetsegError: DALI is not installed; processes cannot be started.
+    """
+    try:
+        if name == "dali":
+            # DALI's threads do most of the work; as many again beside them would take each other's cores.
+            helpers = max(1, num_threads // 2)
+            # On a CPU, where they resize too, threads are a third faster than processes. Where a GPU decodes, they
+            # would wait for each other's GIL, and the GPU for them.
+            threads = None if device.type == "cuda" else Threads(helpers)
+            crew = make_crew(helpers) if threads is None else ThreadCrew(threads)
+            return DaliEngine(
+                reader, crew, threads, manifest=manifest, batch_size=batch_size, device=device, num_threads=num_threads
+            )
+        if decodes_with_nvimgcodec(device):
+            return CodecEngine(reader, make_crew(num_threads), device, num_threads)
+        return CpuEngine(reader, make_crew(num_threads), device)
+    except BaseException:
+        reader.close()
+        raise
+
+
+def make_crew(workers: int) -> Crew:
+    """Processes, which do not wait for each other's GIL; threads where there are no such processes."""
+    return Processes.shared(workers) if processes_work() else ThreadCrew(Threads(workers))
+
+
 def build_loader(
     name: str,
     *,
@@ -77,7 +121,7 @@ def build_loader(
     """A loader over one split of a shard folder.
 
     Args:
-        name: `auto` (DALI on a GPU, webdataset on a CPU), `dali`, `webdataset` or `random`.
+        name: `auto` (DALI on a GPU, webdataset on a CPU), `dali` or `webdataset`.
         shards: folder that `petseg-shard` wrote.
         manifest: its manifest, where that has been read already.
         split: `train`, `val` or `test`.
@@ -112,7 +156,7 @@ def build_loader(
         ...     learn_from(batch.images, batch.masks)
     """
     if name not in LOADERS:
-        raise PetsegError(f"--loader: unknown loader '{name}'; choose {', '.join(LOADERS[:-1])}.")
+        raise PetsegError(f"--loader: unknown loader '{name}'; choose {', '.join(LOADERS)}.")
     if not isinstance(device, torch.device) or (device.type == "cuda" and not torch.cuda.is_available()):
         device = resolve_device(str(device or "cpu"))
     name = resolve_loader(name, device)
@@ -140,9 +184,6 @@ def build_loader(
         world=world,
         window=window,
     )
-    if name == "random":
-        noise = RandomEngine(batch_size=batch_size, device=device, codes=manifest.classes.codes, seed=seed)
-        return Loader(plan, manifest.classes, size, device, noise, prefetch_batches)
     store = None
     if cache != "none":
         if callable(size):
@@ -151,13 +192,7 @@ def build_loader(
     share = local_share() if world > 1 else (0, 1)
     reader = ShardReader(shards, manifest, split, verify=verify, share=share, on_bad=on_bad_sample)
     plan = dataclasses.replace(plan, bad=reader.bad)
-    engine: Engine
-    if name == "dali":
-        engine = DaliEngine(reader, manifest, batch_size=batch_size, device=device, num_threads=threads)
-    elif SUPPORTED and not decodes_on_gpu(device):
-        engine = ProcessEngine(reader, device=device, processes=threads)
-    else:
-        engine = ThreadEngine(reader, device=device, num_threads=threads)
+    engine = make_engine(name, reader, manifest=manifest, batch_size=batch_size, device=device, num_threads=threads)
     if store is not None:
         engine = CachedEngine(store, engine)
     skipped = tuple(map(reader.where, reader.bad))

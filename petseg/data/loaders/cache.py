@@ -6,7 +6,7 @@ import mmap
 import os
 import socket
 import tempfile
-from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from petseg.data.loaders.loader import Engine, Pixels, Size
+from petseg.data.loaders.loader import Engine, Pending, Pixels, Size
 from petseg.errors import PetsegError
 from petseg.system import available_memory, bytes_in_words
 
@@ -40,6 +40,26 @@ class Store(Protocol):
         ...
 
 
+@dataclass(slots=True)
+class _Cached:
+    """A batch of which some samples are in the store."""
+
+    store: Store
+    indices: np.ndarray
+    missing: np.ndarray
+    """Positions in `indices` of those that are decoded now."""
+    decoding: Pending | None
+    """Those, where there are any."""
+
+    def receive(self) -> Pixels:
+        """See `Pending`."""
+        if self.decoding is None:
+            return self.store.get(self.indices)
+        decoded = self.decoding.receive()
+        self.store.put(self.indices[self.missing], decoded)
+        return decoded if len(self.missing) == len(self.indices) else self.store.get(self.indices)
+
+
 class CachedEngine:
     """An engine that submits to another one only what it has not seen.
 
@@ -51,10 +71,8 @@ class CachedEngine:
     def __init__(self, store: Store, inner: Engine) -> None:
         self._store: Store | None = store
         self._inner = inner
-        # What was submitted, oldest first: indices, and the positions in them that the inner engine was asked for.
-        self._asked: deque[tuple[np.ndarray, np.ndarray | None]] = deque()
 
-    def submit(self, indices: np.ndarray, size: Size) -> None:
+    def submit(self, indices: np.ndarray, size: Size) -> Pending:
         """See `Engine`."""
         if self._store is None:
             raise ValueError("this engine is closed")
@@ -62,22 +80,9 @@ class CachedEngine:
             raise ValueError(f"this cache holds samples of {self._store.size}, not of {size}")
         present = self._store.has(indices)
         if present.all():
-            self._asked.append((indices, None))
-            return
+            return _Cached(self._store, indices, indices, None)
         missing = np.flatnonzero(~present)
-        self._asked.append((indices, missing))
-        self._inner.submit(indices[missing], size)
-
-    def receive(self) -> Pixels:
-        """See `Engine`."""
-        if self._store is None:
-            raise ValueError("this engine is closed")
-        indices, missing = self._asked.popleft()
-        if missing is None:
-            return self._store.get(indices)
-        decoded = self._inner.receive()
-        self._store.put(indices[missing], decoded)
-        return decoded if len(missing) == len(indices) else self._store.get(indices)
+        return _Cached(self._store, indices, missing, self._inner.submit(indices[missing], size))
 
     def close(self) -> None:
         """See `Engine`."""

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.utils.dlpack import from_dlpack
 
 from petseg.data.decode.resize import resize_image
-from petseg.data.loaders.culprit import name_culprit
-from petseg.data.loaders.encoded import EncodedSource, ProcessSource, ThreadSource
-from petseg.data.loaders.loader import Pixels, Size
-from petseg.data.loaders.pool import ReadPool, upload
+from petseg.data.loaders.cpu import upload
+from petseg.data.loaders.crew import Crew, Threads
+from petseg.data.loaders.encoded import Encoded, read_encoded
+from petseg.data.loaders.loader import Pending, Pixels, Size
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.reader import ShardReader
 from petseg.errors import PetsegError
@@ -23,17 +26,24 @@ if TYPE_CHECKING:
     from nvidia.dali import Pipeline
 
 LARGEST_HINT = 1024
-"""Pixels a side that buffers are made for in advance; larger pictures make them grow. The widest and the highest of a
-set may be two pictures, and a batch of 128 with both would take gigabytes."""
+"""Pixels a side that buffers are made for in advance; larger images make them grow. The widest and the highest of a
+set may be two images, and a batch of 128 with both would take gigabytes."""
 
 
-class _Batch(NamedTuple):
-    """A batch that DALI decodes."""
+@dataclass(slots=True, eq=False)
+class _Run:
+    """A batch on its way through DALI."""
 
-    indices: np.ndarray
-    size: Size
-    codes: torch.Tensor
-    """u8[n, H, W], on the device."""
+    engine: DaliEngine
+    encoded: Encoded
+    codes: torch.Tensor | None = None
+    """u8[n, H, W], on the device, once it was fed to DALI."""
+    decoded: Any = None
+    """DALI's list of images, once it has given them."""
+
+    def receive(self) -> Pixels:
+        """See `Pending`."""
+        return self.engine.finish(self)
 
 
 class DaliEngine:
@@ -43,11 +53,13 @@ class DaliEngine:
     nearest one rounds in float32.
 
     Args:
-        reader: encoded samples; closed together with the engine.
+        reader: knows where samples are; closed together with the engine.
+        crew: reads, and makes the masks; closed together with the engine.
+        threads: resize where there is no GPU; closed by the crew, or by whoever made them.
         manifest: the largest image sizes the decoders' buffers.
         batch_size: most samples in one submission.
         device: `cpu`, or the GPU to decode on.
-        num_threads: CPU threads of DALI; half as many threads (on a GPU: processes) read, and make the masks.
+        num_threads: CPU threads of DALI.
         hw_decoder_load: share of the images, 0 to 1, for the GPU's JPEG engines where it has some; DALI's own default.
 
     Raises:
@@ -57,86 +69,148 @@ class DaliEngine:
     def __init__(
         self,
         reader: ShardReader,
-        manifest: Manifest,
+        crew: Crew,
+        threads: Threads | None,
         *,
+        manifest: Manifest,
         batch_size: int,
         device: torch.device,
         num_threads: int,
         hw_decoder_load: float = 0.65,
     ) -> None:
-        self._on_gpu = device.type == "cuda"
+        self._reader = reader
+        self._crew = crew
+        self._threads = threads
         self._device = device
-        self._pipeline: Pipeline | None = _pipeline(
+        self._on_gpu = device.type == "cuda"
+        self._close_crew = weakref.finalize(self, crew.close)
+        self._make_pipeline = functools.partial(
+            _pipeline,
             manifest,
             batch_size=batch_size,
             device_id=(device.index or 0) if self._on_gpu else None,
             num_threads=num_threads,
             hw_decoder_load=hw_decoder_load,
         )
-        # DALI's threads do most of the work; as many again beside them would take each other's cores.
-        helpers = max(1, num_threads // 2)
-        self._pool = ReadPool(reader, 1 if self._on_gpu else helpers)
-        self._source: EncodedSource = ProcessSource(reader, helpers) if self._on_gpu else ThreadSource(self._pool)
-        self._decoding: deque[_Batch] = deque()
+        # Batches that DALI has not been fed, and those that it decodes; each in the order of submission.
+        self._waiting: deque[_Run] = deque()
+        self._fed: deque[_Run] = deque()
+        self._failure: PetsegError | None = None
+        self._pipeline: Pipeline | None = self._make_pipeline()
+        # Set while DALI and the two lines may disagree: whoever finds it set was preceded by an exception.
+        self._torn = False
 
-    def submit(self, indices: np.ndarray, size: Size) -> None:
+    def submit(self, indices: np.ndarray, size: Size) -> Pending:
         """See `Engine`."""
-        self._source.submit(indices, size)
-        self._feed(wait_for_first=False)
+        if self._failure is not None:
+            raise self._failure
+        run = _Run(self, read_encoded(self._reader, self._crew, indices, size))
+        self._waiting.append(run)
+        self._feed_those_ready()
+        return run
 
-    def receive(self) -> Pixels:
-        """See `Engine`."""
-        if self._pipeline is None:
-            raise ValueError("this engine is closed")
-        self._feed(wait_for_first=not self._decoding)
-        try:
-            # The stream makes DALI's work visible to what torch queues next, without waiting on the host.
-            stream = torch.cuda.current_stream(self._device) if self._on_gpu else None
-            (pictures,) = self._pipeline.share_outputs(stream)
-            self._pipeline.release_outputs()  # the tensors keep what they use
-        except RuntimeError as error:
-            self._pipeline = None  # it works ahead no more
-            fault = name_culprit(self._pool.reader, [batch.indices for batch in self._decoding], error)
-            raise fault from error
-        batch = self._decoding.popleft()
+    def finish(self, run: _Run) -> Pixels:
+        """The pixels of a batch; those that were submitted before it and are still here are abandoned."""
+        if self._failure is not None:
+            raise self._failure
+        if run.decoded is None:
+            self._mend()
+            if run.codes is None:
+                while self._waiting[0] is not run:
+                    self._waiting.popleft()
+                run.encoded.check()
+            self._feed_those_ready()
+            while run.decoded is None:
+                self._take_one()
+        assert run.codes is not None
         if self._on_gpu:
-            return Pixels(from_dlpack(pictures.as_tensor()), batch.codes)
-        return Pixels(self._resized(pictures, batch.size), batch.codes)
-
-    def _resized(self, pictures: Any, size: Size) -> torch.Tensor:
-        images = torch.empty((len(pictures), *size, 3), dtype=torch.uint8)
-        rows = images.numpy()
-
-        def resize(part: range) -> None:
-            for row in part:
-                resize_image(np.asarray(pictures[row]), *size, out=rows[row])
-
-        threads = self._pool.threads
-        self._pool.do(resize, (range(first, len(rows), threads) for first in range(threads)))
-        return images
+            return Pixels(from_dlpack(run.decoded.as_tensor()), run.codes)
+        return Pixels(self._resized(run.decoded, run.encoded.size), run.codes)
 
     def close(self) -> None:
         """See `Engine`."""
         self._pipeline = None  # its threads and buffers go with it
-        self._source.close()
-        self._pool.close()
+        self._waiting.clear()
+        self._fed.clear()
+        self._close_crew()
+        self._reader.close()
 
-    def _feed(self, *, wait_for_first: bool) -> None:
+    def _resized(self, decoded: Any, size: Size) -> torch.Tensor:
+        assert self._threads is not None
+        images = torch.empty((len(decoded), *size, 3), dtype=torch.uint8)
+        rows = images.numpy()
+
+        def resize(part: range) -> None:
+            for row in part:
+                resize_image(np.asarray(decoded[row]), *size, out=rows[row])
+
+        self._threads.do(resize, (range(first, len(rows), self._threads.count) for first in range(self._threads.count)))
+        return images
+
+    def _feed_those_ready(self) -> None:
         """Hand DALI the batches that have been read, in order; it takes any number of them."""
+        self._mend()
+        assert self._pipeline is not None
         # A damaged sample is said in its batch's turn.
-        while self._source.waiting() and (wait_for_first or self._source.is_ready()):
-            wait_for_first = False
-            batch = self._source.take()
-            assert self._pipeline is not None
-            self._pipeline.feed_input("jpegs", batch.images)  # copies them
+        while self._waiting and self._waiting[0].encoded.is_sound():
+            run = self._waiting[0]
+            encoded = run.encoded
+            self._torn = True
+            self._pipeline.feed_input("jpegs", encoded.images())  # copies them
             if self._on_gpu:
-                sizes = np.tile(np.asarray(batch.size, np.float32), (len(batch.images), 1))
+                sizes = np.tile(np.asarray(encoded.size, np.float32), (len(encoded.indices), 1))
                 self._pipeline.feed_input("sizes", sizes)
-                codes = upload(batch.codes, self._device)
-            else:
-                codes = torch.from_numpy(batch.codes)
             self._pipeline.schedule_run()
-            self._decoding.append(_Batch(batch.indices, batch.size, codes))
+            run.codes = upload(encoded.codes(), self._device)
+            self._fed.append(run)
+            self._waiting.popleft()
+            self._torn = False
+
+    def _take_one(self) -> None:
+        """Wait for the batch that DALI gives next."""
+        assert self._pipeline is not None
+        self._torn = True
+        try:
+            # The stream makes DALI's work visible to what torch queues next, without waiting on the host.
+            stream = torch.cuda.current_stream(self._device) if self._on_gpu else None
+            (decoded,) = self._pipeline.share_outputs(stream)
+            self._pipeline.release_outputs()  # the tensors keep what they use
+        except RuntimeError as error:
+            fault = self._culprit(error)
+            self._failure, self._pipeline = fault, None  # it works ahead no more
+            raise fault from error
+        self._fed[0].decoded = decoded
+        self._fed.popleft()
+        self._torn = False
+
+    def _mend(self) -> None:
+        """Start afresh after an exception came between DALI and what is known of it: feed it all that it had again."""
+        if not self._torn:
+            return
+        again = {id(run): run for run in (*self._fed, *self._waiting) if run.decoded is None}
+        for run in again.values():
+            run.codes = None
+        self._waiting = deque(again.values())
+        self._fed = deque()
+        self._pipeline = None
+        self._pipeline = self._make_pipeline()
+        self._torn = False
+
+    def _culprit(self, error: Exception) -> PetsegError:
+        """The error to raise for a batch that DALI failed on, naming the first sample at fault.
+
+        It stops at a bad sample without saying which, so those under way are decoded one by one.
+        """
+        for run in self._fed:
+            for index in run.encoded.indices.tolist():
+                try:
+                    self._reader.decoded(index)
+                except PetsegError as fault:
+                    return fault
+        return PetsegError(
+            f"the decoder failed on {self._reader.folder}, though every sample of the batch decodes here: "
+            f"{str(error).strip()}"
+        )
 
 
 def _pipeline(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -66,17 +67,28 @@ class Pixels(NamedTuple):
     """u8[n, H, W]."""
 
 
-class Engine(Protocol):
-    """Turns sample indices into pixels: what was submitted first is received first."""
-
-    def submit(self, indices: np.ndarray, size: Size) -> None:
-        """Start on a batch, i64[n] with 1 <= n <= batch size, at (height, width) in pixels."""
-        ...
+class Pending(Protocol):
+    """A batch that was submitted to an engine."""
 
     def receive(self) -> Pixels:
-        """The oldest batch that was submitted and not yet received.
+        """Wait for its pixels.
 
-        The tensors are the receiver's own: no later call writes into them. An engine that raised is done for.
+        An exception may break this off anywhere, Ctrl-C too; then it may be called again, and gives these same samples.
+        The tensors are the receiver's own: nothing that is received later is written into them.
+
+        Raises:
+            PetsegError: a sample cannot be read or decoded, or the engine failed; so it will be the next time.
+        """
+        ...
+
+
+class Engine(Protocol):
+    """Turns sample indices into pixels. It keeps no account of who has received what: that is the loader's."""
+
+    def submit(self, indices: np.ndarray, size: Size) -> Pending:
+        """Start on a batch, i64[n] with 1 <= n <= batch size, at (height, width) in pixels.
+
+        Batches are received in the order in which they were submitted; one that is passed over is abandoned.
         """
         ...
 
@@ -130,26 +142,29 @@ class LoaderPlan:
         return left // whole if self.training else -(-left // whole)
 
 
-class _Ticket(NamedTuple):
-    """A batch that was submitted to the engine."""
+class _Record(NamedTuple):
+    """A batch, from its submission until its pixels are there."""
 
-    indices: np.ndarray
-    """i64[batch size], -1 for padding."""
-    real: int
-    """Samples at its head that are no padding; of a batch without any, the engine hears nothing."""
-    size: Size
-    consumed: int
-    """Samples of the epoch that the whole world has once this batch is received."""
+    begins: tuple[int, int]
+    """Its place: the epoch (0 where epochs are alike), and the samples that the world has received before it."""
+    ends: tuple[int, int]
+    """The place of the next one."""
     last: bool
     """It is the epoch's last."""
+    indices: np.ndarray
+    """i64[batch size], -1 for padding."""
+    size: Size
+    pending: Pending | None
+    """None for a batch of padding alone."""
 
 
 class Loader:
     """Batches in petseg's order, from an engine.
 
     Iterating goes on from `consumed` to the end of the epoch; the loader then stands at the start of the next one.
-    Batches are submitted from one stream that never ends: after an epoch's last batch comes the next epoch's first, so
-    nothing drains between epochs.
+    After an epoch's last batch the next epoch's first ones are under way, so nothing drains between epochs.
+
+    An exception that comes while a batch is awaited, Ctrl-C too, loses nothing: the next iteration begins with it.
 
     Args:
         plan: which batches.
@@ -186,20 +201,27 @@ class Loader:
         self.device = device
         self._on_cpu = device.type == "cpu"
         self._ahead = prefetch_batches
-        self._epoch = 0
-        self._consumed = 0
+        self._pid = os.getpid()
         self._iteration = 0
-        self._tickets: deque[_Ticket] = deque()
-        self._abandoned = 0  # submissions of an earlier place, still to be received and thrown away
-        self._failure: PetsegError | None = None
-        self._stream = self._tickets_from(0, 0)
+        # All that the loader knows of where it stands; set as one, so that no exception comes between its parts.
+        self._position = (0, 0)
+        # Those whose place is not `_position` or does not follow from it were received, or are of an earlier place.
+        self._queue: deque[_Record] = deque()
+        self._order = (-1, 0, np.zeros((0, 0), np.int64))
         self._engine: Engine | None = engine
 
     def __len__(self) -> int:
         """Batches that remain in this epoch."""
-        return self.plan.steps(self._consumed)
+        return self.plan.steps(self._position[1])
 
     def __iter__(self) -> Iterator[Batch]:
+        """Batches from here to the end of the epoch; an earlier iteration that had not come to its end is over.
+
+        Raises:
+            PetsegError: a sample is damaged, a process died, or the loader is of another process.
+            RuntimeError: from an iteration that is over: another one was begun, or the loader was moved.
+        """
+        self._check_process()
         self._iteration += 1
         return self._iterate(self._iteration)
 
@@ -217,8 +239,8 @@ class Loader:
                 digest=plan.digest,
                 split=plan.split,
                 seed=plan.seed,
-                epoch=self._epoch,
-                consumed=self._consumed,
+                epoch=self._position[0],
+                consumed=self._position[1],
                 window=plan.window,
             )
         )
@@ -252,71 +274,83 @@ class Loader:
         """Give back threads, processes and memory, at once. A closed loader yields nothing more."""
         self._iteration += 1
         engine, self._engine = self._engine, None
+        self._queue.clear()
         if engine is not None:
             engine.close()
 
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a Loader holds processes and open files, so it cannot be pickled or copied: call build_loader in the "
+            "process that uses it, or give a DataLoader an OrderedSamples."
+        )
+
     def _iterate(self, iteration: int) -> Iterator[Batch]:
-        if self._engine is None:
-            return
         if not len(self):
             # Nothing but a dropped tail is left of this epoch.
-            self._move(self._epoch + 1, 0)
+            self._move(self._position[0] + 1, 0)
             return
-        while self._engine is not None and iteration == self._iteration:
-            if self._failure is not None:  # an engine that failed gives nothing more
-                raise self._failure
-            try:
-                ticket, pixels = self._receive(self._engine)
-            except PetsegError as error:
-                self._failure = error
-                raise
-            self._epoch, self._consumed = (self._epoch + 1, 0) if ticket.last else (self._epoch, ticket.consumed)
-            yield self._batch(ticket, pixels)
-            if ticket.last:
-                return
+        last = False
+        while self._engine is not None and not last:
+            if iteration != self._iteration:
+                raise RuntimeError(
+                    "this iteration over the loader is over: another one was begun, or set_epoch or load_state_dict "
+                    "called; use one loop at a time over a loader."
+                )
+            self._check_process()
+            record = self._next(self._engine)
+            batch = self._batch(record, record.pending.receive() if record.pending else None)
+            last = record.last
+            self._position = self._position[0] + last, record.ends[1]
+            self._queue.popleft()
+            yield batch
 
-    def _receive(self, engine: Engine) -> tuple[_Ticket, Pixels | None]:
-        while self._abandoned:
-            engine.receive()
-            self._abandoned -= 1
-        while len(self._tickets) <= self._ahead:
-            ticket = next(self._stream)
-            self._tickets.append(ticket)
-            if ticket.real:
-                engine.submit(ticket.indices[: ticket.real], ticket.size)
-        ticket = self._tickets.popleft()
-        return ticket, engine.receive() if ticket.real else None
+    def _next(self, engine: Engine) -> _Record:
+        """The record of the batch that comes next; behind it, as many are under way as were asked for."""
+        queue, place = self._queue, self._position
+        if self._epochs_alike:
+            place = 0, place[1]
+        while queue and queue[0].begins != place:
+            queue.popleft()
+        while len(queue) <= self._ahead:
+            queue.append(self._submitted(engine, *(queue[-1].ends if queue else place)))
+        return queue[0]
 
-    def _batch(self, ticket: _Ticket, pixels: Pixels | None) -> Batch:
-        indices = torch.from_numpy(ticket.indices)
+    def _submitted(self, engine: Engine, epoch: int, consumed: int) -> _Record:
+        plan = self.plan
+        known, start, batches = self._order
+        whole = plan.batch_size * plan.world
+        row, rest = divmod(consumed - start, whole)
+        if epoch != known or row < 0 or rest:
+            batches = plan.batches(epoch, consumed)
+            self._order, row = (epoch, consumed, batches), 0
+        indices, last = batches[row], row == len(batches) - 1
+        real = int((indices >= 0).sum()) if last else len(indices)
+        size = self._size(epoch)
+        pending = engine.submit(indices[:real], size) if real else None
+        ends = (0 if self._epochs_alike else epoch + 1, 0) if last else (epoch, consumed + whole)
+        return _Record((epoch, consumed), ends, last, indices, size, pending)
+
+    def _batch(self, record: _Record, pixels: Pixels | None) -> Batch:
+        indices = torch.from_numpy(record.indices)
         if not self._on_cpu:
             indices = indices.to(self.device, non_blocking=True)
-        if pixels is not None and ticket.real == len(ticket.indices):
+        real = 0 if pixels is None else len(pixels.images)
+        if pixels is not None and real == len(record.indices):
             return Batch(pixels.images, pixels.codes, indices, self.classes)
-        shape = (len(ticket.indices), *ticket.size)
+        shape = (len(record.indices), *record.size)
         images = torch.zeros((*shape, 3), dtype=torch.uint8, device=self.device)
         codes = torch.zeros(shape, dtype=torch.uint8, device=self.device)
         if pixels is not None:
-            images[: ticket.real], codes[: ticket.real] = pixels
+            images[:real], codes[:real] = pixels
         return Batch(images, codes, indices, self.classes)
 
     def _move(self, epoch: int, consumed: int) -> None:
         self._iteration += 1
-        stays = consumed == self._consumed and (epoch == self._epoch or self._epochs_alike)
-        if not stays or not self.plan.steps(consumed):
-            self._abandoned += sum(ticket.real > 0 for ticket in self._tickets)
-            self._tickets.clear()
-            self._stream = self._tickets_from(epoch, consumed)
-        self._epoch, self._consumed = epoch, consumed
+        self._position = epoch, consumed
 
-    def _tickets_from(self, epoch: int, consumed: int) -> Iterator[_Ticket]:
-        plan = self.plan
-        whole, total = plan.batch_size * plan.world, plan.total
-        while True:
-            batches, size = plan.batches(epoch, consumed), self._size(epoch)
-            padded = 0 if plan.training else int((batches[-1:] < 0).sum())
-            for number, indices in enumerate(batches, start=1):
-                last = number == len(batches)
-                real = plan.batch_size - (padded if last else 0)
-                yield _Ticket(indices, real, size, min(consumed + number * whole, total), last)
-            epoch, consumed = epoch + 1, 0
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise PetsegError(
+                "this loader belongs to the process that made it, and this one is a fork of it: call build_loader in "
+                "the process that uses it."
+            )

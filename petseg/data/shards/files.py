@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
+from collections import OrderedDict
 
 from petseg.system import open_file, read_at
 
 MAX_OPEN = 256
-"""Tars that stay open; the others are opened read by read, well below any limit of descriptors."""
+"""Tars that stay open, well below any limit of descriptors; the one that was read longest ago is closed first."""
 
-Span = tuple[int, str, int, int, int, int]
-"""Where a sample is: its index, path of the tar, offset and size of the image, offset and size of the mask (bytes)."""
+TarFile = tuple[str, int, int, int]
+"""A tar as a reader found it: its absolute path, inode, size in bytes, and time of change in ns."""
+
+Span = tuple[int, TarFile, int, int, int, int]
+"""Where a sample is: its index, its tar, offset and size of the image, offset and size of the mask (bytes)."""
+
+
+def tar_file(path: str, stat: os.stat_result) -> TarFile:
+    """A tar by what the file system says of it, so that a file that takes its place is told from it."""
+    return path, stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+class _Descriptor:
+    """An open file, closed when the last one who reads from it lets go of it."""
+
+    def __init__(self, file: TarFile) -> None:
+        self.number = -1
+        self.number = open_file(file[0])
+        self.file = tar_file(file[0], os.fstat(self.number))
+
+    def __del__(self) -> None:
+        if self.number >= 0:
+            os.close(self.number)
 
 
 class TarFiles:
@@ -21,7 +44,7 @@ class TarFiles:
     """
 
     def __init__(self) -> None:
-        self._files: dict[str, int] = {}
+        self._open: OrderedDict[str, _Descriptor] = OrderedDict()
         self._lock = threading.Lock()
         self._closed = False
 
@@ -29,44 +52,40 @@ class TarFiles:
         """Encoded bytes of a sample's image and mask, in one read.
 
         Raises:
-            OSError: the tar went away.
+            OSError: the tar went away, or another file has its place (ESTALE).
             EOFError: it ends too early.
             ValueError: the files are closed.
         """
-        _, path, image_at, image_size, mask_at, mask_size = span
+        _, file, image_at, image_size, mask_at, mask_size = span
         start = min(image_at, mask_at)
         length = max(image_at + image_size, mask_at + mask_size) - start
-        data = self._pread(path, length, start)
+        data = read_at(self._descriptor(file).number, length, start)
         if len(data) != length:
-            raise EOFError(path)
+            raise EOFError(file[0])
         view = memoryview(data)
         image, mask = image_at - start, mask_at - start
         return view[image : image + image_size], view[mask : mask + mask_size]
 
     def close(self) -> None:
-        """Close the files. Reads that are under way in other threads must have ended."""
+        """Close the files, once reads that are under way in other threads have ended."""
         with self._lock:
             self._closed = True
-            files, self._files = self._files, {}
-        for file in files.values():
-            os.close(file)
+            self._open.clear()
 
-    def _pread(self, path: str, length: int, start: int) -> bytes:
-        file = self._files.get(path)
-        if file is None:
-            if len(self._files) >= MAX_OPEN:
-                file = open_file(path)
-                try:
-                    return read_at(file, length, start)
-                finally:
-                    os.close(file)
-            file = self._open(path)
-        return read_at(file, length, start)
-
-    def _open(self, path: str) -> int:
+    def _descriptor(self, file: TarFile) -> _Descriptor:
+        path = file[0]
         with self._lock:
             if self._closed:
                 raise ValueError("this reader is closed")
-            if path not in self._files:
-                self._files[path] = open_file(path)
-            return self._files[path]
+            found = self._open.get(path)
+            if found is None or found.file != file:
+                # A folder may have been packed again: what was opened under this name then is another file.
+                found = self._open[path] = _Descriptor(file)
+            self._open.move_to_end(path)
+            if len(self._open) > MAX_OPEN:
+                self._open.popitem(last=False)
+        if found.file != file:
+            if found.file[1] == file[1] and found.file[2] < file[2]:
+                raise EOFError(path)
+            raise OSError(errno.ESTALE, "another file has taken its place", path)
+        return found

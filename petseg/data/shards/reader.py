@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import bisect
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -11,7 +11,7 @@ import numpy as np
 
 from petseg.data.decode.images import decode_image
 from petseg.data.decode.masks import DecodeError, decode_mask
-from petseg.data.shards.files import Span, TarFiles
+from petseg.data.shards.files import Span, TarFile, TarFiles, tar_file
 from petseg.data.shards.hashes import check_hashes, unsound_shards
 from petseg.data.shards.index import index_name, read_index, read_spans
 from petseg.data.shards.manifest import Manifest
@@ -60,10 +60,11 @@ class ShardReader:
         self.folder = folder
         shards = manifest.split(split).shards
         self._paths = [folder / shard.name for shard in shards]
-        self._starts = [0]
+        self._tars: list[TarFile] = []
+        starts = [0]
         spans = []
         for number, shard in enumerate(shards):
-            self._check_size(self._paths[number], shard.bytes, exactly=on_bad == "stop")
+            self._tars.append(self._found(self._paths[number], shard.bytes, exactly=on_bad == "stop"))
             index = self._index(number)
             found = read_spans(index, manifest.encoding.image, manifest.encoding.mask)
             if len(found) != shard.samples:
@@ -76,13 +77,12 @@ class ShardReader:
                 key = read_index(index)[beyond[0]].key
                 raise PetsegError(f"{index}: sample {key} lies beyond the end of its tar: run petseg index.")
             spans.append(found)
-            self._starts.append(self._starts[-1] + len(found))
+            starts.append(starts[-1] + len(found))
         if verify and on_bad == "stop":
             check_hashes(folder, shards, share=share)
         self._spans = np.concatenate(spans) if spans else np.zeros((0, 4), np.int64)
+        self._starts = np.asarray(starts, np.int64)
         self._keys: tuple[int, list[str]] = (-1, [])  # of the shard that was asked for last
-        # Absolute, for processes that may have been started in another folder.
-        self._names = [str(path.absolute()) for path in self._paths]
         self._files = TarFiles()
         self.bad: tuple[int, ...] = ()
         """Samples that are damaged, where they are skipped."""
@@ -99,7 +99,7 @@ class ShardReader:
         if known != shard:
             keys = [entry.key for entry in read_index(self._index(shard))]
             self._keys = shard, keys
-        return keys[index - self._starts[shard]]
+        return keys[index - int(self._starts[shard])]
 
     def path(self, index: int) -> Path:
         """The tar that a sample is in."""
@@ -116,13 +116,13 @@ class ShardReader:
             PetsegError: the tar went away or ends too early.
             ValueError: the reader is closed.
         """
-        return self._read((index, self._names[self._shard(index)], *self._spans[index].tolist()))
+        return self._read(self.spans(np.array([index]))[0])
 
     def spans(self, indices: np.ndarray) -> list[Span]:
         """Where the samples i64[n] are."""
         shards = (np.searchsorted(self._starts, indices, "right") - 1).tolist()
         return [
-            (index, self._names[shard], *span)
+            (index, self._tars[shard], *span)
             for index, shard, span in zip(indices.tolist(), shards, self._spans[indices].tolist(), strict=True)
         ]
 
@@ -161,6 +161,11 @@ class ShardReader:
         """The sentence for a sample that cannot be read or decoded."""
         if isinstance(fault, EOFError):
             return PetsegError(f"{self.path(index)} is shorter than the manifest says: copy or pack it again.")
+        if isinstance(fault, OSError) and fault.errno == errno.ESTALE:
+            return PetsegError(
+                f"{self.path(index)} is another file than when it was opened: make the loader again, and not while the "
+                "shards are packed or copied."
+            )
         if isinstance(fault, OSError):
             return PetsegError(f"{self.where(index)} cannot be read ({fault.strerror}).")
         return PetsegError(f"{self.where(index)}: {fault}; run `petseg verify {self.folder}` and pack again.")
@@ -173,7 +178,7 @@ class ShardReader:
         known = {*manifest.classes.codes, *manifest.classes.ignored}
         bad: list[int] = []
         for shard in shards:
-            for index in range(self._starts[shard], self._starts[shard + 1]):
+            for index in range(*self._starts[shard : shard + 2].tolist()):
                 try:
                     image, mask = self.read(index)
                     check_sample(bytes(image), bytes(mask), known)
@@ -193,19 +198,22 @@ class ShardReader:
             raise self.fault(span[0], fault) from fault
 
     def _shard(self, index: int) -> int:
-        return bisect.bisect_right(self._starts, index) - 1
+        return int(np.searchsorted(self._starts, index, "right")) - 1
 
     def _index(self, shard: int) -> Path:
         return self.folder / index_name(self._paths[shard].name)
 
     @staticmethod
-    def _check_size(path: Path, expected: int, *, exactly: bool) -> None:
+    def _found(path: Path, expected: int, *, exactly: bool) -> TarFile:
         try:
-            size = path.stat().st_size
+            stat = path.stat()
         except OSError as error:
             raise PetsegError(f"{path} cannot be read ({error.strerror}): copy it again, or pack again.") from error
-        if exactly and size != expected:
-            which = "shorter" if size < expected else "longer"
+        if exactly and stat.st_size != expected:
+            which = "shorter" if stat.st_size < expected else "longer"
             raise PetsegError(
-                f"{path} is {which} than the manifest says ({size} bytes instead of {expected}): copy or pack it again."
+                f"{path} is {which} than the manifest says ({stat.st_size} bytes instead of {expected}): copy or pack "
+                "it again."
             )
+        # Absolute, for processes that may have been started in another folder.
+        return tar_file(str(path.absolute()), stat)

@@ -3,6 +3,22 @@
 import pytest
 import torch
 
+from tests.data.loaders.ways import open_loader
+
+
+@pytest.fixture
+def load():
+    """Builds loaders and closes them at the end."""
+    made = []
+
+    def build(name, shards, **options):
+        made.append(open_loader(name, shards, **options))
+        return made[-1]
+
+    yield build
+    for loader in made:
+        loader.close()
+
 
 @pytest.fixture(scope="session")
 def same():

@@ -3,16 +3,16 @@
 import pytest
 import torch
 
+from benchmarks.noise import NoiseEngine
 from petseg import build_loader
 from petseg.classes import OXFORD
 from petseg.data.loaders.loader import Loader, LoaderPlan
-from petseg.data.loaders.random import RandomEngine
 from petseg.errors import PetsegError
 
 CPU = torch.device("cpu")
 
 
-class Engine(RandomEngine):
+class Engine(NoiseEngine):
     """Keeps a record of what is submitted."""
 
     def __init__(self, batch_size):

@@ -15,35 +15,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from petseg import Manifest, build_loader
+from benchmarks.noise import NoiseEngine
+from petseg import Manifest
 from petseg.classes import OXFORD
 from petseg.data.loaders.loader import Loader, LoaderPlan
-from petseg.data.loaders.random import RandomEngine
 from petseg.data.order import epoch_order
 from petseg.data.shards.pack import PackOptions, pack
 from petseg.data.shards.reader import ShardReader
 from petseg.data.sources.folder import FolderSource
 from petseg.errors import PetsegError
+from tests.data.loaders.ways import WAYS as LOADERS
+from tests.data.loaders.ways import open_loader
 
 CPU = torch.device("cpu")
-LOADERS = ("dali", "webdataset")
 EVERY = [(name, cache) for name in LOADERS for cache in ("none", "host", "device")]
 every_loader = pytest.mark.parametrize(("name", "cache"), EVERY, ids=["-".join(pair) for pair in EVERY])
-
-
-@pytest.fixture
-def load():
-    """Builds loaders and closes them at the end."""
-    made = []
-
-    def build(name, shards, **options):
-        given = {"split": "train", "batch_size": 4, "size": (32, 32), "training": True, "num_threads": 2, **options}
-        made.append(build_loader(name, shards=shards, **given))
-        return made[-1]
-
-    yield build
-    for loader in made:
-        loader.close()
 
 
 def indices_of(loader) -> list[list[int]]:
@@ -217,7 +203,7 @@ def test_a_batch_is_the_receivers_own(load, packed, name, cache):
 def test_resumes_after_every_batch_in_the_other_loader(load, packed, name, cache):
     whole = np.reshape(order_of(packed, 0)[:40], (10, 4)).tolist()
     after = np.reshape(order_of(packed, 1)[:40], (10, 4)).tolist()
-    other = LOADERS[1 - LOADERS.index(name)]
+    other = "dali" if name == "webdataset" else "webdataset"
     source, target = load(name, packed, cache=cache), load(other, packed)
     states = [source.state_dict(), *(source.state_dict() for _ in source)]
     assert [state["consumed"] for state in states] == [*range(0, 40, 4), 0]
@@ -256,7 +242,7 @@ def test_no_sample_is_lost_or_doubled_by_resuming(data):
                 digest="d", split="train", sizes=sizes, batch_size=batch, seed=seed, training=True, rank=rank,
                 world=world, window=window,
             )  # fmt: skip
-            engine = RandomEngine(batch_size=batch, device=CPU, codes=(1, 2), seed=0)
+            engine = NoiseEngine(batch_size=batch, device=CPU, codes=(1, 2), seed=0)
             loader = Loader(plan, OXFORD, (1, 1), CPU, engine)
             state = {"digest": "d", "split": "train", "seed": seed, "epoch": 4, "consumed": consumed, "window": window}
             loader.load_state_dict({**state, "format": 1})
@@ -290,7 +276,8 @@ def test_a_broken_off_epoch_goes_on_and_can_begin_anew(load, packed, name, cache
     next(old)
     loader.set_epoch(0)
     assert indices_of(loader) == order, "batches of an abandoned iteration came out of a later one"
-    assert next(old, None) is None
+    with pytest.raises(RuntimeError, match="is over: another one was begun"):
+        next(old)
 
 
 @pytest.mark.parametrize("name", LOADERS)
@@ -348,9 +335,7 @@ def children() -> set[str]:
 @every_loader
 def test_close_is_prompt_and_leaves_nothing_behind(packed, name, cache):
     def once(stop_after: int) -> float:
-        loader = build_loader(
-            name, shards=packed, split="train", batch_size=4, size=(64, 64), training=True, num_threads=2, cache=cache
-        )
+        loader = open_loader(name, packed, size=(64, 64), cache=cache)
         for taken, _ in enumerate(loader):
             if taken == stop_after:
                 break

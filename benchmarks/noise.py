@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections import deque
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from petseg.data.loaders.loader import Pixels, Size
+from petseg.data.loaders.loader import Pending, Pixels, Size
 
 
-class RandomEngine:
+@dataclass(slots=True)
+class _Made:
+    pixels: Pixels
+
+    def receive(self) -> Pixels:
+        """See `Pending`; the tensors of all batches are the same ones, so they must not be written to."""
+        return self.pixels
+
+
+class NoiseEngine:
     """One batch of noise, made once a size and given again and again. The indices are real, the pixels are not.
 
     Args:
@@ -26,22 +35,16 @@ class RandomEngine:
         self._codes = np.asarray(codes, np.uint8)
         self._seed = seed
         self._made: dict[Size, Pixels] = {}
-        self._asked: deque[tuple[int, Size]] = deque()
 
-    def submit(self, indices: np.ndarray, size: Size) -> None:
+    def submit(self, indices: np.ndarray, size: Size) -> Pending:
         """See `Engine`."""
-        self._asked.append((len(indices), size))
-
-    def receive(self) -> Pixels:
-        """See `Engine`; the tensors of all batches are the same ones, so they must not be written to."""
-        n, size = self._asked.popleft()
         if size not in self._made:
             rng = np.random.default_rng(self._seed)
             noise = rng.integers(0, 256, (self._batch_size, *size, 3), dtype=np.uint8)
             masks = rng.choice(self._codes, (self._batch_size, *size))
             self._made[size] = Pixels(*(torch.from_numpy(each).to(self._device) for each in (noise, masks)))
         made = self._made[size]
-        return Pixels(made.images[:n], made.codes[:n])
+        return _Made(Pixels(made.images[: len(indices)], made.codes[: len(indices)]))
 
     def close(self) -> None:
         """See `Engine`."""

@@ -1,0 +1,493 @@
+"""Who reads and decodes for an engine: threads of this process, or processes beside it.
+
+Waiting may be broken off anywhere by an exception (Ctrl-C is one) and taken up again: what has been done is noted where
+it stays before anybody is woken, so that nothing is lost with a message that nobody took.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import pickle
+import select
+import socket
+import subprocess
+import sys
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar
+
+import numpy as np
+import torch
+
+from petseg.data.loaders import child
+from petseg.data.loaders.child import LARGEST_MESSAGE, Done, Failure, SharedFile, Task
+from petseg.data.shards.files import Span, TarFiles
+from petseg.errors import PetsegError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+MOST_SAMPLES = 32
+"""Samples of one task at most. Larger tasks cost less, and batches that are under way even out their lengths."""
+
+
+class Work(Protocol):
+    """A batch that a crew works on."""
+
+    @property
+    def memory(self) -> np.ndarray:
+        """u8[bytes]: where it is written. Not used for anything else as long as someone holds this very array."""
+        ...
+
+    def wait(self) -> Failure | None:
+        """Wait until it is done; what went wrong, if anything did. May be asked again.
+
+        Raises:
+            PetsegError: a process died.
+        """
+        ...
+
+    def is_done(self) -> bool:
+        """Whether it is done; does not wait."""
+        ...
+
+
+class Crew(Protocol):
+    """Reads and decodes samples."""
+
+    def submit(self, spans: list[Span], size: tuple[int, int], starts: Sequence[int], *, encoded: bool = False) -> Work:
+        """Start on a batch of n samples.
+
+        Args:
+            spans: where the samples are.
+            size: (height, width) in pixels, of the codes, and of the images unless they stay encoded.
+            starts: n + 1 ascending numbers: where each image begins in the batch's memory, and where the codes do.
+            encoded: images go as they are.
+        """
+        ...
+
+    def close(self) -> None:
+        """Be done with it."""
+        ...
+
+
+def tasks_of(
+    batch: int,
+    spans: list[Span],
+    size: tuple[int, int],
+    starts: Sequence[int],
+    encoded: bool,
+    workers: int,
+    at: int = 0,
+) -> Iterator[Task]:
+    """A batch cut into tasks: one to two for two workers, as batches overlap.
+
+    Args:
+        batch: its number.
+        spans: where the samples are.
+        size: see `Crew.submit`, as for the next two.
+        starts: counted from the batch's first byte.
+        encoded: images go as they are.
+        workers: who will share the tasks.
+        at: the batch's first byte in the memory that it is part of.
+    """
+    step = min(MOST_SAMPLES, math.ceil(2 * len(spans) / workers))
+    for number, first in enumerate(range(0, len(spans), step)):
+        part = spans[first : first + step]
+        images_at = [at + start for start in starts[first : first + len(part) + 1]]
+        yield Task(batch, number, images_at, at + starts[-1] + first * math.prod(size), size, part, encoded)
+
+
+def bytes_of(spans: list[Span], size: tuple[int, int], starts: Sequence[int]) -> int:
+    """Bytes of a batch: its images, and then its codes."""
+    return starts[-1] + len(spans) * math.prod(size)
+
+
+# --- threads
+
+
+class Promise(Generic[T]):
+    """What a thread will have made."""
+
+    def __init__(self) -> None:
+        self._made: list[T] = []
+        self._error: BaseException | None = None
+        self._woken: SimpleQueue[None] = SimpleQueue()
+
+    def keep(self, make: Callable[[], T]) -> None:
+        """Make it, in this thread."""
+        try:
+            self._made.append(make())
+        except BaseException as error:
+            self._error = error
+        self._woken.put(None)
+
+    def is_kept(self) -> bool:
+        """Whether `result` would not wait."""
+        return bool(self._made) or self._error is not None
+
+    def result(self) -> T:
+        """What was made, or its exception; for one thread that waits, any number of times."""
+        while not self.is_kept():
+            self._woken.get()
+        if self._error is not None:
+            raise self._error
+        return self._made[0]
+
+
+def quiet_threads(threads: int, name: str, *, torch_threads: int = 1) -> ThreadPoolExecutor:
+    """Threads, all started, of which each computes on `torch_threads` threads in torch.
+
+    `torch.set_num_threads` sets the calling thread's number and the one that every thread takes when it first computes:
+    that may be the one that trains. So all threads of the pool are started here, and then it is set back.
+    """
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, name, initializer=torch.set_num_threads, initargs=(torch_threads,))
+    all_started = threading.Barrier(threads + 1)
+    for _ in range(threads):
+        pool.submit(all_started.wait)
+    all_started.wait()
+    torch.set_num_threads(before)
+    return pool
+
+
+class Threads:
+    """Threads whose results can be waited for in spite of Ctrl-C.
+
+    A `Future` cannot: its condition is entered in Python code, and stays locked where an exception comes in the middle.
+    """
+
+    def __init__(self, count: int, name: str = "petseg-decode") -> None:
+        self.count = count
+        self._pool = quiet_threads(count, name)
+
+    def start(self, make: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Promise[T]:
+        """Have something made."""
+        promise: Promise[T] = Promise()
+        self._pool.submit(promise.keep, lambda: make(*args, **kwargs))
+        return promise
+
+    def do(self, work: Callable[[T], object], parts: Iterable[T]) -> None:
+        """Do work on all parts, and wait until it is done."""
+        for promise in [self.start(work, part) for part in parts]:
+            promise.result()
+
+    def close(self) -> None:
+        """End them, after what they are at."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+@dataclass(slots=True)
+class _ThreadWork:
+    memory: np.ndarray
+    tasks: list[Promise[Done]]
+
+    def wait(self) -> Failure | None:
+        return next((failure for task in self.tasks if (failure := task.result().failure)), None)
+
+    def is_done(self) -> bool:
+        return all(task.is_kept() for task in self.tasks)
+
+
+class ThreadCrew:
+    """Threads of this process, which wait for each other's GIL, and cost nothing to start."""
+
+    def __init__(self, threads: Threads) -> None:
+        self._threads = threads
+        self._files = TarFiles()
+
+    def submit(self, spans: list[Span], size: tuple[int, int], starts: Sequence[int], *, encoded: bool = False) -> Work:
+        """See `Crew`."""
+        memory = np.empty(bytes_of(spans, size, starts), np.uint8)
+        tasks = tasks_of(0, spans, size, starts, encoded, self._threads.count)
+        return _ThreadWork(memory, [self._threads.start(child.work, task, self._files, memory) for task in tasks])
+
+    def close(self) -> None:
+        """See `Crew`."""
+        self._threads.close()
+        self._files.close()
+
+
+# --- processes
+
+
+def processes_work() -> bool:
+    """Whether there are sockets that keep messages whole for many readers, and files without a name.
+
+    Several builds of Python lack the latter on Linux too.
+    """
+    return sys.platform == "linux" and hasattr(os, "memfd_create")
+
+
+class _Place(NamedTuple):
+    """Part of the shared file, in bytes."""
+
+    capacity: int
+    offset: int
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What was submitted, until its memory is let go of."""
+
+    place: _Place
+    outstanding: set[int] = field(default_factory=set)
+    """Numbers of the tasks that may have been sent and have not been answered."""
+    failure: Failure | None = None
+
+
+@dataclass(slots=True)
+class _ProcessWork:
+    memory: np.ndarray
+    _processes: Processes
+    _number: int
+
+    def wait(self) -> Failure | None:
+        return self._processes.wait(self._number)
+
+    def is_done(self) -> bool:
+        return self._processes.is_done(self._number)
+
+
+class Processes:
+    """Processes that take their tasks from one queue, for all loaders and threads of this one.
+
+    Use `shared`: they end when everyone who asked for them has released them, or when this process ends.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.dead = ""
+        """How a process died, if one did."""
+        self._lock = threading.RLock()
+        self._numbers = itertools.count()
+        self._batches: dict[int, _Batch] = {}
+        self._dropped: deque[int] = deque()
+        self._places: list[_Place] = []
+        self._answers: dict[int, tuple[socket.socket, subprocess.Popen[bytes]]] = {}
+        self._poll = select.poll()
+        self._poll_room = select.poll()
+        # Its pages are memory, and it has no name: nothing of it outlives the processes that hold it.
+        self._file = _above_streams(os.memfd_create("petseg"))
+        self._shared = SharedFile(self._file)
+        self._tasks, queue = _sockets()
+        self._tasks.setblocking(False)
+        self._poll_room.register(self._tasks, select.POLLOUT)
+        self._stop = weakref.finalize(self, _stop, os.getpid(), self._file, self._tasks, self._answers)
+        try:
+            for _ in range(count):
+                mine, theirs = _sockets()
+                with theirs:
+                    process = _started(self._file, queue.fileno(), theirs.fileno())
+                self._answers[mine.fileno()] = mine, process
+                self._poll.register(mine, select.POLLIN)
+                self._poll_room.register(mine, select.POLLIN)
+        except OSError as error:
+            self._stop()
+            raise PetsegError(
+                f"a decoding process cannot be started ({error.strerror}): give fewer --num-threads."
+            ) from error
+        except BaseException:
+            self._stop()
+            raise
+        finally:
+            queue.close()
+
+    @classmethod
+    def shared(cls, count: int) -> Processes:
+        """The `count` processes of this one, started if there are none; to be given back by `release`.
+
+        Raises:
+            PetsegError: they cannot be started.
+        """
+        key = os.getpid(), count  # a fork must not speak on its parent's sockets
+        with _lock:
+            processes, users = _shared.get(key, (None, 0))
+            if processes is None or processes.dead:
+                processes, users = cls(count), 0
+            _shared[key] = processes, users + 1
+        return processes
+
+    def release(self) -> None:
+        """Give back what `shared` gave."""
+        key = os.getpid(), self.count
+        with _lock:
+            processes, users = _shared.get(key, (None, 0))
+            if processes is self and users > 1:
+                _shared[key] = self, users - 1
+                return
+            if processes is self:
+                del _shared[key]
+        self._stop()
+
+    def submit(self, spans: list[Span], size: tuple[int, int], starts: Sequence[int], *, encoded: bool = False) -> Work:
+        """See `Crew`."""
+        with self._lock:
+            number, length = next(self._numbers), bytes_of(spans, size, starts)
+            place = self._free_place(length)
+            memory = self._shared.upto(place.offset + length)[place.offset : place.offset + length]
+            weakref.finalize(memory, self._dropped.append, number).atexit = False
+            batch = self._batches[number] = _Batch(place)
+            for task in tasks_of(number, spans, size, starts, encoded, self.count, place.offset):
+                message = pickle.dumps(task)
+                # First: if an exception comes now, the place is never used again, as the task may have been sent.
+                batch.outstanding.add(task.number)
+                self._send(message)
+        return _ProcessWork(memory, self, number)
+
+    def wait(self, number: int) -> Failure | None:
+        """See `Work`."""
+        with self._lock:
+            batch = self._batches[number]
+            while batch.outstanding:
+                self._take_answers(self._poll)
+            return batch.failure
+
+    def is_done(self, number: int) -> bool:
+        """See `Work`.
+
+        Raises:
+            PetsegError: a process died.
+        """
+        with self._lock:
+            batch = self._batches[number]
+            while batch.outstanding and self._poll.poll(0):
+                self._take_answers(self._poll)
+            return not batch.outstanding
+
+    def close(self) -> None:
+        """See `Crew`."""
+        self.release()
+
+    def _free_place(self, size: int) -> _Place:
+        for _ in range(len(self._dropped)):
+            dropped = self._batches.get(self._dropped[0])
+            if dropped is not None and dropped.outstanding:
+                self._dropped.rotate(-1)  # somebody may still write there
+            else:
+                self._batches.pop(self._dropped[0], None)
+                self._dropped.popleft()
+        used = {batch.place.offset for batch in self._batches.values()}
+        free = [place for place in self._places if place.capacity >= size and place.offset not in used]
+        if free:
+            return min(free)
+        end = sum(place.capacity for place in self._places)
+        # Batches of encoded images differ in length; rounded up, they find each other's places. Pages that nobody
+        # writes to take no memory.
+        capacity = max(1 << 12, 1 << (size - 1).bit_length())
+        try:
+            os.ftruncate(self._file, end + capacity)
+        except OSError as error:
+            raise PetsegError(
+                f"{end + capacity:,} bytes of memory cannot be shared with decoding processes ({error.strerror}): "
+                "raise the limit on file sizes (ulimit -f), or give a smaller --batch-size."
+            ) from error
+        self._places.append(_Place(capacity, end))
+        return self._places[-1]
+
+    def _send(self, message: bytes) -> None:
+        if len(message) > LARGEST_MESSAGE:
+            raise PetsegError("the path of the shards is too long: move them to a folder with a shorter one.")
+        while True:
+            try:
+                self._tasks.send(message)
+            except (BlockingIOError, BrokenPipeError):
+                # The queue is full, or nobody is left to read it. Answers have to be taken meanwhile, or the
+                # processes would wait to give them.
+                self._take_answers(self._poll_room)
+            else:
+                return
+
+    def _take_answers(self, poll: select.poll) -> None:
+        """Wait for something, and note it."""
+        if self.dead:
+            raise PetsegError(self.dead)
+        for file, _ in poll.poll():
+            if file not in self._answers:
+                continue  # there is room in the queue
+            answers, process = self._answers[file]
+            try:
+                # It is taken off the socket only when it has been noted, and may be noted twice.
+                message = answers.recv(LARGEST_MESSAGE, socket.MSG_PEEK)
+            except ConnectionError:
+                message = b""
+            if not message:
+                code = process.wait()
+                how = f"signal {-code}, perhaps for want of memory" if code < 0 else f"exit code {code}"
+                self.dead = f"a decoding process died ({how}): start again, with fewer --num-threads."
+                raise PetsegError(self.dead)
+            done: Done = pickle.loads(message)
+            batch = self._batches.get(done.batch)
+            if batch is not None:
+                batch.failure = batch.failure or done.failure
+                batch.outstanding.discard(done.number)
+            answers.recv(1)  # the whole message: these sockets keep no rest
+
+
+_shared: dict[tuple[int, int], tuple[Processes, int]] = {}
+_lock = threading.RLock()  # a finaliser may release in the middle of anything
+_PACKAGE = Path(__file__).parents[2] / "__init__.py"
+_START = f"""
+import importlib.util, sys
+*numbers, package, path = sys.argv[1:]
+sys.path += [each for each in path.split({os.pathsep!r}) if each not in sys.path]
+spec = importlib.util.spec_from_file_location("petseg", package)
+sys.modules["petseg"] = module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+from petseg.data.loaders.child import main
+main(*map(int, numbers))
+"""
+"""The package that the parent has imported, wherever it lies; what else the parent's path holds comes last, so that
+nothing in it stands in for a module of the standard library."""
+
+
+def _started(shared: int, tasks: int, done: int) -> subprocess.Popen[bytes]:
+    path = os.pathsep.join(str(Path(each).absolute()) for each in sys.path if each)
+    return subprocess.Popen(
+        # -P: a module in the current folder must not stand in for one of the standard library.
+        [sys.executable, "-P", "-c", _START, str(shared), str(tasks), str(done), str(_PACKAGE), path],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        pass_fds=(shared, tasks, done),
+        # torch is imported there only to reduce large images, and then computes on one thread.
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        process_group=0,  # Ctrl-C is for the process that trains; these end with it
+    )
+
+
+def _above_streams(file: int) -> int:
+    """A descriptor for the same file above 2: where a standard stream is closed, a new file may get its number."""
+    if file > 2:
+        return file
+    import fcntl  # which there is not everywhere
+
+    try:
+        return fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(file)
+
+
+def _sockets() -> tuple[socket.socket, socket.socket]:
+    pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    one, other = (socket.socket(fileno=_above_streams(each.detach())) for each in pair)
+    return one, other
+
+
+def _stop(parent: int, file: int, tasks: socket.socket, answers: dict[int, tuple[socket.socket, Any]]) -> None:
+    tasks.close()
+    os.close(file)
+    for socket_, process in answers.values():
+        if os.getpid() == parent:  # and not a fork that merely lets go of what it has inherited
+            process.kill()  # it holds nothing that could be lost
+        socket_.close()
+    for _, process in answers.values():
+        if os.getpid() == parent:
+            process.wait()
