@@ -286,12 +286,22 @@ def _check(spec: dataclasses.Field[Any], kind: Any, value: Any) -> None:
     fits = isinstance(value, int | float) if kind is float else isinstance(value, kind)
     if not fits or (isinstance(value, bool) and kind is not bool):
         raise PetsegError(f"{flag}: '{value}' is not a {_KINDS[kind]}.")
+    if isinstance(value, str) and not _is_utf8(value):
+        raise PetsegError(f"{flag}: '{value}' is not valid UTF-8, as the run's files are: rename the folder or file.")
     if isinstance(value, float) and not math.isfinite(value):
         raise PetsegError(f"{flag}: {value} is not a finite number; give one.")
     low, high = spec.metadata["min"], spec.metadata["max"]
     if (low is not None and not value >= low) or (high is not None and not value <= high):
         limits = f"at least {low}" if high is None else f"{low} to {high}"
         raise PetsegError(f"{flag}: {value} is out of range; give {limits}.")
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a path that the system gave in other bytes
+        return False
+    return True
 
 
 _KINDS = {int: "whole number", float: "number", str: "text in quotes", bool: "true or false"}

@@ -6,11 +6,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
 from petseg.errors import PetsegError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,17 +81,68 @@ def resolve_device(text: str) -> torch.device:
         raise PetsegError(
             f"--device {text}: this machine has no usable CUDA GPU; use --device cpu or see petseg doctor."
         )
-    count, rank = torch.cuda.device_count(), os.environ.get("LOCAL_RANK")
-    index = int(number or 0) if rank is None else int(rank)
+    count, under_launcher = torch.cuda.device_count(), "LOCAL_RANK" in os.environ
+    index = count_from_environment("LOCAL_RANK", 0) if under_launcher else int(number or 0)
     if index >= count:
-        what = f"--device {text}" if rank is None else f"LOCAL_RANK {rank}"
+        what = f"LOCAL_RANK {index}" if under_launcher else f"--device {text}"
         raise PetsegError(f"{what}: this machine has {count} GPU(s), counted from 0; start at most {count} processes.")
     return torch.device("cuda", index)
 
 
 def local_share() -> tuple[int, int]:
-    """(this process's number among torchrun's on this machine, how many those are); (0, 1) without torchrun."""
-    return int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    """(this process's number among torchrun's on this machine, how many those are); (0, 1) where nobody says both.
+
+    Raises:
+        PetsegError: the environment's numbers do not fit each other.
+    """
+    every = count_from_environment("LOCAL_WORLD_SIZE", 1, least=1)
+    if "LOCAL_WORLD_SIZE" not in os.environ:  # Lightning's launcher gives LOCAL_RANK alone
+        return 0, 1
+    rank = count_from_environment("LOCAL_RANK", 0)
+    if rank >= every:
+        raise PetsegError(f"LOCAL_RANK {rank} does not fit LOCAL_WORLD_SIZE {every}: start by torchrun, or unset both.")
+    return rank, every
+
+
+def rank_and_world(rank: int | None = None, world: int | None = None) -> tuple[int, int]:
+    """(this process's rank, number of ranks): as given, else the process group's, else those of torchrun's environment.
+
+    Raises:
+        PetsegError: one is given without the other, or they do not fit each other.
+    """
+    if (rank is None) != (world is None):
+        raise PetsegError("rank and world: give both, or neither for those of the process group or torchrun.")
+    if rank is None or world is None:
+        if group_size():
+            return dist.get_rank(), dist.get_world_size()
+        rank, world = count_from_environment("RANK", 0), count_from_environment("WORLD_SIZE", 1, least=1)
+    if world < 1 or not 0 <= rank < world:
+        raise PetsegError(f"rank {rank} is not one of {world} ranks, which count from 0.")
+    return rank, world
+
+
+def group_size() -> int:
+    """Ranks of the process group, 0 where there is none."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 0
+
+
+def from_every_rank(value: T) -> list[T]:
+    """What each rank of the process group gives, in their order. Every rank must call it."""
+    found: list[T] = [value] * dist.get_world_size()
+    dist.all_gather_object(found, value)
+    return found
+
+
+def count_from_environment(name: str, default: int, *, least: int = 0) -> int:
+    """A number that a launcher has put into the environment.
+
+    Raises:
+        PetsegError: it is not a whole number of at least `least`.
+    """
+    text = os.environ.get(name, str(default))
+    if not (text.isascii() and text.isdecimal()) or int(text) < least:
+        raise PetsegError(f"{name}: '{text}' is not a number of at least {least}; start by torchrun, or unset it.")
+    return int(text)
 
 
 @contextmanager
@@ -96,22 +150,33 @@ def open_world(device: str) -> Iterator[World]:
     """Join the process group that torchrun's environment names, if any, and leave it at the end.
 
     Raises:
-        PetsegError: see `resolve_device`.
+        PetsegError: see `resolve_device`; or the other ranks cannot be met.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    rank, size = count_from_environment("RANK", 0), count_from_environment("WORLD_SIZE", 1, least=1)
+    if rank >= size:
+        raise PetsegError(f"RANK {rank} does not fit WORLD_SIZE {size}: start by torchrun, or unset both.")
     resolved = resolve_device(device)
     if resolved.type == "cuda":
         torch.cuda.set_device(resolved)
-    rank = int(os.environ.get("RANK", "0"))
     if size > 1:
+        missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+        if missing:
+            raise PetsegError(f"WORLD_SIZE is {size}, but {missing[0]} is not set: start by torchrun, or unset it.")
         # torchrun keeps one store over its restarts, in which the addresses of the dead still stand.
         from torch.distributed.distributed_c10d import PrefixStore
         from torch.distributed.rendezvous import rendezvous
 
-        shared, _, _ = next(rendezvous("env://"))
-        store = PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", shared)
         backend = "nccl" if resolved.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+        try:
+            shared, _, _ = next(rendezvous("env://"))
+            store = PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", shared)
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+        except (dist.DistError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise PetsegError(
+                f"the {size} ranks cannot meet at MASTER_ADDR {os.environ['MASTER_ADDR']}, MASTER_PORT "
+                f"{os.environ['MASTER_PORT']} ({reason}): choose a free port, and an address that all can reach."
+            ) from error
     try:
         yield World(rank=rank, size=size, device=resolved)
     finally:

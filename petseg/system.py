@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -19,6 +20,7 @@ OWN_CGROUPS = Path("/proc/self/cgroup")
 
 _FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _lock = threading.Lock()
+_barrier = threading.Lock()
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -85,14 +87,45 @@ def _read_once(file: int, size: int, offset: int) -> bytes:
         return os.read(file, size)
 
 
+def memory_barrier() -> None:
+    """Let no read or write of memory pass this point, in the eyes of other processes.
+
+    Processors other than x86 reorder them. What stands between releasing one lock and taking another cannot move past
+    either, as both are sequentially consistent (Arm's `stlr` and `ldar`).
+    """
+    for _ in range(2):
+        with _barrier:
+            pass
+
+
+@contextlib.contextmanager
+def locked(file: int) -> Iterator[None]:
+    """Keep other processes from a file while this one is at it; no protection where the system has no such locks.
+
+    Raises:
+        OSError: the file system has none.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)
+
+
 def bytes_in_words(size: int) -> str:
     """`3.2 MB`, `1.25 GB`: in GB from a hundredth of one on."""
     return f"{size / 1e9:.2f} GB" if size >= 1e7 else f"{size / 1e6:.1f} MB"
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on (affinity), at least 1."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use, at least 1: by its affinity, and by the whole cores of its cgroups' quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, int(cpu_quota() or cores)))
 
 
 def cpu_model() -> str:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from petseg.cli.ranks import wants_ranks
-from petseg.distributed import World, resolve_device
+from petseg.distributed import World, local_share, open_world, resolve_device
 from petseg.errors import PetsegError
 
 OPTIONS = {
@@ -194,6 +195,51 @@ def test_ranks_that_cannot_be_started(monkeypatch):
     assert not wants_ranks(2, "cpu") and not wants_ranks(1, "cpu")
     with pytest.raises(PetsegError, match="torchrun has started 2 processes"):
         wants_ranks(4, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ({}, (0, 1)),
+        ({"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}, (1, 4)),
+        ({"LOCAL_RANK": "1"}, (0, 1)),  # Lightning's launcher; then each hashes all
+        ({"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "0"}, "LOCAL_WORLD_SIZE: '0' is not a number of at least 1"),
+        ({"LOCAL_RANK": "x", "LOCAL_WORLD_SIZE": "2"}, "LOCAL_RANK: 'x' is not a number"),
+        ({"LOCAL_RANK": "2", "LOCAL_WORLD_SIZE": "2"}, "LOCAL_RANK 2 does not fit LOCAL_WORLD_SIZE 2"),
+    ],
+)
+def test_the_share_of_a_machine_is_what_a_launcher_says(monkeypatch, names, expected):
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+    if isinstance(expected, str):
+        with pytest.raises(PetsegError, match=expected):
+            local_share()
+    else:
+        assert local_share() == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "WORLD_SIZE is 2, but MASTER_ADDR is not set: start by torchrun"),
+        ({"WORLD_SIZE": "2"}, "RANK is not set"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE: 'two' is not a number"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK 2 does not fit WORLD_SIZE 2"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "TAKEN"}, "choose a port that is"),
+        (
+            {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "http"},
+            "the 2 ranks cannot meet",
+        ),
+    ],
+)
+def test_ranks_that_cannot_meet_say_why(monkeypatch, names, words):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        for name, value in names.items():
+            monkeypatch.setenv(name, str(taken.getsockname()[1]) if value == "TAKEN" else value)
+        with pytest.raises(PetsegError, match=words), open_world("cpu"):
+            pass
 
 
 def test_ranks_score_the_network_that_is_saved(packed, tmp_path, environment):

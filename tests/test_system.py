@@ -26,6 +26,25 @@ def test_threads_do_not_move_each_others_position(tmp_path, monkeypatch, there):
         os.close(file)
 
 
+def test_a_short_read_is_gone_on_with(tmp_path, monkeypatch):
+    path = tmp_path / "data"
+    path.write_bytes(bytes(range(256)))
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda file, size, at: pread(file, min(size, 7), at))
+    file = open_file(path)
+    assert read_at(file, 100, 3) == bytes(range(3, 103)) and len(read_at(file, 100, 250)) == 6
+    os.close(file)
+
+
+@pytest.mark.parametrize(
+    ("quota", "affinity", "cores"), [(4.0, 128, 4), (3.5, 128, 3), (0.5, 8, 1), (None, 8, 8), (16.0, 2, 2)]
+)
+def test_cores_are_those_that_a_container_may_use(monkeypatch, quota, affinity, cores):
+    monkeypatch.setattr("petseg.system.cpu_quota", lambda: quota)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(affinity))
+    assert usable_cores() == cores
+
+
 def test_write_atomic_leaves_the_old_file_or_the_new(tmp_path, monkeypatch):
     path = tmp_path / "f"
     write_atomic(path, b"old")

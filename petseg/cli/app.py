@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -375,10 +377,28 @@ def train_main() -> None:
     sys.exit(run(train_app, "petseg-train"))
 
 
+def _forget_output() -> None:
+    """Let what is still to be written to standard output, at the end of the process too, go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _was_output(error: OSError) -> bool:
+    """Whether it was standard output that could not be written; only its writers' own code leads there."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return error.filename is None and any(frame.name in {"_write_buffer", "echo", "_flush"} for frame in frames)
+
+
+def _flush() -> None:
+    sys.stdout.flush()
+
+
 def run(app: typer.Typer, name: str, args: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code: 0, 1 (rejects under --strict), 2 (bad input), 128 + signal."""
     from petseg.cli import console
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape")  # a path's bytes come out as they are, valid UTF-8 or not
     given = list(sys.argv[1:] if args is None else args)
     if given == ["--version"]:
         import importlib.metadata
@@ -390,6 +410,7 @@ def run(app: typer.Typer, name: str, args: Sequence[str] | None = None) -> int:
         # Not `command.main`, which answers Ctrl-C without a word.
         with sigterm_raises(), command.make_context(name, given, obj=tuple(given)) as context:
             command.invoke(context)
+        _flush()
     except PetsegError as error:
         console.error(str(error))
         return 2
@@ -398,8 +419,18 @@ def run(app: typer.Typer, name: str, args: Sequence[str] | None = None) -> int:
         return 128 + (signal.SIGTERM if isinstance(stopped, Terminated) else signal.SIGINT)
     except BrokenPipeError:
         # Whoever read our output went away: nothing is left to say.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         return 141
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # so rich answers it
+            return 141
+        raise
+    except OSError as failed:
+        if not _was_output(failed):
+            raise
+        _forget_output()
+        console.error(f"standard output cannot be written ({failed.strerror}): send it elsewhere.")
+        return 2
     except Exception as error:
         # Exits and bad flags are exceptions of the parser, which every version of typer keeps in another place.
         kind, message = type(error).__name__, getattr(error, "format_message", None)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from petseg.distributed import resolve_device
+from petseg.distributed import count_from_environment, resolve_device
 from petseg.errors import PetsegError
 from petseg.system import usable_cores
 
@@ -26,7 +26,7 @@ def wants_ranks(ranks: int, device: str) -> bool:
     """
     if ranks < 1:
         raise PetsegError(f"--ranks: {ranks} is out of range; give at least 1.")
-    started = int(os.environ.get("WORLD_SIZE", "0"))
+    started = count_from_environment("WORLD_SIZE", 0)
     if started:
         if ranks not in {1, started}:
             raise PetsegError(f"--ranks: torchrun has started {started} processes already; leave --ranks out.")

@@ -134,6 +134,8 @@ def score(
         batch_size=config.batch_size,
         size=config.height_width,
         device=device,
+        rank=0,  # all of it, also under torchrun
+        world=1,
         num_threads=config.num_threads,
         verify=config.verify,
         on_bad_sample=config.on_bad_sample,

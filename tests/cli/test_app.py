@@ -663,3 +663,36 @@ def test_eval_scores_as_the_run_did(packed, petseg, tmp_path, loader):
     code, out, _ = petseg("eval", folder, "--json", "--amp", "off", "--no-channels-last")
     assert code == 0 and json.loads(out.splitlines()[-1])["loss"] != summary["loss"]
     refuses(petseg("eval", folder, "--loader", "tensorflow"), "--loader: unknown value 'tensorflow'")
+
+
+def shell(line: str, environment) -> subprocess.CompletedProcess[str]:
+    command = f"{sys.executable} -m petseg"
+    return subprocess.run(
+        ["bash", "-c", line.replace("petseg", command)], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("command", ["verify SHARDS", "shard --help", "doctor", "show SHARDS"])
+def test_output_that_cannot_be_written_is_said(packed, environment, command):
+    done = shell(f"petseg {command.replace('SHARDS', str(packed))} > /dev/full", environment)
+    assert done.returncode == 2
+    assert (
+        done.stderr.strip() == "error: standard output cannot be written (No space left on device): send it elsewhere."
+    )
+
+
+def test_a_reader_that_goes_away_ends_it_without_a_word(packed, environment):
+    done = shell("petseg train --help | true; exit ${PIPESTATUS[0]}", environment)
+    assert done.returncode == 141 and done.stderr == ""
+
+
+@pytest.mark.parametrize("option", ["--shards", "--run-dir"])
+def test_a_path_in_other_bytes_than_utf8_is_said_before_anything_is_written(packed, environment, option):
+    paths = {"--shards": str(packed), "--run-dir": "run", option: os.fsdecode(b"d\xe9t")}
+    words = [word for pair in paths.items() for word in pair]
+    done = subprocess.run(
+        [sys.executable, "-m", "petseg", "train", *words, *TINY], env=environment, capture_output=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {option}: 'd".encode() + b"\xe9t' is not valid UTF-8")
+    assert not list(Path().iterdir())

@@ -19,7 +19,14 @@ from petseg.data.loaders.dali import DaliEngine
 from petseg.data.loaders.loader import Engine, Loader, LoaderPlan, Size
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.reader import OnBad, ShardReader
-from petseg.distributed import local_share, resolve_device
+from petseg.distributed import (
+    count_from_environment,
+    from_every_rank,
+    group_size,
+    local_share,
+    rank_and_world,
+    resolve_device,
+)
 from petseg.errors import PetsegError
 from petseg.system import usable_cores
 
@@ -46,11 +53,12 @@ def resolve_loader(choice: str, device: torch.device) -> str:
 
 
 def dali_is_installed() -> bool:
-    """Whether `import nvidia.dali` finds something."""
+    """Whether DALI is installed, and not merely a folder that an uninstallation left behind."""
     try:
-        return importlib.util.find_spec("nvidia.dali") is not None
+        spec = importlib.util.find_spec("nvidia.dali")
     except ModuleNotFoundError:  # no package `nvidia` at all
         return False
+    return spec is not None and spec.origin is not None and any(Path(spec.origin).parent.glob("backend_impl*"))
 
 
 def decodes_with_nvimgcodec(device: torch.device) -> bool:
@@ -98,6 +106,30 @@ def make_crew(workers: int) -> Crew:
     return Processes.shared(workers) if processes_work() else ThreadCrew(Threads(workers))
 
 
+def _agreed(open_reader: Callable[[], ShardReader], world: int) -> tuple[ShardReader, tuple[int, ...]]:
+    """A reader, and what is damaged on any rank: copies of the shards may differ by machine, the order must not.
+
+    Raises:
+        PetsegError: of any rank, on every rank; there is no process group to agree through; too much is damaged.
+    """
+    if group_size() != world:
+        raise PetsegError(
+            "--on-bad-sample skip: the ranks have to agree on what is damaged: open a process group of all of them "
+            "(torch.distributed.init_process_group) before build_loader, or leave skip out."
+        )
+    reader, failure = None, ""
+    try:
+        reader = open_reader()
+    except PetsegError as error:
+        failure = str(error)
+    found = from_every_rank((reader.bad if reader else (), failure))
+    if reader is None or any(text for _, text in found):
+        raise PetsegError(next(text for _, text in found if text))
+    bad = tuple(sorted({index for each, _ in found for index in each}))
+    reader.refuse_too_many(bad)
+    return reader, bad
+
+
 def build_loader(
     name: str,
     *,
@@ -109,8 +141,8 @@ def build_loader(
     device: torch.device | str | None = None,
     seed: int = 0,
     training: bool = False,
-    rank: int = 0,
-    world: int = 1,
+    rank: int | None = None,
+    world: int | None = None,
     window: int | None = None,
     num_threads: int = 0,
     prefetch_batches: int = 2,
@@ -132,7 +164,8 @@ def build_loader(
         seed: seed of the order.
         training: True shuffles each epoch and drops the tail that fills no global batch; False visits every sample
             exactly once in the order of the manifest, padded by rows of index -1.
-        rank: this rank, from 0.
+        rank: this rank, from 0; without it and `world`, those of the process group, or else of torchrun's environment.
+            `rank=0, world=1` means every sample, also there.
         world: number of ranks.
         window: how many shards are in play at once when shuffling; None for all.
         num_threads: decoding threads (processes, which all loaders share, for `webdataset`); 0 for one a usable core,
@@ -142,7 +175,8 @@ def build_loader(
         verify: check the shards' hashes first; what was found sound is remembered, so only a first run pays for it.
         on_bad_sample: what a shard that fails its hash leads to. `stop`: an error. `skip`: its samples are decoded at
             once, and the damaged ones are replaced in training (each by the next sound one) and left out in
-            evaluation; `Loader.skipped` names them.
+            evaluation; `Loader.skipped` names them. Several ranks agree on them through their process group, so each
+            of them must build the loader.
 
     Raises:
         PetsegError: no such loader, device, folder or split; DALI is not installed; shards that are not what the
@@ -160,6 +194,7 @@ def build_loader(
     if not isinstance(device, torch.device) or (device.type == "cuda" and not torch.cuda.is_available()):
         device = resolve_device(str(device or "cpu"))
     name = resolve_loader(name, device)
+    rank, world = rank_and_world(rank, world)
     if batch_size < 1:
         raise PetsegError(f"--batch-size: {batch_size} is out of range; give at least 1.")
     shards = Path(shards).expanduser()
@@ -189,11 +224,16 @@ def build_loader(
         if callable(size):
             raise PetsegError("--cache: samples are kept at one size, not at one that changes: go without.")
         store = make_store(cache, chosen.samples, size, device, world)
-    share = local_share() if world > 1 else (0, 1)
-    reader = ShardReader(shards, manifest, split, verify=verify, share=share, on_bad=on_bad_sample)
-    plan = dataclasses.replace(plan, bad=reader.bad)
+    # The ranks of a machine share the hashing, where it is torchrun that says which ranks those are.
+    share = local_share() if 1 < world == count_from_environment("WORLD_SIZE", 1) else (0, 1)
+    if world > 1 and on_bad_sample == "skip":
+        reader, bad = _agreed(lambda: ShardReader(shards, manifest, split, verify=verify, on_bad="skip"), world)
+    else:
+        reader = ShardReader(shards, manifest, split, verify=verify, share=share, on_bad=on_bad_sample)
+        bad = reader.bad
+    plan = dataclasses.replace(plan, bad=bad)
     engine = make_engine(name, reader, manifest=manifest, batch_size=batch_size, device=device, num_threads=threads)
     if store is not None:
         engine = CachedEngine(store, engine)
-    skipped = tuple(map(reader.where, reader.bad))
+    skipped = tuple(map(reader.where, bad))
     return Loader(plan, manifest.classes, size, device, engine, prefetch_batches, skipped)

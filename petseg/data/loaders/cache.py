@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from petseg.data.loaders.loader import Engine, Pending, Pixels, Size
 from petseg.errors import PetsegError
-from petseg.system import available_memory, bytes_in_words
+from petseg.system import available_memory, bytes_in_words, memory_barrier
 
 _SHM = Path("/dev/shm")
 
@@ -155,10 +155,12 @@ class HostStore:
         where = torch.from_numpy(indices)
         self._images.index_copy_(0, where, pixels.images.cpu())
         self._codes.index_copy_(0, where, pixels.codes.cpu())
+        memory_barrier()  # no rank sees the mark before the pixels
         self._present[indices] = True
 
     def get(self, indices: np.ndarray) -> Pixels:
         """See `Store`."""
+        memory_barrier()  # nor reads the pixels before the mark
         where = torch.from_numpy(indices)
         return Pixels(self._gather(self._images, where), self._gather(self._codes, where))
 

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import torch.utils.data
 
 from petseg.data.loaders.loader import LoaderPlan
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.reader import ShardReader
+from petseg.distributed import rank_and_world
 from petseg.errors import PetsegError
+
+_FORMAT = 1
 
 
 class OrderedSamples(torch.utils.data.IterableDataset[dict[str, Any]]):
     """The encoded samples of a split, as webdataset's pipelines take them, in the order of petseg's loaders.
 
     The workers of a DataLoader divide one rank's samples among them: worker w of W has every W-th, from w on. All of
-    them know the epoch that `set_epoch` names, also where they stay alive between epochs.
+    them know the epoch that `set_epoch` names, also where they stay alive between epochs. It may be pickled, copied and
+    given to workers that are forked or spawned, and resumes inside an epoch: by itself, or by torchdata's
+    StatefulDataLoader.
 
     Args:
         shards: folder that `petseg-shard` wrote.
@@ -28,7 +33,7 @@ class OrderedSamples(torch.utils.data.IterableDataset[dict[str, Any]]):
         training: True shuffles each epoch and gives every rank as many samples; False goes through the manifest's
             order, each sample once over all ranks.
         seed: seed of the order.
-        rank: this rank, from 0.
+        rank: this rank, from 0; without it and `world`, those of the process group, or else of torchrun's environment.
         world: number of ranks.
         window: how many shards are in play at once when shuffling; None for all.
         verify: check the shards' hashes first, as `build_loader` does.
@@ -55,12 +60,13 @@ class OrderedSamples(torch.utils.data.IterableDataset[dict[str, Any]]):
         *,
         training: bool = True,
         seed: int = 0,
-        rank: int = 0,
-        world: int = 1,
+        rank: int | None = None,
+        world: int | None = None,
         window: int | None = None,
         verify: bool = True,
     ) -> None:
         shards = Path(shards).expanduser()
+        rank, world = rank_and_world(rank, world)
         self.manifest = Manifest.load(shards)
         self._folder = shards
         chosen = self.manifest.split(split)
@@ -77,22 +83,77 @@ class OrderedSamples(torch.utils.data.IterableDataset[dict[str, Any]]):
             world=world,
             window=window,
         )
-        self._epoch = multiprocessing.Value("q", 0)
+        # A tensor in shared memory and no multiprocessing.Value, which only a process that is being started may take.
+        self._shared_epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        self._taken = 0  # by this process, in this epoch
+        self._resume_at: tuple[int, int] | None = None
         # Opened once here for its checks; every process that iterates opens its own files.
         ShardReader(shards, self.manifest, split, verify=verify).close()
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next iterations be of `epoch`, in every worker."""
+        """Let the next iterations be of `epoch`, from its first sample, in every worker."""
         if epoch < 0:
             raise ValueError(f"epoch must not be negative: {epoch}")
-        self._epoch.value = epoch
+        self._resume_at = None
+        self._taken = 0
+        self._shared_epoch.fill_(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where this process stands: the epoch, and how many samples of its own it has yielded, as plain data.
+
+        A StatefulDataLoader asks each of its workers. It counts for as many ranks and workers as there were.
+        """
+        plan = self._plan
+        worker = torch.utils.data.get_worker_info()
+        return {
+            "format": _FORMAT,
+            "digest": plan.digest,
+            "split": plan.split,
+            "seed": plan.seed,
+            "window": plan.window,
+            "training": plan.training,
+            "rank": plan.rank,
+            "world": plan.world,
+            "workers": worker.num_workers if worker else 0,
+            "epoch": int(self._shared_epoch),
+            "taken": self._taken,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Let the next iteration go on where `state` says.
+
+        Raises:
+            PetsegError: it is of another data set, split, order, rank or number of workers, or damaged.
+        """
+        mine = self.state_dict()
+        if not isinstance(state, dict) or state.keys() != mine.keys():
+            raise PetsegError("this is not a valid state of OrderedSamples: resume from another checkpoint.")
+        for name in mine.keys() - {"epoch", "taken"}:
+            if state[name] != mine[name]:
+                raise PetsegError(
+                    f"this state of OrderedSamples is of {name} {state[name]}, not {mine[name]}: the order would "
+                    "differ; resume with the same."
+                )
+        if state["epoch"] < 0 or state["taken"] < 0:
+            raise PetsegError("this state of OrderedSamples does not fit its data set: resume from another checkpoint.")
+        self._shared_epoch.fill_(state["epoch"])
+        self._taken = state["taken"]
+        self._resume_at = state["epoch"], state["taken"]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._shared_epoch.share_memory_()  # a plain copy's is not yet
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        epoch = int(self._shared_epoch)
+        start = self._resume_at[1] if self._resume_at is not None and self._resume_at[0] == epoch else 0
+        self._resume_at, self._taken = None, start
         encoding = self.manifest.encoding
         reader = ShardReader(self._folder, self.manifest, self._plan.split, verify=False)
         try:
-            for index in self._indices().tolist():
+            for index in self._indices(epoch)[start:].tolist():
                 image, mask = reader.read(index)
+                self._taken += 1
                 yield {
                     "__key__": reader.key(index),
                     "__url__": str(reader.path(index)),
@@ -102,8 +163,8 @@ class OrderedSamples(torch.utils.data.IterableDataset[dict[str, Any]]):
         finally:
             reader.close()
 
-    def _indices(self) -> np.ndarray:
-        mine = self._plan.batches(self._epoch.value).ravel()
+    def _indices(self, epoch: int) -> np.ndarray:
+        mine = self._plan.batches(epoch).ravel()
         mine = mine[mine >= 0]
         worker = torch.utils.data.get_worker_info()
         return mine if worker is None else mine[worker.id :: worker.num_workers]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import json
 import os
 import time
 from collections.abc import Sequence
@@ -15,10 +15,13 @@ import platformdirs
 from petseg.data.shards.index import index_name, is_index_of
 from petseg.data.shards.manifest import ShardInfo
 from petseg.errors import PetsegError
-from petseg.system import usable_cores, write_atomic
+from petseg.system import locked, usable_cores
 
 _RACY_NS = 2_000_000_000
 """A file younger than this could change again under the same time stamp, so it is not remembered."""
+
+_MOST_BYTES = 1 << 26
+"""Of the memory of one folder: some two million shards. A larger one is begun anew."""
 
 
 def check_hashes(folder: Path, shards: Sequence[ShardInfo], *, share: tuple[int, int] = (0, 1)) -> None:
@@ -52,19 +55,18 @@ def unsound_shards(folder: Path, shards: Sequence[ShardInfo]) -> list[ShardInfo]
     if not mine:
         return []
     with ThreadPoolExecutor(min(len(mine), usable_cores()), "petseg-hash") as pool:
-        checked = list(pool.map(lambda shard: _check(folder, shard), mine))
-    _remember(folder, {shard.name: stamp for shard, (_, stamp) in zip(mine, checked, strict=True) if stamp})
-    return [shard for shard, (sound, _) in zip(mine, checked, strict=True) if not sound]
+        sound = list(pool.map(lambda shard: _is_sound(folder, shard), mine))
+    return [shard for shard, is_sound in zip(mine, sound, strict=True) if not is_sound]
 
 
 def unknown_shards(folder: Path, shards: Sequence[ShardInfo]) -> list[ShardInfo]:
     """Those of `shards` whose bytes were not checked since they last changed."""
     known = _known(folder)
-    return [shard for shard in shards if not _is_known(folder / shard.name, shard, known.get(shard.name))]
+    return [shard for shard in shards if _found(folder, shard) not in known]
 
 
-def _check(folder: Path, shard: ShardInfo) -> tuple[bool, list[int | str] | None]:
-    """(whether it holds the manifest's bytes; the stamp to remember it by)."""
+def _is_sound(folder: Path, shard: ShardInfo) -> bool:
+    """Whether a shard holds the manifest's bytes; if so it is remembered, whatever becomes of the others."""
     path, index = folder / shard.name, folder / index_name(shard.name)
     try:
         with path.open("rb") as file:
@@ -75,45 +77,52 @@ def _check(folder: Path, shard: ShardInfo) -> tuple[bool, list[int | str] | None
     except OSError as error:
         raise PetsegError(f"{path} cannot be read ({error.strerror}): copy it again, or pack again.") from error
     if digest != shard.sha256:
-        return False, None
+        return False
     if not is_index_of(index, path):
         raise PetsegError(f"{index} is not the index of its tar: copy or pack it again, or run petseg index {folder}.")
-    stamp = _stamp(after, indexed, digest)
+    stamp = _stamp(shard, after, indexed)
     young = time.time_ns() - max(after.st_mtime_ns, indexed.st_mtime_ns) <= _RACY_NS
-    settled = _stamp(before, index.stat(), digest) == stamp and not young
-    return True, stamp if settled else None
+    if not young and _stamp(shard, before, index.stat()) == stamp:
+        _remember(folder, stamp)
+    return True
 
 
-def _is_known(path: Path, shard: ShardInfo, known: object) -> bool:
+def _found(folder: Path, shard: ShardInfo) -> str:
+    path = folder / shard.name
     try:
-        return known == _stamp(path.stat(), path.with_name(index_name(path.name)).stat(), shard.sha256)
+        return _stamp(shard, path.stat(), path.with_name(index_name(path.name)).stat())
     except OSError:
-        return False
+        return ""
 
 
-def _stamp(tar: os.stat_result, index: os.stat_result, sha256: str) -> list[int | str]:
+def _stamp(shard: ShardInfo, tar: os.stat_result, index: os.stat_result) -> str:
+    """What a sound shard is remembered by: its name and hash, and what the file system says of it and its index."""
     every = [(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino) for stat in (tar, index)]
-    return [*every[0], *every[1], sha256]
+    return hashlib.sha256(repr((shard.name, shard.sha256, every)).encode()).hexdigest()[:32]
 
 
 def _memory(folder: Path) -> Path:
-    """One file a shard folder, so that runs on different shards never write the same one."""
-    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32]
-    return platformdirs.user_cache_path("petseg", appauthor=False) / "hashes" / f"{name}.json"
+    """One file a shard folder: a line for each shard that was found sound.
+
+    Lines are only added, so that ranks, and machines that have copies of their own behind one home folder, remember
+    beside each other.
+    """
+    name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]
+    return platformdirs.user_cache_path("petseg", appauthor=False) / "hashes" / f"{name}.txt"
 
 
-def _known(folder: Path) -> dict[str, object]:
+def _known(folder: Path) -> set[str]:
     try:
-        known = json.loads(_memory(folder).read_bytes())
-    except (OSError, ValueError, RuntimeError):
-        return {}
-    return known if isinstance(known, dict) else {}
+        return set(_memory(folder).read_text("ascii", errors="replace").split())
+    except (OSError, RuntimeError):
+        return set()
 
 
-def _remember(folder: Path, sound: dict[str, list[int | str]]) -> None:
-    try:
+def _remember(folder: Path, stamp: str) -> None:
+    with contextlib.suppress(OSError, RuntimeError):
         path = _memory(folder)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json.dumps({**_known(folder), **sound}).encode())
-    except (OSError, RuntimeError):
-        return
+        with path.open("ab", buffering=0) as file, locked(file.fileno()):
+            if file.seek(0, os.SEEK_END) > _MOST_BYTES:
+                file.truncate(0)
+            file.write(f"\n{stamp}\n".encode())  # on a line of its own, even behind one that was cut off

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import mmap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from petseg.data.tar import Component, Entry, scan_tar, split_name
 from petseg.errors import PetsegError
-from petseg.system import write_atomic
+from petseg.system import read_at, write_atomic
 
 VERSION = "v1.2"
 
@@ -66,6 +65,29 @@ def read_index(path: Path) -> list[Entry]:
     return entries
 
 
+def read_key(path: Path, line: int) -> str:
+    """The key of one sample, from its line alone.
+
+    Args:
+        path: an index.
+        line: where its line begins, in bytes (see `read_spans`).
+
+    Raises:
+        PetsegError: the index cannot be read, or holds something else there by now.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(line)
+            fields = file.readline().decode().splitlines()[0].split(" ")
+    except OSError as error:
+        raise PetsegError(f"{path} cannot be read ({error.strerror}): run `petseg index {path.parent}`.") from error
+    except (UnicodeDecodeError, IndexError):
+        fields = []
+    if len(fields) < 4:
+        raise PetsegError(f"{path} has changed since it was opened: open it again.")
+    return split_name(fields[3])[0]
+
+
 def is_index_of(path: Path, tar: Path) -> bool:
     """Whether an index lists the samples of a tar, each once and where it is.
 
@@ -76,10 +98,11 @@ def is_index_of(path: Path, tar: Path) -> bool:
     if not components:
         return not scan_tar(tar)
     end = 0
-    with tar.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with tar.open("rb") as file:
         for component in components:
             # A plain header: name at its beginning, size in octal from byte 124 on (POSIX.1-1988, ustar).
-            header = data[component.offset - _BLOCK : component.offset] if component.offset >= _BLOCK else b""
+            at = component.offset - _BLOCK
+            header = read_at(file.fileno(), _BLOCK, at) if 0 <= at < 2**62 else b""
             name, size = header[:100].rstrip(b"\0"), header[124:135]
             if component.offset < end or name != component.name.encode() or size != b"%011o" % component.size:
                 break
@@ -99,7 +122,7 @@ def read_spans(path: Path, image: str, mask: str) -> np.ndarray:
         mask: extension of the other.
 
     Returns:
-        i64[n, 4]: offset and size of the image, offset and size of the mask.
+        i64[n, 5]: offset and size of the image, offset and size of the mask, and where the sample's line begins; bytes.
 
     Raises:
         PetsegError: as `read_index`, or a sample without one of the components.
@@ -108,13 +131,16 @@ def read_spans(path: Path, image: str, mask: str) -> np.ndarray:
     with contextlib.suppress(OSError, ValueError, OverflowError):
         return _read_table(path.read_bytes(), image.encode(), mask.encode())
     spans = []
-    for entry in read_index(path):
+    entries = read_index(path)
+    lines = path.read_bytes().decode().splitlines(keepends=True)
+    starts = np.cumsum([len(line.encode()) for line in lines])[: len(entries)].tolist()
+    for entry, start in zip(entries, starts, strict=True):
         parts = {c.extension: c for c in entry.components}
         if image not in parts or mask not in parts:
             raise PetsegError(f"{path}: sample {entry.key} has no .{image} or no .{mask}: pack again.")
-        spans.append((parts[image].offset, parts[image].size, parts[mask].offset, parts[mask].size))
+        spans.append((parts[image].offset, parts[image].size, parts[mask].offset, parts[mask].size, start))
     try:
-        return np.asarray(spans, np.int64).reshape(-1, 4)
+        return np.asarray(spans, np.int64).reshape(-1, 5)
     except OverflowError:
         raise PetsegError(f"{path} names a place beyond any file: run `petseg index {path.parent}`.") from None
 
@@ -148,7 +174,8 @@ def _read_table(data: bytes, image: bytes, mask: bytes) -> np.ndarray:
     numbers = [np.array(fields[column::width]) for column in columns]
     if not all(np.char.isdigit(each).all() for each in numbers):
         raise ValueError("a number is none")
-    return np.stack([each.astype(np.int64) for each in numbers], axis=1)
+    lines = len(head) + 1 + np.concatenate([[0], ends[:-1] + 1])
+    return np.stack([*(each.astype(np.int64) for each in numbers), lines], axis=1)
 
 
 def _count(text: str) -> int:

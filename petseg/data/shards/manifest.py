@@ -192,12 +192,13 @@ class Manifest:
         return manifest
 
     @classmethod
-    def load(cls, folder: Path) -> Manifest:
+    def load(cls, folder: Path | str) -> Manifest:
         """Read the manifest of a shard folder.
 
         Raises:
             PetsegError: no such folder, an unfinished pack, no manifest, one of a newer format, or a damaged one.
         """
+        folder = Path(folder).expanduser()
         if not folder.is_dir():
             raise PetsegError(f"no such folder: {folder}; give the folder that petseg-shard wrote.")
         refuse_unfinished(folder)

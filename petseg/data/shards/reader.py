@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -13,7 +13,7 @@ from petseg.data.decode.images import decode_image
 from petseg.data.decode.masks import DecodeError, decode_mask
 from petseg.data.shards.files import Span, TarFile, TarFiles, tar_file
 from petseg.data.shards.hashes import check_hashes, unsound_shards
-from petseg.data.shards.index import index_name, read_index, read_spans
+from petseg.data.shards.index import index_name, read_key, read_spans
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.verify import check_sample
 from petseg.errors import PetsegError
@@ -72,17 +72,17 @@ class ShardReader:
                     f"{index} lists {len(found)} samples, the manifest says {shard.samples}: run petseg index "
                     f"{folder}, or pack again."
                 )
-            beyond = np.flatnonzero((found[:, ::2] + found[:, 1::2]).max(1, initial=0) > shard.bytes)
+            beyond = np.flatnonzero((found[:, :4:2] + found[:, 1:4:2]).max(1, initial=0) > shard.bytes)
             if len(beyond):
-                key = read_index(index)[beyond[0]].key
+                key = read_key(index, int(found[beyond[0], 4]))
                 raise PetsegError(f"{index}: sample {key} lies beyond the end of its tar: run petseg index.")
             spans.append(found)
             starts.append(starts[-1] + len(found))
         if verify and on_bad == "stop":
             check_hashes(folder, shards, share=share)
-        self._spans = np.concatenate(spans) if spans else np.zeros((0, 4), np.int64)
+        every = np.concatenate(spans) if spans else np.zeros((0, 5), np.int64)
+        self._spans, self._lines = np.ascontiguousarray(every[:, :4]), every[:, 4].copy()
         self._starts = np.asarray(starts, np.int64)
-        self._keys: tuple[int, list[str]] = (-1, [])  # of the shard that was asked for last
         self._files = TarFiles()
         self.bad: tuple[int, ...] = ()
         """Samples that are damaged, where they are skipped."""
@@ -94,12 +94,7 @@ class ShardReader:
 
     def key(self, index: int) -> str:
         """The key of a sample, looked up in its shard's index."""
-        shard = self._shard(index)
-        known, keys = self._keys
-        if known != shard:
-            keys = [entry.key for entry in read_index(self._index(shard))]
-            self._keys = shard, keys
-        return keys[index - int(self._starts[shard])]
+        return read_key(self._index(self._shard(index)), int(self._lines[index]))
 
     def path(self, index: int) -> Path:
         """The tar that a sample is in."""
@@ -170,6 +165,18 @@ class ShardReader:
             return PetsegError(f"{self.where(index)} cannot be read ({fault.strerror}).")
         return PetsegError(f"{self.where(index)}: {fault}; run `petseg verify {self.folder}` and pack again.")
 
+    def refuse_too_many(self, bad: Sequence[int]) -> None:
+        """Refuse to skip more than `MOST_BAD` of the split.
+
+        Raises:
+            PetsegError: it is more.
+        """
+        if len(bad) > max(1, MOST_BAD * len(self)):
+            raise PetsegError(
+                f"--on-bad-sample skip: {len(bad)} of {len(self)} samples are damaged, more than "
+                f"{100 * MOST_BAD:.0f}%, the first of them {self.where(bad[0])}: copy or pack the shards again."
+            )
+
     def close(self) -> None:
         """Close the files. Reads that are under way in other threads must have ended."""
         self._files.close()
@@ -184,11 +191,7 @@ class ShardReader:
                     check_sample(bytes(image), bytes(mask), known)
                 except (PetsegError, DecodeError):
                     bad.append(index)
-        if len(bad) > max(1, MOST_BAD * len(self)):
-            raise PetsegError(
-                f"--on-bad-sample skip: {len(bad)} of {len(self)} samples are damaged, more than "
-                f"{100 * MOST_BAD:.0f}%, the first of them {self.where(bad[0])}: copy or pack the shards again."
-            )
+        self.refuse_too_many(bad)
         return tuple(bad)
 
     def _read(self, span: Span) -> tuple[memoryview, memoryview]:

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,11 +13,17 @@ import numpy as np
 import pytest
 import torch
 
-from petseg import build_loader
+from petseg import Manifest, build_loader
+from petseg.data.decode.resize import resize_image
 from petseg.data.loaders import build
 from petseg.data.loaders.child import LARGEST_MESSAGE
 from petseg.data.loaders.crew import Processes, ThreadCrew
+from petseg.data.shards import files
+from petseg.data.shards.pack import PackOptions, pack
+from petseg.data.shards.reader import ShardReader
+from petseg.data.sources.synthetic import SyntheticSource
 from petseg.errors import PetsegError
+from tests.data.loaders.ways import open_loader
 
 ALONE = 3
 """Processes of a loader that shares them with no other test."""
@@ -173,3 +180,83 @@ def test_ranks_of_a_machine_share_its_cores(monkeypatch, cores, ranks, expected)
     monkeypatch.setattr(build, "usable_cores", lambda: cores)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
     assert build.decoders(0) == expected and build.decoders(5) == 5
+
+
+def repack(shards, seed):
+    """Other samples in the place of a folder's."""
+    shutil.rmtree(shards)
+    pack(SyntheticSource(60, seed), shards, PackOptions(split="random", short_side=64, samples_per_shard=12), workers=1)
+
+
+@pytest.mark.parametrize("name", ["webdataset", "dali"])
+def test_a_folder_that_was_packed_anew_is_read_anew(packed_copy, name):
+    """Another loader keeps the processes alive, and with them the files that they have opened."""
+    old = open_loader(name, packed_copy, training=False)
+    before = torch.cat([batch.images for batch in old])
+    repack(packed_copy, 77)
+    new = open_loader(name, packed_copy, training=False)
+    after = torch.cat([batch.images for batch in new])
+    reader = ShardReader(packed_copy, Manifest.load(packed_copy), "train")
+    expected = resize_image(reader.decoded(5)[0], 32, 32)
+    assert not torch.equal(before, after)
+    assert np.abs(after[5].numpy().astype(int) - expected).max() <= 6
+    if name == "webdataset":  # the processes have the new files under these names; threads have their own
+        with pytest.raises(
+            PetsegError, match=r"train-.*\.tar is another file than when it was opened: make the loader"
+        ):
+            list(old)
+    else:
+        assert torch.equal(torch.cat([batch.images for batch in old]), before)
+    for each in (old, new, reader):
+        each.close()
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-", "<&- >&- 2>&-"])
+def test_standard_streams_may_be_closed(packed, tmp_path, closed):
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom petseg import build_loader\n"
+        "loader = build_loader('webdataset', shards=sys.argv[1], split='train', batch_size=8, size=(48, 48))\n"
+        "Path(sys.argv[2]).write_text(str(len(list(loader))))\n"
+    )
+    told = tmp_path / "told"
+    command = f'"{sys.executable}" -c "$0" "{packed}" "{told}" {closed}'
+    subprocess.run(["sh", "-c", command, script], check=True, timeout=60)
+    assert told.read_text() == "6"
+
+
+def test_a_backport_beside_petseg_does_not_hide_the_standard_library(packed, tmp_path):
+    """As with `PYTHONPATH=site-packages`, where a backport such as `typing.py` may lie."""
+    (tmp_path / "select.py").write_text("raise ImportError('a backport')")
+    (tmp_path / "mmap.py").write_text("raise ImportError('a backport')")
+    script = (
+        "import mmap, select, socket, sys\n"  # the parent has them already
+        "from petseg import build_loader\n"
+        f"sys.path.insert(0, {str(tmp_path)!r})\n"
+        "loader = build_loader('webdataset', shards=sys.argv[1], split='train', batch_size=8, size=(48, 48))\n"
+        "assert len(list(loader)) == 6\n"
+    )
+    subprocess.run([sys.executable, "-c", script, packed], check=True, timeout=60)
+
+
+def test_few_tars_stay_open_and_few_are_opened_again(packed, monkeypatch):
+    monkeypatch.setattr(files, "MAX_OPEN", 3)
+    opened = []
+    real = files.open_file
+    monkeypatch.setattr(files, "open_file", lambda path: opened.append(path) or real(path))
+    tars = []
+    for number in range(20):
+        tar = Path(shutil.copy(next(packed.glob("train-*.tar")), packed.parent / f"copy-{number}.tar"))
+        tars.append(files.tar_file(str(tar), tar.stat()))
+    reads = files.TarFiles()
+    for first in range(0, 20, 2):  # a window of two shards, read in turn
+        for turn in range(30):
+            reads.read((0, tars[first + turn % 2], 512, 64, 576, 64))
+        assert len(descriptors_of(tars)) <= 3
+    assert len(opened) == 20
+    reads.close()
+    assert not descriptors_of(tars)
+
+
+def descriptors_of(tars) -> list[str]:
+    paths = {tar[0] for tar in tars}
+    return [link for file in Path("/proc/self/fd").iterdir() if (link := os.path.realpath(file)) in paths]

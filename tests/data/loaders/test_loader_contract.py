@@ -459,7 +459,7 @@ def test_a_cache_that_does_not_fit_names_its_bytes(load, packed, monkeypatch):
         ("dali", {"split": "holdout"}, "no split 'holdout'"),
         ("webdataset", {"batch_size": 43}, "42 samples, too few"),
         ("webdataset", {"batch_size": 0}, "--batch-size"),
-        ("dali", {"batch_size": 16, "world": 3}, "too few"),
+        ("dali", {"batch_size": 16, "rank": 0, "world": 3}, "too few"),
     ],
 )
 def test_bad_options(load, packed, name, options, words):

@@ -1,12 +1,17 @@
 """petseg's order inside other people's pipelines."""
 
+import copy
 import io
+import itertools
+import json
+import pickle
 
 import numpy as np
 import pytest
 import webdataset as wds
 from PIL import Image
 from torch.utils.data import DataLoader
+from torchdata.stateful_dataloader import StatefulDataLoader
 
 from petseg import Manifest, OrderedSamples
 from petseg.data.order import epoch_order
@@ -77,3 +82,73 @@ def test_what_is_refused(packed, packed_copy):
     tar.write_bytes(tar.read_bytes()[:-1])
     with pytest.raises(PetsegError, match="shorter than the manifest says"):
         OrderedSamples(packed_copy, "train")
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_workers_may_be_started_in_any_way(packed, keys, method):
+    samples = OrderedSamples(packed, "train", seed=3)
+    loader = DataLoader(
+        samples, batch_size=None, num_workers=2, persistent_workers=True, multiprocessing_context=method
+    )
+    for epoch in (0, 1):
+        samples.set_epoch(epoch)
+        assert [sample["__key__"] for sample in loader] == expected(packed, keys, epoch)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda samples: pickle.loads(pickle.dumps(samples))])
+def test_a_copy_is_as_good_and_has_an_epoch_of_its_own(packed, keys, copied):
+    samples = OrderedSamples(packed, "train", seed=3)
+    samples.set_epoch(2)
+    other = copied(samples)
+    other.set_epoch(4)
+    assert [sample["__key__"] for sample in samples] == expected(packed, keys, 2)
+    loader = DataLoader(other, batch_size=None, num_workers=2, persistent_workers=True)
+    for epoch in (4, 5):
+        other.set_epoch(epoch)
+        assert [sample["__key__"] for sample in loader] == expected(packed, keys, epoch)
+
+
+@pytest.mark.parametrize("taken", [0, 1, 17, 42])
+def test_it_resumes_inside_an_epoch(packed, keys, taken):
+    samples = OrderedSamples(packed, "train", seed=3)
+    samples.set_epoch(1)
+    first = list(itertools.islice(samples, taken))
+    state = json.loads(json.dumps(samples.state_dict()))
+    other = OrderedSamples(packed, "train", seed=3)
+    other.load_state_dict(state)
+    assert other.state_dict() == state
+    rest = list(other)
+    assert [sample["__key__"] for sample in first + rest] == expected(packed, keys, 1)
+    assert len(list(other)) == 42, "the epoch after it began where the last one did"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("taken", [5, 20])
+def test_torchdatas_stateful_data_loader_resumes_it(packed, keys, workers, taken):
+    def make():
+        samples = OrderedSamples(packed, "train", seed=3)
+        samples.set_epoch(1)
+        return StatefulDataLoader(samples, batch_size=None, num_workers=workers)
+
+    loader = make()
+    first = [sample["__key__"] for sample in itertools.islice(loader, taken)]
+    state = loader.state_dict()
+    other = make()
+    other.load_state_dict(state)
+    assert first + [sample["__key__"] for sample in other] == expected(packed, keys, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"seed": 4}, "is of seed 4, not 3"), ({"workers": 2}, "workers"), ({"taken": -1}, "does not fit"),
+     ({"surplus": 1}, "not a valid state")],
+)  # fmt: skip
+def test_a_foreign_state_is_refused(packed, change, words):
+    samples = OrderedSamples(packed, "train", seed=3)
+    with pytest.raises(PetsegError, match=words):
+        samples.load_state_dict({**samples.state_dict(), **change})
+
+
+def test_a_key_is_looked_up_without_reading_the_whole_index(packed, keys, monkeypatch):
+    monkeypatch.setattr("petseg.data.shards.index.read_index", lambda path: pytest.fail("a whole index was parsed"))
+    assert [sample["__key__"] for sample in OrderedSamples(packed, "train", training=False)] == keys

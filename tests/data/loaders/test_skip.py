@@ -1,5 +1,8 @@
 """`on_bad_sample="skip"`: a few damaged samples stop nothing, and nothing about them is silent."""
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,16 +60,59 @@ def test_evaluation_leaves_it_out_and_pads_as_ever(packed_copy, name):
     assert seen == sound + [-1] * (-len(sound) % 4) and len(loader.skipped) == 1
 
 
-def test_ranks_leave_out_the_same(packed_copy):
-    spoil(packed_copy, "train", 0, 1)
-    ranks = [load(packed_copy, "train", rank=rank, world=2) for rank in range(2)]
-    seen = [torch.cat([batch.indices for batch in loader]) for loader in ranks]
-    for loader in ranks:
-        loader.close()
-    samples = Manifest.load(packed_copy).split("train").samples
-    together = sorted(torch.cat(seen).tolist())
-    assert [index for index in together if index >= 0] == list(range(2, samples))
-    assert len(seen[0]) == len(seen[1])
+RANKS = """
+import sys, torch, torch.distributed as dist
+from petseg import build_loader
+from petseg.errors import PetsegError
+
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+try:
+    loader = build_loader(
+        "webdataset", shards=sys.argv[1 + rank], split="train", batch_size=4, size=(32, 32), num_threads=2,
+        on_bad_sample="skip",
+    )
+except PetsegError as error:
+    print("refused:", error, flush=True)
+else:
+    print("seen:", rank, *torch.cat([batch.indices for batch in loader]).tolist(), len(loader.skipped), flush=True)
+dist.destroy_process_group()
+"""
+
+
+def on_two_ranks(tmp_path, *shards) -> list[str]:
+    script = tmp_path / "ranks.py"
+    script.write_text(RANKS)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [sys.executable, *launcher, script, *shards], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return sorted(line for line in done.stdout.splitlines() if line.startswith(("seen:", "refused:")))
+
+
+def test_ranks_whose_copies_differ_leave_out_the_same(packed, tmp_path):
+    copies = [Path(shutil.copytree(packed, tmp_path / name)) for name in ("one", "two")]
+    spoil(copies[0], "train", 0)
+    spoil(copies[1], "train", 1, 7)
+    said = [[int(word) for word in line.split()[2:]] for line in on_two_ranks(tmp_path, *copies)]
+    assert [line.pop() for line in said] == [3, 3]
+    together = sorted(said[0] + said[1])
+    samples = Manifest.load(packed).split("train").samples
+    assert [index for index in together if index >= 0] == [k for k in range(samples) if k not in {0, 1, 7}]
+    assert len(said[0]) == len(said[1])
+
+
+def test_what_one_rank_finds_wrong_stops_all_of_them(packed, tmp_path):
+    copies = [Path(shutil.copytree(packed, tmp_path / name)) for name in ("one", "two")]
+    next(copies[1].glob("train-*.idx")).unlink()
+    said = on_two_ranks(tmp_path, *copies)
+    assert len(said) == 2 and all(".idx is missing" in line for line in said)
+
+
+def test_ranks_that_cannot_agree_are_refused(packed):
+    with pytest.raises(PetsegError, match="open a process group"):
+        load(packed, "train", rank=0, world=2)
 
 
 def test_a_truncated_shard_is_one_with_damaged_samples(packed_copy):

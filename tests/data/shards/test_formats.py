@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from petseg import Manifest
 from petseg.data.decode.images import decode_image
 from petseg.data.decode.masks import decode_mask
-from petseg.data.shards.index import format_index, read_index, read_spans
+from petseg.data.shards.index import format_index, read_index, read_key, read_spans
 from petseg.data.shards.reader import ShardReader
 from petseg.data.tar import Component, Entry, scan_tar
 from petseg.errors import PetsegError
@@ -180,4 +180,6 @@ def test_spans_are_what_the_whole_index_says(tmp_path_factory, entries, damage):
             read_spans(path, "jpg", "png")
         return
     expected = [[each[ext][part] for ext in ("jpg", "png") for part in (1, 2)] for each in parts]
-    assert read_spans(path, "jpg", "png").tolist() == expected
+    found = read_spans(path, "jpg", "png")
+    assert found[:, :4].tolist() == expected
+    assert [read_key(path, line) for line in found[:, 4].tolist()] == [entry.key for entry in whole]

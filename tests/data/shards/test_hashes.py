@@ -1,7 +1,9 @@
 """Shards are hashed once, remembered, and hashed again when they change; both loaders refuse what was altered."""
 
 import hashlib
+import multiprocessing
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import platformdirs
 import pytest
 
 from petseg import Manifest, build_loader
-from petseg.data.shards.hashes import check_hashes, unknown_shards
+from petseg.data.shards.hashes import _memory, _remember, check_hashes, unknown_shards
 from petseg.data.shards.reader import ShardReader
 from petseg.errors import PetsegError
 
@@ -95,17 +97,15 @@ def test_a_shard_that_was_just_written_is_not_remembered_yet(packed_copy, hashed
 
 
 def test_a_copy_is_hashed_for_itself(settled, hashed, tmp_path):
-    import shutil
-
     check(settled)
     check(Path(shutil.copytree(settled, tmp_path / "copy")))
     assert len(hashed) == 2 * len(set(hashed))
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"train-000000.tar": 7}', b"\xff"])
+@pytest.mark.parametrize("content", [b"", b"[]", b"0123\n", b"\xff"])
 def test_a_damaged_memory_is_no_error(settled, hashed, content):
     check(settled)
-    for file in platformdirs.user_cache_path("petseg", appauthor=False).rglob("*.json"):
+    for file in platformdirs.user_cache_path("petseg", appauthor=False).rglob("*.txt"):
         file.write_bytes(content)
     check(settled)
     assert len(hashed) == 2 * len(set(hashed))
@@ -125,3 +125,67 @@ def test_the_ranks_of_a_machine_share_the_work(settled, hashed):
         check_hashes(settled, shards, share=(rank, 3))
     assert sorted(hashed) == sorted(shard.name for shard in shards)
     assert unknown_shards(settled, shards) == []
+
+
+def test_what_is_sound_is_remembered_whatever_becomes_of_the_rest(settled, hashed):
+    shards = Manifest.load(settled).split("train").shards
+    index = settled / "train-000002.idx"
+    kept = index.read_bytes()
+    index.unlink()
+    with pytest.raises(PetsegError, match=r"train-000002\.tar cannot be read"):
+        check(settled)
+    index.write_bytes(kept)
+    os.utime(index, ns=(1_700_000_000_000_000_000,) * 2)
+    assert [shard.name for shard in unknown_shards(settled, shards)] == ["train-000002.tar"]
+
+
+def test_ranks_that_hash_at_once_lose_nothing_of_each_others(settled):
+    shards = Manifest.load(settled).split("train").shards
+    for each in range(40):
+        _remember(settled, f"{each:032x}")  # a memory of some size takes longer to read
+    ranks = [multiprocessing.get_context("fork").Process(target=check_hashes, args=(settled, shards), kwargs={
+        "share": (rank, len(shards))
+    }) for rank in range(len(shards))]  # fmt: skip
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join()
+    assert len(shards) > 2 and unknown_shards(settled, shards) == []
+
+
+def test_copies_of_two_machines_at_one_path_do_not_forget_each_other(settled, hashed, tmp_path):
+    """Local disks behind one home folder: what is remembered is one file."""
+    other = shutil.copytree(settled, tmp_path / "other")
+    for file in other.glob("*.*"):
+        os.utime(file, ns=(1_600_000_000_000_000_000,) * 2)
+    check(settled)
+    first = len(hashed)
+    for machine in (other, settled, other):
+        away = settled.rename(tmp_path / "away")
+        if machine is other:
+            other.rename(settled)
+            check(settled)
+            settled.rename(other)
+        else:
+            away.rename(settled)
+            check(settled)
+            settled.rename(away)
+        away.rename(settled)
+    assert len(hashed) == 2 * first
+
+
+def test_a_path_in_other_bytes_than_utf8_is_remembered_too(settled, hashed, tmp_path):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/d\xe9t"))
+    settled.rename(folder)
+    check(folder)
+    first = len(hashed)
+    check(folder)
+    assert len(hashed) == first > 0
+
+
+def test_a_memory_that_grew_too_large_is_begun_anew(settled, hashed, monkeypatch):
+    check(settled)
+    (memory,) = platformdirs.user_cache_path("petseg", appauthor=False).rglob(_memory(settled).name)
+    monkeypatch.setattr("petseg.data.shards.hashes._MOST_BYTES", 10)
+    _remember(settled, "0" * 32)
+    assert memory.read_text().split() == ["0" * 32]
