@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 import cv2
 import numpy as np
+import torch
 from PIL import Image
 
 from petseg.classes import ClassTable
 from petseg.data.decode.pictures import MAX_SIDE
-from petseg.data.loaders.crew import quiet_threads
 from petseg.drawing import in_colours, legend, overlay
 from petseg.errors import PetsegError
 from petseg.inference.photos import pictures_in, read_photo
@@ -98,7 +100,7 @@ def predict(
     failed: list[str] = []
     cores = usable_cores()
     threads = min(cores, len(plan), MOST_THREADS)
-    pool = quiet_threads(threads, "petseg-predict", torch_threads=cores // threads)
+    pool = _quiet_threads(threads, cores // threads)
     try:
         for result in pool.map(work, plan):
             if isinstance(result, Prediction):
@@ -126,6 +128,22 @@ class _Results:
     mask: Path
     overlay: Path
     probabilities: tuple[Path, ...]
+
+
+def _quiet_threads(threads: int, torch_threads: int) -> ThreadPoolExecutor:
+    """Threads, all started, of which each computes on `torch_threads` threads in torch.
+
+    `torch.set_num_threads` sets the calling thread's number and the one that every thread takes when it first computes:
+    that may be the one that trains. So all threads of the pool are started here, and then it is set back.
+    """
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, "petseg-predict", initializer=torch.set_num_threads, initargs=(torch_threads,))
+    all_started = threading.Barrier(threads + 1)
+    for _ in range(threads):
+        pool.submit(all_started.wait)
+    all_started.wait()
+    torch.set_num_threads(before)
+    return pool
 
 
 def _results(photo: Path, out: Path, classes: ClassTable, probabilities: Probabilities) -> _Results:

@@ -59,6 +59,8 @@ def decode_mask(data: bytes | memoryview) -> np.ndarray:
     # What decoders would silently convert: another bit depth or colour type.
     if start != _START or kind[:2] != _GREY[:2]:
         raise DecodeError("mask is no 8-bit grey PNG")
+    if not height * width:
+        raise DecodeError("mask is damaged")
     if height * width > MAX_PIXELS:
         raise DecodeError(f"mask is too large ({width}x{height})")
     if chunk == b"IDAT" and kind == _GREY:

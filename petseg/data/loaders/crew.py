@@ -25,7 +25,6 @@ from queue import SimpleQueue
 from typing import Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar
 
 import numpy as np
-import torch
 
 from petseg.data.loaders import child
 from petseg.data.loaders.child import LARGEST_MESSAGE, Done, Failure, SharedFile, Task
@@ -143,22 +142,6 @@ class Promise(Generic[T]):
         return self._made[0]
 
 
-def quiet_threads(threads: int, name: str, *, torch_threads: int = 1) -> ThreadPoolExecutor:
-    """Threads, all started, of which each computes on `torch_threads` threads in torch.
-
-    `torch.set_num_threads` sets the calling thread's number and the one that every thread takes when it first computes:
-    that may be the one that trains. So all threads of the pool are started here, and then it is set back.
-    """
-    before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(threads, name, initializer=torch.set_num_threads, initargs=(torch_threads,))
-    all_started = threading.Barrier(threads + 1)
-    for _ in range(threads):
-        pool.submit(all_started.wait)
-    all_started.wait()
-    torch.set_num_threads(before)
-    return pool
-
-
 class Threads:
     """Threads whose results can be waited for in spite of Ctrl-C.
 
@@ -167,7 +150,11 @@ class Threads:
 
     def __init__(self, count: int, name: str = "petseg-decode") -> None:
         self.count = count
-        self._pool = quiet_threads(count, name)
+        self._pool = ThreadPoolExecutor(count, name)
+        all_started = threading.Barrier(count + 1)  # later, Ctrl-C could come into the middle of a start
+        for _ in range(count):
+            self._pool.submit(all_started.wait)
+        all_started.wait()
 
     def start(self, make: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Promise[T]:
         """Have something made."""
@@ -457,8 +444,7 @@ def _started(shared: int, tasks: int, done: int) -> subprocess.Popen[bytes]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         pass_fds=(shared, tasks, done),
-        # torch is imported there only to reduce large images, and then computes on one thread.
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},  # one core each
         process_group=0,  # Ctrl-C is for the process that trains; these end with it
     )
 

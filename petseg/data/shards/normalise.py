@@ -21,7 +21,7 @@ from petseg.data.decode.pictures import (
     turned,
     whole_rgb,
 )
-from petseg.data.decode.resize import resize_nearest, shrink_image
+from petseg.data.decode.resize import resize_image, resize_nearest
 from petseg.data.shards.stats import histogram
 
 # What a baseline or progressive decoder takes; the rest (lossless, arithmetic) is for libjpeg alone.
@@ -103,7 +103,7 @@ def normalise(
     if 0 < short_side < min(height, width):
         scale = short_side / min(height, width)
         new = max(short_side, round(height * scale)), max(short_side, round(width * scale))
-        pixels, codes = shrink_image(pixels, *new), resize_nearest(codes, *new)
+        pixels, codes = resize_image(pixels, *new), resize_nearest(codes, *new)
         counts = histogram(codes)[0]
         keep = False
     elif short_side:

@@ -18,6 +18,7 @@ from petseg.data.shards.manifest import Encoding, Manifest, Split
 from petseg.data.shards.normalise import NO_CLASS, UNKNOWN_CODES
 from petseg.data.shards.plan import SPLIT_MODES, SPLITS, Plan, make_plan, split_of
 from petseg.data.shards.pool import run_jobs
+from petseg.data.shards.probe import probe
 from petseg.data.shards.scan import scan_masks
 from petseg.data.shards.stats import ShardStats, code_counts, mean_std
 from petseg.data.shards.work import ShardJob, ShardWork, cannot_write, stats_path
@@ -175,6 +176,7 @@ def _identity(source: Source, listing: Listing, plan: Plan, options: PackOptions
         "classes": source.classes.to_dict(),
         "options": asdict(options),
         "versions": {name: importlib.metadata.version(name) for name in ("petseg", *_ENCODERS)},
+        "probe": probe(),
         "shards": {name: list(keys) for name, keys in plan.shards.items()},
     }
     return (json.dumps(data, indent=1) + "\n").encode()

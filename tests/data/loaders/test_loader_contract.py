@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from benchmarks.noise import NoiseEngine
 from petseg import Manifest
@@ -167,6 +167,49 @@ def test_codes_of_large_images_are_exact_too(load, large, name, size):
                 differences.append(np.abs(batch.images[row].numpy().astype(np.int16) - picture).mean())
                 seen += 1
     assert seen == len(LARGE) and max(differences) <= 6 and np.mean(differences) <= 2
+
+
+def hard_images(height: int, width: int) -> list[np.ndarray]:
+    """What a resize without a filter, or with a poor one, does worst at."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:height, :width]
+    page = Image.new("L", (width, height), 255)
+    for line in range(0, height, 9):
+        ImageDraw.Draw(page).text((2, line), "The quick brown fox jumps over the lazy dog. " * 9, fill=0)
+    black_or_white = [columns % 2, rows % 2, (rows + columns) % 2, (rows // 2 + columns // 2) % 2, columns // 3 % 2]
+    grey = [*(255 * part for part in black_or_white), np.asarray(page)]
+    noise = [rng.integers(0, 256, (height, width, 3)), rng.integers(0, 2, (height, width, 1)) * 255]
+    return [np.broadcast_to(np.atleast_3d(part), (height, width, 3)).astype(np.uint8) for part in (*grey, *noise)]
+
+
+@pytest.fixture(scope="module")
+def hard(tmp_path_factory) -> Path:
+    """Shards of hard images at 128x170, as JPEGs of little loss."""
+    root = tmp_path_factory.mktemp("hard")
+    for kind in ("images", "masks"):
+        (root / kind).mkdir()
+    for number, image in enumerate(hard_images(128, 170)):
+        Image.fromarray(image).save(root / "images" / f"{number}.jpg", quality=98, subsampling=0)
+        Image.fromarray(image[..., 0] // 128 + 1).save(root / "masks" / f"{number}.png")
+    source = FolderSource(root / "images", root / "masks", OXFORD)
+    pack(source, root / "shards", PackOptions(split="random", short_side=0), workers=1)
+    return root / "shards"
+
+
+@pytest.mark.parametrize("name", LOADERS)
+@pytest.mark.parametrize("reduction", [1.0, 1.1, 1.28, 1.5, 1.75, 2.0, 2.24, 3.0, 4.5, 8.0])
+def test_images_of_any_kind_are_within_the_bound_at_any_reduction(load, hard, name, reduction):
+    """128x170 to 100x100 was off by 18 of 255 for noise, 59 for stripes, 21 for a page of text."""
+    size = round(128 / reduction), round((100 if reduction == 1.28 else 170) / (1 if reduction == 1.28 else reduction))
+    differences = {}
+    for split in Manifest.load(hard).splits:
+        for batch in load(name, hard, split=split, size=size, batch_size=1, training=False):
+            picture, codes = reference(hard, int(batch.indices[0]), size, split)
+            assert np.array_equal(batch.codes[0].numpy(), codes)
+            differences[split, int(batch.indices[0])] = np.abs(batch.images[0].numpy().astype(int) - picture)
+    assert len(differences) == len(hard_images(8, 8))
+    assert np.mean(list(differences.values())) <= 1 and max(each.mean() for each in differences.values()) <= 2
+    assert max(each.max() for each in differences.values()) <= 6
 
 
 @pytest.mark.parametrize("name", LOADERS)
