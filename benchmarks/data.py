@@ -16,7 +16,8 @@ from PIL import Image
 import petseg
 from petseg.data.decode.resize import resize_nearest
 from petseg.data.shards.manifest import Manifest
-from petseg.data.shards.pack import PackOptions, pack
+from petseg.data.shards.options import PackOptions
+from petseg.data.shards.pack import pack
 from petseg.data.shards.reader import ShardReader
 from petseg.data.sources import Listing, OverSource, Pair
 from petseg.data.sources.resolve import resolve_source

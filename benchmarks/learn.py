@@ -14,7 +14,8 @@ from typing import Any
 
 from benchmarks.data import WORK, packing_code, write_files
 from benchmarks.harness import ContenderError, Row, peer
-from petseg.data.shards.pack import PackOptions, pack
+from petseg.data.shards.options import PackOptions
+from petseg.data.shards.pack import pack
 from petseg.data.sources import Source
 from petseg.system import usable_cores
 

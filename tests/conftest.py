@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from petseg.data.loaders.crew import Processes
-from petseg.data.shards.pack import PackOptions, pack
+from petseg.data.shards.options import PackOptions
+from petseg.data.shards.pack import pack
 from petseg.data.sources.oxford import OxfordSource
 from petseg.data.sources.synthetic import SyntheticSource
 
@@ -107,6 +108,15 @@ def packed(tmp_path_factory) -> Path:
     """Shards of 60 drawn pets at a short side of 64: train 42, val 12, test 6, in shards of at most 12."""
     out = tmp_path_factory.mktemp("shards") / "packed"
     options = PackOptions(split="random", short_side=64, samples_per_shard=12)
+    pack(SyntheticSource(60, 3), out, options, workers=1)
+    return out
+
+
+@pytest.fixture(scope="session")
+def pixels(tmp_path_factory) -> Path:
+    """The samples of `packed`, as PPM and PGM."""
+    out = tmp_path_factory.mktemp("shards") / "pixels"
+    options = PackOptions(split="random", short_side=64, samples_per_shard=12, encoding="ppm")
     pack(SyntheticSource(60, 3), out, options, workers=1)
     return out
 

@@ -67,6 +67,12 @@ def shard(
     ] = None,
     short_side: Annotated[int, typer.Option(help="Reduce to this short side in pixels; 0 keeps originals.")] = 256,
     quality: Annotated[int, typer.Option(help="JPEG quality of what is encoded, 1 to 100.")] = 90,
+    encoding: Annotated[
+        str,
+        typer.Option(
+            metavar="jpeg|ppm", help="jpeg: JPEG and PNG. ppm: pixels as they are: larger, lossless, nothing to decode."
+        ),
+    ] = "jpeg",
     samples_per_shard: Annotated[int, typer.Option(help="Samples a shard, at most.")] = 256,
     seed: Annotated[int, typer.Option(help="Seed of splits and shuffling.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes; 0 for one a core. The bytes are the same for any.")] = 0,
@@ -119,6 +125,7 @@ def shard(
             split=split,
             short_side=short_side,
             quality=quality,
+            encoding=encoding,
             samples_per_shard=samples_per_shard,
             seed=seed,
             workers=workers,

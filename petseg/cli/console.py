@@ -208,6 +208,7 @@ def packing_table(
     table.add_row("all", f"{counted(samples, 'sample')} in {counted(shards, 'shard')}")
     table.add_row("bytes in", f"{bytes_in / 1e6:,.1f} MB" if bytes_in else "drawn")
     table.add_row("bytes out", f"{written / 1e6:,.1f} MB")
+    table.add_row("read a sample", f"{written / samples / 1e3:,.1f} KB")
     pixels = sum(manifest.pixel_counts.values()) or 1
     for code, name in zip(manifest.classes.codes, manifest.classes.names, strict=True):
         table.add_row(f"{escape(name)} (code {code})", f"{100 * manifest.pixel_counts.get(code, 0) / pixels:.1f}%")

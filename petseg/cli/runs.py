@@ -265,7 +265,7 @@ def _go_on(run: RunFolder) -> str:
 def _demo_shards(console: Console, world: World, config: TrainConfig) -> Path:
     """Shards of drawn pets, made on the first run and used again."""
     from petseg.cli.shards import pack_with_progress
-    from petseg.data.shards.pack import PackOptions
+    from petseg.data.shards.options import PackOptions
     from petseg.data.sources.synthetic import SyntheticSource
 
     folder = Path("shards") / f"synthetic-{DEMO_SAMPLES}"

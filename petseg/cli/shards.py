@@ -11,7 +11,8 @@ from rich.markup import escape
 from petseg.classes import ClassTable
 from petseg.cli.console import command, mask_table, packing_table, progress
 from petseg.data.shards.manifest import Manifest
-from petseg.data.shards.pack import PackOptions, PackReport, pack
+from petseg.data.shards.options import PackOptions
+from petseg.data.shards.pack import PackReport, pack
 from petseg.data.sources import Source
 from petseg.errors import PetsegError
 
@@ -27,6 +28,7 @@ def pack_command(
     split: str | None,
     short_side: int,
     quality: int,
+    encoding: str,
     samples_per_shard: int,
     seed: int,
     workers: int,
@@ -59,6 +61,7 @@ def pack_command(
         split=split,
         short_side=short_side,
         quality=quality,
+        encoding=encoding,
         samples_per_shard=samples_per_shard,
         seed=seed,
         group=group,

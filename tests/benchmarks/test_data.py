@@ -1,7 +1,8 @@
 """What the benchmarks run on."""
 
 from benchmarks.data import prepare, source_of
-from petseg.data.shards.pack import PackOptions, pack
+from petseg.data.shards.options import PackOptions
+from petseg.data.shards.pack import pack
 
 
 def test_a_cell_packed_from_the_originals_files_is_the_one_that_the_source_itself_gives(tmp_path):

@@ -129,7 +129,8 @@ class _Cases:
 
     def __init__(self, folder: Path) -> None:
         from petseg.data.shards.manifest import Manifest
-        from petseg.data.shards.pack import PackOptions, pack
+        from petseg.data.shards.options import PackOptions
+        from petseg.data.shards.pack import pack
         from petseg.data.shards.reader import ShardReader
         from petseg.data.sources.synthetic import SyntheticSource
 

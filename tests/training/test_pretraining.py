@@ -5,7 +5,8 @@ from importlib.resources import files
 import pytest
 
 import petseg
-from petseg.data.shards.pack import PackOptions, pack
+from petseg.data.shards.options import PackOptions
+from petseg.data.shards.pack import pack
 from petseg.data.sources.resolve import resolve_source
 
 ARCH = "smp:Unet:tu-tf_efficientnet_lite0"

@@ -1,4 +1,4 @@
-"""Images as shards hold them: JPEGs that packing has already judged, decoded on the CPU."""
+"""Images as shards hold them: JPEGs that packing has already judged, decoded on the CPU; or PPMs."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import struct
 import numpy as np
 import simplejpeg
 
-from petseg.data.decode.masks import DecodeError
-from petseg.data.decode.pictures import MAX_PIXELS
+from petseg.data.decode import netpbm
+from petseg.data.decode.pictures import MAX_PIXELS, DecodeError
 
 _PLAIN = struct.Struct(">6s 14x 4s 65x 4s 65x 5s HH")
 _PLAIN_MARKERS = [b"\xff\xd8\xff\xe0\x00\x10", b"\xff\xdb\x00\x43", b"\xff\xdb\x00\x43", b"\xff\xc0\x00\x11\x08"]
@@ -20,11 +20,13 @@ a call that gives the interpreter's lock away and has to wait for it.
 
 
 def decode_image(data: bytes | memoryview) -> np.ndarray:
-    """A JPEG in full, with libjpeg's fancy upsampling: u8[H, W, 3], RGB.
+    """A JPEG in full, with libjpeg's fancy upsampling, or a PPM: u8[H, W, 3], RGB; it may be a view, read-only.
 
     Raises:
-        DecodeError: it is damaged, too large or no JPEG.
+        DecodeError: it is damaged, too large or neither.
     """
+    if data[:2] == netpbm.IMAGE:
+        return netpbm.decode_pixels(data, "image")
     check_image_header(data)
     try:
         # strict: libjpeg's warnings are errors, or a truncated file would come back with its rest grey.
@@ -32,6 +34,23 @@ def decode_image(data: bytes | memoryview) -> np.ndarray:
     except ValueError as error:
         raise DecodeError(f"image is damaged ({error})") from error
     return image
+
+
+JPEG_END = b"\xff\xd9"
+
+
+def check_encoded(data: bytes | memoryview) -> None:
+    """Refuse an image that a decoder elsewhere might take without a word.
+
+    Raises:
+        DecodeError: not a JPEG or PPM, too large, or its end is missing: DALI would fill it with grey.
+    """
+    if data[:2] == netpbm.IMAGE:
+        netpbm.decode_pixels(data, "image")
+        return
+    check_image_header(data)
+    if data[-2:] != JPEG_END:  # or something stands behind the image
+        decode_image(data)
 
 
 def check_image_header(data: bytes | memoryview) -> None:

@@ -1,4 +1,4 @@
-"""Masks as shards hold them: 8-bit grey PNGs, written so that they inflate straight into rows."""
+"""Masks as shards hold them: 8-bit grey PNGs, written so that they inflate straight into rows; or PGMs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import cv2
 import deflate
 import numpy as np
 
-from petseg.data.decode.pictures import MAX_PIXELS, PNG_SIGNATURE
+from petseg.data.decode import netpbm
+from petseg.data.decode.pictures import MAX_PIXELS, PNG_SIGNATURE, DecodeError
 
 _START = PNG_SIGNATURE + b"\x00\x00\x00\rIHDR"
 _GREY = b"\x08\x00\x00\x00\x00"
@@ -16,10 +17,6 @@ _GREY = b"\x08\x00\x00\x00\x00"
 
 _HEAD = struct.Struct(">16s II 5s 4x I4s")
 """What stands before the data: `_START`, width, height, `_GREY`, a checksum, and the next chunk's size and kind."""
-
-
-class DecodeError(Exception):
-    """Bytes that are not the picture or mask that shards hold; one clause."""
 
 
 GREY_AS_STORED = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
@@ -46,13 +43,15 @@ def encode_mask(codes: np.ndarray) -> bytes:
 
 
 def decode_mask(data: bytes | memoryview) -> np.ndarray:
-    """Any 8-bit grey PNG, quickest where `encode_mask` wrote it: u8[H, W], the codes as they stand.
+    """Any 8-bit grey PNG, quickest where `encode_mask` wrote it, or PGM: u8[H, W], the codes as they stand.
 
     The result may be a view, read-only and not contiguous.
 
     Raises:
         DecodeError: it is damaged, too large, or not 8-bit grey (a palette's indices would come back as its greys).
     """
+    if data[:2] == netpbm.MASK:
+        return netpbm.decode_pixels(data, "mask")
     if len(data) < _HEAD.size:
         raise DecodeError("mask is no 8-bit grey PNG")
     start, width, height, kind, size, chunk = _HEAD.unpack_from(data)

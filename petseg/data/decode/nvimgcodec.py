@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.utils.dlpack import from_dlpack
 
+from petseg.data.decode.netpbm import IMAGE, decode_pixels
 from petseg.data.decode.resize import resize_image_on_device
 
 
@@ -59,7 +60,7 @@ class BatchDecoder:
         """Decode and resize a batch, on the decoder's own stream.
 
         Args:
-            encoded: u8[bytes] of each image, a JPEG.
+            encoded: u8[bytes] of each image: JPEGs, or whole PPMs, which are only uploaded and resized.
             size: (height, width) in pixels.
         """
         if self._stream is None:
@@ -83,6 +84,11 @@ class BatchDecoder:
         self, encoded: Sequence[np.ndarray], size: tuple[int, int], handle: int
     ) -> tuple[torch.Tensor, list[int]]:
         images = torch.empty((len(encoded), *size, 3), dtype=torch.uint8, device=self._device)
+        if all(data[:2].tobytes() == IMAGE for data in encoded):
+            for row, data in enumerate(encoded):
+                pixels = torch.from_numpy(decode_pixels(data.data, "image"))
+                images[row] = resize_image_on_device(pixels.to(self._device), *size)
+            return images, []
         streams = [self._stream_of(data.tobytes()) for data in encoded]
         decoded = self._decoder.decode(streams, params=self._params, cuda_stream=handle)
         failed: list[int] = []

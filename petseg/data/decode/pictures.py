@@ -31,6 +31,10 @@ _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 
 
+class DecodeError(Exception):
+    """Bytes that are not the image or mask that shards hold; one clause."""
+
+
 class PictureError(Exception):
     """An image that is not taken; the text is a clause that its name goes before, such as `is damaged (...)`."""
 

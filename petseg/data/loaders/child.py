@@ -15,15 +15,14 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from petseg.data.decode.images import check_image_header, decode_image
-from petseg.data.decode.masks import DecodeError, decode_mask
+from petseg.data.decode.images import check_encoded, decode_image
+from petseg.data.decode.masks import decode_mask
+from petseg.data.decode.pictures import DecodeError
 from petseg.data.decode.resize import resize_image, resize_nearest
 from petseg.data.shards.files import Span, TarFiles
 
 LARGEST_MESSAGE = 1 << 17
 """Bytes; a task of 32 samples whose tars have paths of 3,000 characters."""
-
-JPEG_END = b"\xff\xd9"
 
 
 class Task(NamedTuple):
@@ -76,33 +75,22 @@ def prepare(
     """Turn a sample's bytes into what a batch holds of it.
 
     Args:
-        image: the bytes of its JPEG.
-        mask: the bytes of its PNG.
+        image: its encoded bytes.
+        mask: likewise.
         size: (height, width) in pixels.
         encoded: the image goes as it is, once it has been found whole.
-        image_out: u8[bytes] to write the image to: its JPEG, or the rows of its pixels.
+        image_out: u8[bytes] to write the image to: as it is, or the rows of its pixels.
         out: u8[height, width] to write the codes to.
 
     Raises:
         DecodeError: one of them is damaged.
     """
     if encoded:
-        check_whole(image)
+        check_encoded(image)
         image_out[:] = np.frombuffer(image, np.uint8)
     else:
         resize_image(decode_image(image), *size, out=image_out.reshape(*size, 3))
     resize_nearest(decode_mask(mask), *size, out=out)
-
-
-def check_whole(image: memoryview) -> None:
-    """Refuse what a decoder elsewhere might take without a word.
-
-    Raises:
-        DecodeError: not a JPEG, too large, or its end is missing: DALI would fill it with grey.
-    """
-    check_image_header(image)
-    if image[-2:] != JPEG_END:  # or something stands behind the image
-        decode_image(image)
 
 
 def work(task: Task, files: TarFiles, memory: np.ndarray) -> Done:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from petseg.data.decode.masks import DecodeError
 from petseg.data.decode.nvimgcodec import BatchDecoder, Decoded
+from petseg.data.decode.pictures import DecodeError
 from petseg.data.loaders.cpu import upload
 from petseg.data.loaders.crew import Crew, Promise, Threads
 from petseg.data.loaders.encoded import Encoded, read_encoded

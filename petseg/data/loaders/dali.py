@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.utils.dlpack import from_dlpack
 
+from petseg.data.decode.netpbm import decode_pixels
 from petseg.data.decode.resize import resize_image
 from petseg.data.loaders.cpu import upload
 from petseg.data.loaders.crew import Crew, Threads
@@ -48,6 +49,8 @@ class _Run:
 
 class DaliEngine:
     """Decodes images with DALI: on the GPU (`mixed`), where it resizes them too, or on the CPU where there is none.
+
+    Images that are stored as PPM are handed over as they are; only the GPU's upload and resize are left to do.
 
     What runs on the CPU beside it is petseg's own: DALI's antialiased resize takes ten times as long there, and its
     nearest one rounds in float32.
@@ -92,6 +95,7 @@ class DaliEngine:
             num_threads=num_threads,
             hw_decoder_load=hw_decoder_load,
         )
+        self._raw = manifest.encoding.image == "ppm"
         # Batches that DALI has not been fed, and those that it decodes; each in the order of submission.
         self._waiting: deque[_Run] = deque()
         self._fed: deque[_Run] = deque()
@@ -156,7 +160,10 @@ class DaliEngine:
             run = self._waiting[0]
             encoded = run.encoded
             self._torn = True
-            self._pipeline.feed_input("jpegs", encoded.images())  # copies them
+            images = encoded.images()
+            if self._raw:
+                images = [decode_pixels(image.data, "image") for image in images]
+            self._pipeline.feed_input("images", images)  # copies them
             if self._on_gpu:
                 sizes = np.tile(np.asarray(encoded.size, np.float32), (len(encoded.indices), 1))
                 self._pipeline.feed_input("sizes", sizes)
@@ -236,7 +243,10 @@ def _pipeline(
         exec_dynamic=True,
     )
     with pipeline:
-        jpegs = fn.external_source(name="jpegs", dtype=types.UINT8, ndim=1)
+        raw = manifest.encoding.image == "ppm"
+        images = fn.external_source(
+            name="images", dtype=types.UINT8, ndim=3 if raw else 1, layout="HWC" if raw else "", device="cpu"
+        )
         hints: dict[str, Any] = (
             {
                 "hw_decoder_load": hw_decoder_load,
@@ -247,14 +257,17 @@ def _pipeline(
             else {}
         )
         # One policy for chroma on every device and in `predict`: GPU decoders skip libjpeg's interpolation otherwise.
-        images = fn.decoders.image(
-            jpegs,
-            device="mixed" if gpu else "cpu",
-            output_type=types.RGB,
-            adjust_orientation=False,
-            jpeg_fancy_upsampling=True,
-            **hints,
-        )
+        if not raw:
+            images = fn.decoders.image(
+                images,
+                device="mixed" if gpu else "cpu",
+                output_type=types.RGB,
+                adjust_orientation=False,
+                jpeg_fancy_upsampling=True,
+                **hints,
+            )
+        elif gpu:
+            images = images.gpu()
         if gpu:
             sizes = fn.external_source(name="sizes", dtype=types.FLOAT, ndim=1)
             images = fn.resize(images, size=sizes, interp_type=types.INTERP_LINEAR, antialias=True)

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from petseg.classes import OXFORD, ClassTable
-from petseg.data.decode.masks import DecodeError
+from petseg.data.decode.pictures import DecodeError
 from petseg.data.shards.index import format_index, index_name, write_index
-from petseg.data.shards.manifest import Encoding, Manifest, ShardInfo, Split
+from petseg.data.shards.manifest import ENCODINGS, Encoding, Manifest, ShardInfo, Split
 from petseg.data.shards.normalise import frame_marker
 from petseg.data.shards.stats import ShardStats, code_counts, mean_std
 from petseg.data.shards.verify import check_sample
@@ -20,6 +20,8 @@ from petseg.data.tar import Entry, scan_tar
 from petseg.errors import PetsegError
 
 _KEY = re.compile(r"[A-Za-z0-9_-]+")
+_MEMBERS = (*ENCODINGS.values(), ("jpeg", "png"))
+"""Extensions of image and mask that are taken."""
 
 
 def adopt(
@@ -32,8 +34,9 @@ def adopt(
     """Write the indices and the manifest of tars that are already fit; the tars are only read.
 
     Fit means: uncompressed; each sample one `.jpg` (or `.jpeg`) and one 8-bit grey `.png` of its size holding known
-    codes; keys of letters, digits, _ and -, each once. Splits go by the files' names (`train-0.tar`); a tar whose name
-    says none is `train`. With a manifest already there, only indices that do not fit are written anew.
+    codes, or such a `.ppm` and `.pgm`; keys of letters, digits, _ and -, each once. Splits go by the files' names
+    (`train-0.tar`); a tar whose name says none is `train`. With a manifest already there, only indices that do not
+    fit are written anew.
 
     Args:
         folder: where the tars are.
@@ -144,17 +147,18 @@ class _Survey:
         if not _KEY.fullmatch(entry.key):
             raise self._unfit(path, entry.key, "its key holds other characters than letters, digits, _ and -")
         extensions = sorted(c.extension for c in entry.components)
-        if extensions not in (["jpg", "png"], ["jpeg", "png"]):
+        found = next((pair for pair in _MEMBERS if sorted(pair) == extensions), None)
+        if found is None:
             raise self._unfit(path, entry.key, f"its members are {', '.join(extensions)}, not one jpg and one png")
         if self._extensions is None:
-            self._extensions = (extensions[0], extensions[1])
-        elif self._extensions != (extensions[0], extensions[1]):
-            raise self._unfit(path, entry.key, f"its image is a .{extensions[0]}, others are .{self._extensions[0]}")
-        parts = []
-        for component in sorted(entry.components):
+            self._extensions = found
+        elif self._extensions != found:
+            raise self._unfit(path, entry.key, f"its image is a .{found[0]}, others are .{self._extensions[0]}")
+        parts = {}
+        for component in entry.components:
             seek(component.offset)
-            parts.append(read(component.size))
-        return parts[0], parts[1]
+            parts[component.extension] = read(component.size)
+        return parts[found[0]], parts[found[1]]
 
     def _unfit(self, path: Path, key: str, why: str) -> PetsegError:
         return PetsegError(

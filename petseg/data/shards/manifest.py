@@ -46,6 +46,10 @@ class Split:
         return [shard.samples for shard in self.shards]
 
 
+ENCODINGS = {"jpeg": ("jpg", "png"), "ppm": ("ppm", "pgm")}
+"""Ways to store samples, and the extensions of image and mask: JPEG and PNG; or pixels as they are, as PPM and PGM."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Encoding:
     """How images and masks were encoded."""
@@ -53,7 +57,7 @@ class Encoding:
     short_side: int
     """Short side in pixels that images were reduced to; 0 means original sizes (and original bytes where sound)."""
     quality: int
-    """JPEG quality of what petseg encoded, 1 to 100."""
+    """JPEG quality of what petseg encoded, 1 to 100; 0 where it encoded none."""
     image: str = "jpg"
     """Extension of the image component."""
     mask: str = "png"

@@ -11,6 +11,7 @@ from PIL import Image
 
 from petseg.classes import ClassTable
 from petseg.data.decode.masks import GREY_AS_STORED, encode_mask
+from petseg.data.decode.netpbm import encode_pixels
 from petseg.data.decode.pictures import (
     MAX_PIXELS,
     MAX_SIDE,
@@ -41,9 +42,9 @@ class Sample:
     """What goes into a shard, and what the manifest counts."""
 
     image: bytes
-    """JPEG, RGB, upright."""
+    """JPEG or PPM, RGB, upright."""
     mask: bytes
-    """8-bit grey PNG of the image's size."""
+    """8-bit grey PNG or PGM of the image's size."""
     pixels: np.ndarray
     """The image as loaders will decode it: u8[H, W, 3]."""
     counts: np.ndarray
@@ -63,6 +64,7 @@ def normalise(
     classes: ClassTable,
     short_side: int,
     quality: int,
+    encoding: str = "jpeg",
     max_pixels: int = MAX_PIXELS,
 ) -> Sample:
     """Decode a pair in full, judge it, and encode it as shards hold it.
@@ -73,7 +75,8 @@ def normalise(
             classes' colours a pixel.
         classes: codes that the mask may hold.
         short_side: reduce to this short side in pixels, never enlarge; 0 keeps the size, and the bytes of sound JPEGs.
-        quality: of what is encoded here (baseline, 4:2:0).
+        quality: of JPEGs that are encoded here (baseline, 4:2:0).
+        encoding: `jpeg` with PNG masks, or `ppm` with PGM masks, which lose nothing and have nothing to decode.
         max_pixels: larger pictures are rejected by their header, before they are decoded.
 
     Raises:
@@ -108,6 +111,17 @@ def normalise(
         keep = False
     elif short_side:
         keep = False
+    if encoding == "ppm":
+        pixels = np.ascontiguousarray(pixels)
+        return Sample(
+            image=encode_pixels(pixels),
+            mask=encode_pixels(codes),
+            pixels=pixels,
+            counts=counts,
+            progressive=False,
+            kept=False,
+            converted=converted,
+        )
     if not keep:
         if max(pixels.shape[:2]) > MAX_SIDE:
             raise RejectError(f"image has a side over {MAX_SIDE} px, more than a JPEG can have")

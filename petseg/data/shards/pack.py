@@ -14,9 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from petseg.data.shards.index import index_name
-from petseg.data.shards.manifest import Encoding, Manifest, Split
+from petseg.data.shards.manifest import ENCODINGS, Encoding, Manifest, Split
 from petseg.data.shards.normalise import NO_CLASS, UNKNOWN_CODES
-from petseg.data.shards.plan import SPLIT_MODES, SPLITS, Plan, make_plan, split_of
+from petseg.data.shards.options import PackOptions
+from petseg.data.shards.plan import SPLITS, Plan, make_plan, split_of
 from petseg.data.shards.pool import run_jobs
 from petseg.data.shards.probe import probe
 from petseg.data.shards.scan import scan_masks
@@ -34,34 +35,6 @@ _LOOKED_AT = 50
 
 # Other versions of these may write other bytes; a pack that was begun with one is not finished with another.
 _ENCODERS = ("deflate", "numpy", "opencv-python-headless", "pillow", "simplejpeg")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PackOptions:
-    """What decides about the bytes of a pack, besides its source."""
-
-    split: str = "official"
-    """`official` (the source's lists) or `random` (a hash of the keys, 70/20/10)."""
-    short_side: int = 256
-    """Pixels that longer short sides are reduced to; 0 keeps sizes, and original bytes where they are sound."""
-    quality: int = 90
-    """JPEG quality of what is encoded, 1 to 100."""
-    samples_per_shard: int = 256
-    """Most samples in one shard; the shards of a split differ by one sample at most before rejects."""
-    seed: int = 0
-    """Any integer; decides about val, random splits and the order of samples."""
-    group: str | None = None
-    """Regular expression: keys in which it finds the same stay in one split (`make_plan`)."""
-
-    def __post_init__(self) -> None:
-        if self.split not in SPLIT_MODES:
-            raise PetsegError(f"--split {self.split} is unknown: use {' or '.join(SPLIT_MODES)}.")
-        if self.short_side != 0 and not 16 <= self.short_side <= 65_500:
-            raise PetsegError(f"--short-side {self.short_side} makes no sense: use 0 (as it is) or 16 to 65500 pixels.")
-        if not 1 <= self.quality <= 100:
-            raise PetsegError(f"--quality must be from 1 to 100, not {self.quality}.")
-        if self.samples_per_shard < 1:
-            raise PetsegError(f"--samples-per-shard must be at least 1, not {self.samples_per_shard}.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,7 +115,7 @@ def pack(
             for name, keys in plan.shards.items()
         ]
         jobs.sort(key=lambda job: -len(job.pairs))
-        work = ShardWork(source=source, out=out, notes=notes, short_side=options.short_side, quality=options.quality)
+        work = ShardWork(source=source, out=out, notes=notes, options=options)
         with contextlib.closing(run_jobs(work, jobs, workers=workers, progress=report)) as results:
             for stats in results:
                 done[stats.name] = stats
@@ -272,6 +245,12 @@ def _finished(out: Path, name: str) -> ShardStats | None:
         return None
 
 
+def _encoding(options: PackOptions) -> Encoding:
+    image, mask = ENCODINGS[options.encoding]
+    quality = options.quality if options.encoding == "jpeg" else 0
+    return Encoding(short_side=options.short_side, quality=quality, image=image, mask=mask)
+
+
 def _manifest(
     source: Source, listing: Listing, plan: Plan, options: PackOptions, done: dict[str, ShardStats]
 ) -> Manifest:
@@ -287,7 +266,7 @@ def _manifest(
     return Manifest(
         splits=splits,
         classes=source.classes,
-        encoding=Encoding(short_side=options.short_side, quality=options.quality),
+        encoding=_encoding(options),
         max_height=max(stats.max_height for stats in every),
         max_width=max(stats.max_width for stats in every),
         pixel_counts=code_counts(every, source.classes),

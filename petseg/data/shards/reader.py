@@ -10,7 +10,8 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from petseg.data.decode.images import decode_image
-from petseg.data.decode.masks import DecodeError, decode_mask
+from petseg.data.decode.masks import decode_mask
+from petseg.data.decode.pictures import DecodeError
 from petseg.data.shards.files import Span, TarFile, TarFiles, tar_file
 from petseg.data.shards.hashes import check_hashes, unsound_shards
 from petseg.data.shards.index import index_name, read_key, read_spans

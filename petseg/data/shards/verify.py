@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from petseg.data.decode.images import decode_image
-from petseg.data.decode.masks import DecodeError, decode_mask
-from petseg.data.decode.pictures import PictureError, exif_orientation, opened
+from petseg.data.decode.masks import decode_mask
+from petseg.data.decode.pictures import DecodeError, PictureError, exif_orientation, opened
 from petseg.data.shards.index import format_index, index_name
 from petseg.data.shards.manifest import Manifest, ShardInfo
 from petseg.data.shards.stats import histogram

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from petseg.data.shards.index import format_index, index_name
+from petseg.data.shards.manifest import ENCODINGS
 from petseg.data.shards.normalise import RejectError, normalise
+from petseg.data.shards.options import PackOptions
 from petseg.data.shards.pool import Report
 from petseg.data.shards.stats import ShardStats
 from petseg.data.shards.writer import MAX_KEY, ShardWriter
@@ -40,8 +42,7 @@ class ShardWork:
     """Folder of the shards."""
     notes: Path
     """Folder of the finished shards' statistics."""
-    short_side: int
-    quality: int
+    options: PackOptions
 
     def __call__(self, job: ShardJob, report: Report) -> ShardStats:
         """Write one shard, its index and, last, its statistics, unless an earlier run did so from the same bytes.
@@ -87,11 +88,19 @@ class ShardWork:
         stats = ShardStats(name=job.name)
         classes = self.source.classes
         unreported = 0
-        with ShardWriter(self.out, job.name) as writer:
+        options = self.options
+        with ShardWriter(self.out, job.name, ENCODINGS[options.encoding]) as writer:
             for pair in job.pairs:
                 try:
                     image, mask = _read(self.source, pair, stats)
-                    sample = normalise(image, mask, classes=classes, short_side=self.short_side, quality=self.quality)
+                    sample = normalise(
+                        image,
+                        mask,
+                        classes=classes,
+                        short_side=options.short_side,
+                        quality=options.quality,
+                        encoding=options.encoding,
+                    )
                 except RejectError as error:
                     stats.rejected.append(Rejected(key=pair.key, reason=str(error)))
                 else:

@@ -21,7 +21,7 @@ _RECORD = 20 * _BLOCK  # tars end on a whole record, as GNU tar and Python write
 
 
 class ShardWriter:
-    """Writes `KEY.jpg` and `KEY.png` side by side; equal samples give equal bytes.
+    """Writes a sample's image and mask side by side; equal samples give equal bytes.
 
     Used as a context manager: leaving it gives the files their names, leaving it by an error removes them.
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from petseg.data.decode.images import decode_image
-from petseg.data.decode.masks import DecodeError, decode_mask
+from petseg.data.decode.masks import decode_mask
 from petseg.data.decode.nvimgcodec import BatchDecoder, available
-from petseg.data.decode.pictures import to_rgb, turned
+from petseg.data.decode.pictures import DecodeError, to_rgb, turned
 from petseg.data.decode.resize import (
     _TRIANGLE,
     nearest_indices,

@@ -19,7 +19,8 @@ from petseg.data.loaders import build
 from petseg.data.loaders.child import LARGEST_MESSAGE
 from petseg.data.loaders.crew import Processes, ThreadCrew
 from petseg.data.shards import files
-from petseg.data.shards.pack import PackOptions, pack
+from petseg.data.shards.options import PackOptions
+from petseg.data.shards.pack import pack
 from petseg.data.shards.reader import ShardReader
 from petseg.data.sources.synthetic import SyntheticSource
 from petseg.errors import PetsegError

@@ -3,6 +3,7 @@
 import gc
 import io
 import os
+import shutil
 import threading
 import time
 from collections import Counter
@@ -20,7 +21,8 @@ from petseg import Manifest
 from petseg.classes import OXFORD
 from petseg.data.loaders.loader import Loader, LoaderPlan
 from petseg.data.order import epoch_order
-from petseg.data.shards.pack import PackOptions, pack
+from petseg.data.shards.options import PackOptions
+from petseg.data.shards.pack import pack
 from petseg.data.shards.reader import ShardReader
 from petseg.data.sources.folder import FolderSource
 from petseg.errors import PetsegError
@@ -237,6 +239,59 @@ def test_a_batch_is_the_receivers_own(load, packed, name, cache):
     for batch in loader:
         for row, index in enumerate(batch.indices.tolist()):
             assert torch.equal(batch.images[row], copies[index])
+
+
+# --- pixels without decoding
+
+
+@pytest.mark.parametrize("name", LOADERS)
+@pytest.mark.parametrize("size", [(64, 64), (97, 133), (20, 28)], ids=lambda s: f"{s[0]}x{s[1]}")
+def test_pixels_that_are_stored_as_they_are(load, pixels, name, size):
+    seen = 0
+    for _ in range(2):
+        for batch in load(name, pixels, size=size, batch_size=7, training=False):
+            for row, index in enumerate(batch.indices.tolist()):
+                if index < 0:
+                    continue
+                picture, codes = reference(pixels, index, size)
+                assert np.array_equal(batch.codes[row].numpy(), codes)
+                assert np.abs(batch.images[row].numpy().astype(np.int16) - picture).max() <= 2
+                seen += 1
+    assert seen == 2 * 42
+
+
+@every_loader
+def test_pixels_as_they_are_come_in_the_same_order_and_resume(load, packed, pixels, name, cache):
+    loader, other = load(name, pixels, cache=cache), load("webdataset", pixels)
+    order = np.reshape(order_of(packed, 0)[:40], (10, 4)).tolist()
+    states = [source.state_dict() for source in [loader] for _ in loader]
+    assert len(states) == 10 and indices_of(loader) == np.reshape(order_of(packed, 1)[:40], (10, 4)).tolist()
+    for taken, state in enumerate(states[:-1], start=1):
+        other.load_state_dict(state)
+        assert indices_of(other) == order[taken:]
+    with pytest.raises(PetsegError, match="not the shards"):
+        load(name, packed).load_state_dict(states[0])
+
+
+@every_loader
+@pytest.mark.parametrize("what", ["image", "mask"])
+def test_a_damaged_header_of_pixels_is_named(load, pixels, tmp_path, name, cache, what):
+    copy = Path(shutil.copytree(pixels, tmp_path / "pixels"))
+    key = patch(copy, 17, what, lambda data: data[:3] + b"9" + data[4:])
+    loader = load(name, copy, cache=cache, verify=False)
+    for _ in range(2):
+        with pytest.raises(PetsegError, match=rf"sample {key}: {what} is damaged \(\d+ bytes for 9"):
+            list(loader)
+    with pytest.raises(PetsegError, match="has another SHA-256"):
+        load(name, copy)
+
+
+@pytest.mark.parametrize("name", ["webdataset", "dali"])
+def test_a_damaged_sample_of_pixels_is_skipped(load, pixels, tmp_path, name):
+    copy = Path(shutil.copytree(pixels, tmp_path / "pixels"))
+    patch(copy, 17, "image", lambda data: data[:3] + b"9" + data[4:])
+    loader = load(name, copy, training=False, on_bad_sample="skip")
+    assert [k for k in flat(indices_of(loader)) if k >= 0] == [k for k in range(42) if k != 17]
 
 
 # --- state

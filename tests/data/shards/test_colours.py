@@ -13,7 +13,8 @@ from PIL import Image
 from petseg.classes import ClassTable
 from petseg.data.decode.masks import decode_mask
 from petseg.data.shards.normalise import RejectError, normalise
-from petseg.data.shards.pack import PackOptions, pack
+from petseg.data.shards.options import PackOptions
+from petseg.data.shards.pack import pack
 from petseg.data.shards.scan import scan_masks
 from petseg.data.sources.folder import FolderSource
 from petseg.errors import PetsegError

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import simplejpeg
 import webdataset as wds
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from petseg import Manifest
 from petseg.data.decode.images import decode_image
 from petseg.data.decode.masks import decode_mask
 from petseg.data.shards.index import format_index, read_index, read_key, read_spans
+from petseg.data.shards.manifest import Encoding
 from petseg.data.shards.reader import ShardReader
 from petseg.data.tar import Component, Entry, scan_tar
 from petseg.errors import PetsegError
@@ -28,17 +30,18 @@ def samples(shards: Path, split: str) -> list[tuple[str, bytes, bytes]]:
         reader.close()
 
 
-@pytest.mark.parametrize("made", ["packed", "originals"])
+@pytest.mark.parametrize("made", ["packed", "originals", "pixels"])
 def test_webdataset_reads_them(request, made):
     shards = request.getfixturevalue(made)
     tars = [str(shards / info.name) for info in Manifest.load(shards).split("train").shards]
     dataset = wds.WebDataset(tars, shardshuffle=False)
-    assert [(s["__key__"], s["jpg"], s["png"]) for s in dataset] == samples(shards, "train")
+    image, mask = ("ppm", "pgm") if made == "pixels" else ("jpg", "png")
+    assert [(s["__key__"], s[image], s[mask]) for s in dataset] == samples(shards, "train")
     for sample in wds.WebDataset(tars[:1], shardshuffle=False).decode("rgb8"):
-        assert sample["jpg"].shape == sample["png"].shape and sample["jpg"].dtype == np.uint8
+        assert sample[image].shape == sample[mask].shape and sample[image].dtype == np.uint8
 
 
-@pytest.mark.parametrize("made", ["packed", "originals"])
+@pytest.mark.parametrize("made", ["packed", "originals", "pixels"])
 def test_the_index_is_wds2idxs(request, made, tmp_path):
     shards = request.getfixturevalue(made)
     for number, tar in enumerate(sorted(shards.glob("*.tar"))):
@@ -50,9 +53,11 @@ def test_the_index_is_wds2idxs(request, made, tmp_path):
         assert scan_tar(tar) == read_index(ours)
 
 
-def test_dalis_own_reader_takes_tar_and_index(packed):
+@pytest.mark.parametrize("made", ["packed", "pixels"])
+def test_dalis_own_reader_takes_tar_and_index(request, made):
     from nvidia.dali import fn, pipeline_def
 
+    packed = request.getfixturevalue(made)
     manifest = Manifest.load(packed)
     tars = [packed / info.name for info in manifest.split("train").shards]
 
@@ -62,7 +67,7 @@ def test_dalis_own_reader_takes_tar_and_index(packed):
             fn.readers.webdataset(
                 paths=[str(tar) for tar in tars],
                 index_paths=[str(tar.with_suffix(".idx")) for tar in tars],
-                ext=["jpg", "png"],
+                ext=[manifest.encoding.image, manifest.encoding.mask],
             )
         )
 
@@ -95,6 +100,15 @@ def test_what_petseg_encoded_is_baseline_and_grey(packed):
         assert frame_marker(image) == 0xC0
         assert min(decode_image(image).shape[:2]) == 64
         assert decode_image(image).shape[:2] == decode_mask(mask).shape
+
+
+def test_pixels_are_those_that_a_jpeg_was_made_of(packed, pixels):
+    """The same samples in the same shards; nothing is lost, and no image is decoded."""
+    assert Manifest.load(pixels).encoding == Encoding(short_side=64, quality=0, image="ppm", mask="pgm")
+    for (key, image, mask), (name, ppm, pgm) in zip(samples(packed, "train"), samples(pixels, "train"), strict=True):
+        assert key == name and np.array_equal(decode_mask(mask), decode_mask(pgm))
+        made = simplejpeg.encode_jpeg(decode_image(ppm), quality=90, colorspace="RGB", colorsubsampling="420")
+        assert made == image
 
 
 @pytest.mark.parametrize(

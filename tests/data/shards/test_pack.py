@@ -19,7 +19,8 @@ from PIL import Image
 
 from petseg import Manifest
 from petseg.data.shards.index import read_index
-from petseg.data.shards.pack import WORK_FOLDER, PackOptions, pack
+from petseg.data.shards.options import PackOptions
+from petseg.data.shards.pack import WORK_FOLDER, pack
 from petseg.data.shards.plan import make_plan, split_of
 from petseg.data.shards.verify import verify
 from petseg.data.sources import TRAINVAL, Listing, Pair
@@ -122,7 +123,9 @@ def test_no_time_path_or_worker_count_gets_in(oxford_copy, reference, tmp_path):
     assert content(tmp_path / "elsewhere") == content(reference)
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"quality": 80}, {"short_side": 48}, {"split": "random"}])
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"quality": 80}, {"short_side": 48}, {"split": "random"}, {"encoding": "ppm"}]
+)
 def test_every_option_counts(oxford, reference, tmp_path, change):
     from dataclasses import replace
 
@@ -362,6 +365,7 @@ def test_a_full_disk_ends_it_in_one_sentence_and_can_be_gone_on_from(oxford, ref
         ({"split": "leave-one-out"}, "official or random"),
         ({"short_side": 5}, "--short-side"),
         ({"short_side": -1}, "--short-side"),
+        ({"encoding": "png"}, "--encoding png is unknown: use jpeg or ppm"),
         ({"quality": 0}, "--quality"),
         ({"quality": 101}, "--quality"),
         ({"samples_per_shard": 0}, "--samples-per-shard"),

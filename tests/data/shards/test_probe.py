@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from petseg.data.shards import pack as packing
-from petseg.data.shards.pack import PackOptions, pack
+from petseg.data.shards.options import PackOptions
+from petseg.data.shards.pack import pack
 from petseg.data.shards.probe import probe
 from petseg.data.sources.synthetic import SyntheticSource
 from petseg.errors import PetsegError

@@ -1,6 +1,7 @@
 """What `petseg verify` finds, what `petseg index` takes and refuses, and what `petseg show` shows."""
 
 import io
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from petseg.errors import PetsegError
 # --- verify
 
 
-@pytest.mark.parametrize("made", ["packed", "originals"])
+@pytest.mark.parametrize("made", ["packed", "originals", "pixels"])
 def test_sound_shards_have_nothing_to_find(request, made):
     shards = request.getfixturevalue(made)
     seen: list[int] = []
@@ -119,6 +120,15 @@ def test_tars_that_webdataset_wrote_are_fit(tmp_path):
             made = sample(f"k{n}")
             sink.write({"__key__": f"k{n}", "jpg": made[f"k{n}.jpg"], "png": made[f"k{n}.png"]})
     assert adopt(tmp_path, None).split("train").samples == 6
+    assert verify(tmp_path, Manifest.load(tmp_path)) == []
+
+
+def test_pixels_that_another_tool_wrote_are_fit(pixels, tmp_path):
+    for tar in pixels.glob("*.tar"):
+        shutil.copy(tar, tmp_path)
+    manifest = adopt(tmp_path, None)
+    assert (manifest.encoding.image, manifest.encoding.mask) == ("ppm", "pgm")
+    assert manifest.pixel_counts == Manifest.load(pixels).pixel_counts and manifest.mean == Manifest.load(pixels).mean
     assert verify(tmp_path, Manifest.load(tmp_path)) == []
 
 

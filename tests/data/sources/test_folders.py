@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from petseg.classes import ClassTable
-from petseg.data.shards.pack import PackOptions, pack
+from petseg.data.shards.options import PackOptions
+from petseg.data.shards.pack import pack
 from petseg.data.shards.plan import make_plan
 from petseg.data.sources import TRAINVAL, Listing, Pair
 from petseg.data.sources.folder import FolderSource

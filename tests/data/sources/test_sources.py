@@ -14,7 +14,8 @@ from PIL import Image
 
 from petseg import Manifest
 from petseg.classes import ClassTable
-from petseg.data.shards.pack import PackOptions, pack
+from petseg.data.shards.options import PackOptions
+from petseg.data.shards.pack import pack
 from petseg.data.shards.verify import verify
 from petseg.data.sources import TRAINVAL
 from petseg.data.sources.download import FOLDER, download_oxford

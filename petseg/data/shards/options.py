@@ -1,0 +1,41 @@
+"""What decides about the bytes of a pack, besides its source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from petseg.data.shards.manifest import ENCODINGS
+from petseg.data.shards.plan import SPLIT_MODES
+from petseg.errors import PetsegError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackOptions:
+    """What decides about the bytes of a pack, besides its source."""
+
+    split: str = "official"
+    """`official` (the source's lists) or `random` (a hash of the keys, 70/20/10)."""
+    short_side: int = 256
+    """Pixels that longer short sides are reduced to; 0 keeps sizes, and original bytes where they are sound."""
+    quality: int = 90
+    """JPEG quality of what is encoded, 1 to 100."""
+    encoding: str = "jpeg"
+    """A name of `ENCODINGS`."""
+    samples_per_shard: int = 256
+    """Most samples in one shard; the shards of a split differ by one sample at most before rejects."""
+    seed: int = 0
+    """Any integer; decides about val, random splits and the order of samples."""
+    group: str | None = None
+    """Regular expression: keys in which it finds the same stay in one split (`make_plan`)."""
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLIT_MODES:
+            raise PetsegError(f"--split {self.split} is unknown: use {' or '.join(SPLIT_MODES)}.")
+        if self.short_side != 0 and not 16 <= self.short_side <= 65_500:
+            raise PetsegError(f"--short-side {self.short_side} makes no sense: use 0 (as it is) or 16 to 65500 pixels.")
+        if not 1 <= self.quality <= 100:
+            raise PetsegError(f"--quality must be from 1 to 100, not {self.quality}.")
+        if self.encoding not in ENCODINGS:
+            raise PetsegError(f"--encoding {self.encoding} is unknown: use {' or '.join(ENCODINGS)}.")
+        if self.samples_per_shard < 1:
+            raise PetsegError(f"--samples-per-shard must be at least 1, not {self.samples_per_shard}.")
