@@ -72,7 +72,10 @@ def source_of(text: str, samples: int = SAMPLES) -> InTrain:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One way of storing the samples: `shards/`, and `files/images`, `files/masks` with the same bytes."""
+    """One way of storing the samples: `shards/`, and `files/images`, `files/masks` with the same bytes.
+
+    Where they are packed, `pixels/` are shards of what those files decode to, as PPM and PGM.
+    """
 
     folder: Path
     short_side: int
@@ -116,6 +119,9 @@ def prepare(source: InTrain, short_side: int, work: Path = WORK) -> Cell:
     options = PackOptions(split="official", short_side=short_side, samples_per_shard=64)
     pack(source, cell.shards, options, workers=usable_cores())
     write_files(cell.shards, folder / "files")
+    if short_side:
+        as_they_are = replace(options, short_side=0, encoding="ppm")
+        pack(InFiles(source.inner, folder / "files"), folder / "pixels", as_they_are, workers=usable_cores())
     (folder / "whole").touch()
     return cell
 

@@ -41,6 +41,8 @@ class Entry:
 ENTRIES = (
     Entry("petseg webdataset", "petseg_loader.py", ("--loader", "webdataset"), "petseg"),
     Entry("petseg dali", "petseg_loader.py", ("--loader", "dali"), "petseg"),
+    Entry("petseg webdataset, ppm", "petseg_loader.py", ("--shards", "pixels"), "petseg"),
+    Entry("petseg dali, ppm", "petseg_loader.py", ("--loader", "dali", "--shards", "pixels"), "petseg"),
     Entry("petseg cache host", "petseg_loader.py", ("--cache", "host"), "petseg", cached=True),
     Entry("DataLoader over files", "files.py"),
     Entry("torchvision", "torchvision_pets.py"),
@@ -98,6 +100,7 @@ def run_cell(
         install: make the environments of contenders that need one; else those that have none yet are left out.
         progress: called with a contender's name after each of its steps.
     """
+    entries = [entry for entry in entries if "pixels" not in entry.options or (cell.folder / "pixels").is_dir()]
     rows = {
         entry.name: Row(
             name=entry.name,
@@ -209,6 +212,7 @@ def ratios(rows: Sequence[Row]) -> dict[str, float | None]:
     notebook = [row for row in originals if row.name == "notebook, 0 workers"]
     return {
         "ffcv_jpg": ratio(packed, OURS, ["FFCV jpg"]),
+        "ffcv_raw": ratio(packed, ["petseg webdataset, ppm"], ["FFCV raw"]),
         "libraries": ratio(packed, OURS, LIBRARIES),
         "spdl": ratio(packed, OURS, ["SPDL"]),
         "ceiling": ratio(packed, OURS, CEILINGS),

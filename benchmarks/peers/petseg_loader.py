@@ -6,11 +6,11 @@ from _serve import arguments, endless, serve
 from petseg import build_loader
 from petseg.distributed import resolve_device
 
-args = arguments(("--loader", "webdataset"), ("--cache", "none"))
+args = arguments(("--loader", "webdataset"), ("--cache", "none"), ("--shards", "shards"))
 torch.set_num_threads(args.workers)
 loader = build_loader(
     args.loader,
-    shards=args.data / "shards",
+    shards=args.data / args.shards,
     split="train",
     device=resolve_device("auto"),
     batch_size=args.batch,
