@@ -672,7 +672,7 @@ def shell(line: str, environment) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("command", ["verify SHARDS", "shard --help", "doctor", "show SHARDS"])
+@pytest.mark.parametrize("command", ["verify SHARDS", "shard --help"])
 def test_output_that_cannot_be_written_is_said(packed, environment, command):
     done = shell(f"petseg {command.replace('SHARDS', str(packed))} > /dev/full", environment)
     assert done.returncode == 2

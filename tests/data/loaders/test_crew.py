@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+import petseg
 from petseg import Manifest, build_loader
 from petseg.data.decode.resize import resize_image
 from petseg.data.loaders import build
@@ -202,9 +203,7 @@ def test_a_folder_that_was_packed_anew_is_read_anew(packed_copy, name):
     assert not torch.equal(before, after)
     assert np.abs(after[5].numpy().astype(int) - expected).max() <= 6
     if name == "webdataset":  # the processes have the new files under these names; threads have their own
-        with pytest.raises(
-            PetsegError, match=r"train-.*\.tar is another file than when it was opened: make the loader"
-        ):
+        with pytest.raises(PetsegError, match=r"train-.*\.tar is (another file than when it was opened|shorter than)"):
             list(old)
     else:
         assert torch.equal(torch.cat([batch.images for batch in old]), before)
@@ -212,7 +211,7 @@ def test_a_folder_that_was_packed_anew_is_read_anew(packed_copy, name):
         each.close()
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("closed", ["<&- >&-", "<&- >&- 2>&-"])
 def test_standard_streams_may_be_closed(packed, tmp_path, closed):
     script = (
         "import sys\nfrom pathlib import Path\nfrom petseg import build_loader\n"
@@ -226,14 +225,17 @@ def test_standard_streams_may_be_closed(packed, tmp_path, closed):
 
 
 def test_a_backport_beside_petseg_does_not_hide_the_standard_library(packed, tmp_path):
-    """As with `PYTHONPATH=site-packages`, where a backport such as `typing.py` may lie."""
-    (tmp_path / "select.py").write_text("raise ImportError('a backport')")
-    (tmp_path / "mmap.py").write_text("raise ImportError('a backport')")
+    """Where petseg is installed, other people's `typing.py` and the like may be too."""
+    site = tmp_path / "site"
+    shutil.copytree(Path(petseg.__file__).parent, site / "petseg", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("mmap", "socket", "pickle"):
+        (site / f"{name}.py").write_text("raise ImportError('a backport')")
     script = (
-        "import mmap, select, socket, sys\n"  # the parent has them already
-        "from petseg import build_loader\n"
-        f"sys.path.insert(0, {str(tmp_path)!r})\n"
-        "loader = build_loader('webdataset', shards=sys.argv[1], split='train', batch_size=8, size=(48, 48))\n"
+        "import mmap, pickle, socket, sys\n"  # the parent has the true ones
+        f"sys.path.insert(0, {str(site)!r})\n"
+        "import petseg\n"
+        f"assert petseg.__file__.startswith({str(site)!r})\n"
+        "loader = petseg.build_loader('webdataset', shards=sys.argv[1], split='train', batch_size=8, size=(48, 48))\n"
         "assert len(list(loader)) == 6\n"
     )
     subprocess.run([sys.executable, "-c", script, packed], check=True, timeout=60)

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from petseg import Manifest, build_loader
+from petseg import Manifest
 from petseg.data.loaders.loader import LoaderPlan
 from petseg.data.order import epoch_order
 from petseg.data.shards.reader import ShardReader
 from petseg.errors import PetsegError
+from tests.data.loaders.ways import open_loader
 
 
 def spoil(shards: Path, split: str, *indices: int) -> None:
@@ -28,11 +29,10 @@ def spoil(shards: Path, split: str, *indices: int) -> None:
 
 
 def load(shards: Path, split: str, name: str = "webdataset", **options):
-    given = {"batch_size": 4, "size": (32, 32), "num_threads": 2, "on_bad_sample": "skip", **options}
-    return build_loader(name, shards=shards, split=split, **given)
+    return open_loader(name, shards, **{"split": split, "training": False, "on_bad_sample": "skip", **options})
 
 
-@pytest.mark.parametrize("name", ["webdataset", "dali"])
+@pytest.mark.parametrize("name", ["webdataset", "dali", "nvimgcodec"])
 @pytest.mark.parametrize("cache", ["none", "host"])
 def test_training_takes_the_next_sound_sample_in_its_place(packed_copy, name, cache):
     spoil(packed_copy, "train", 17, 18)
@@ -49,7 +49,7 @@ def test_training_takes_the_next_sound_sample_in_its_place(packed_copy, name, ca
     assert len(loader.skipped) == 2 and all(": sample " in where for where in loader.skipped)
 
 
-@pytest.mark.parametrize("name", ["webdataset", "dali"])
+@pytest.mark.parametrize("name", ["webdataset", "dali", "nvimgcodec"])
 def test_evaluation_leaves_it_out_and_pads_as_ever(packed_copy, name):
     samples = Manifest.load(packed_copy).split("train").samples
     spoil(packed_copy, "train", 3)

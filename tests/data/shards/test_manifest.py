@@ -60,6 +60,7 @@ def test_damaged_fields_raise_petsegs_error_only(data):
 def test_round_trip_equal_data_and_bytes(tmp_path):
     manifest = made()
     (tmp_path / MANIFEST_NAME).write_text(json.dumps(manifest.to_dict()))
+    assert Manifest.load(str(tmp_path)) == Manifest.load(tmp_path)
     again = Manifest.load(tmp_path)
     assert again == manifest
     assert again.digest == manifest.digest
