@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,18 @@ CROSS_ENTROPY_IGNORES = -100
 """The class index that torch's cross-entropy passes over unless told otherwise."""
 
 _TOML_EXAMPLE = "codes = [0, 1]\nnames = ['background', 'road']\nignored = [255]"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """How a class map says that the values of mask files become codes. Shards hold codes: only packing needs it."""
+
+    by_colour: bool = False
+    """The class map names colours, so masks with a palette are read by them and not by their indices."""
+    threshold: int | None = None
+    """Values from this one on are the second of two codes, lower ones the first."""
+    values: tuple[tuple[int, ...], ...] = ()
+    """For each code, in their order, the values that mean it; empty where each code means itself."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +60,8 @@ class ClassTable:
     """One RGB colour for each ignored code, for masks in colours; or none."""
     foregrounds: tuple[tuple[int, ...], ...] = ()
     """Groups of codes scored together as one foreground; Oxford's pets have two conventions, {1} and {1, 3}."""
+    reading: Reading = field(default=Reading(), compare=False)
+    """How masks are read at packing."""
 
     def __post_init__(self) -> None:
         every = (*self.codes, *self.ignored)
@@ -75,6 +89,27 @@ class ClassTable:
             )
         if any(c not in self.codes for group in self.foregrounds for c in group):
             raise PetsegError(f"foregrounds {list(self.foregrounds)} name codes that are not in {list(self.codes)}.")
+        self._check_reading()
+
+    def _check_reading(self) -> None:
+        reading = self.reading
+        threshold = reading.threshold
+        if threshold is not None and (len(self.codes) != 2 or self.ignored or reading.values):
+            raise PetsegError("threshold is for two classes, without `ignored` or `values`: leave those out.")
+        if threshold is not None and (not isinstance(threshold, int) or not 1 <= threshold <= 255):
+            raise PetsegError(f"threshold is a whole number from 1 to 255, not {threshold}: 128 is the middle.")
+        if not reading.values:
+            return
+        every = [value for values in reading.values for value in values]
+        if len(reading.values) != len(self.codes) or not all(reading.values):
+            raise PetsegError(
+                f"values holds one list for each of the {len(self.codes)} codes, of the mask values that mean it, such "
+                "as values = [[0], [1, 255]]."
+            )
+        if any(not isinstance(v, int) or isinstance(v, bool) or not 0 <= v <= 255 for v in every):
+            raise PetsegError(f"values are whole numbers from 0 to 255, not {every}: correct the class map.")
+        if len({*every, *self.ignored}) != len(every) + len(self.ignored):
+            raise PetsegError(f"a value stands twice among {[*every, *self.ignored]}: name each once.")
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -83,6 +118,14 @@ class ClassTable:
         """Table from code to class index: u8[256], IGNORE_INDEX where the code is no class."""
         table = np.full(256, IGNORE_INDEX, dtype=np.uint8)
         table[list(self.codes)] = np.arange(len(self.codes), dtype=np.uint8)
+        return table
+
+    def code_of_value(self) -> np.ndarray:
+        """Table from a mask's value to its code: i16[256], -1 where the value means nothing."""
+        table = np.full(256, -1, np.int16)
+        for code, values in zip(self.codes, self.reading.values or ((code,) for code in self.codes), strict=True):
+            table[list(values)] = code
+        table[list(self.ignored)] = self.ignored
         return table
 
     def code_of_colour(self) -> dict[tuple[int, int, int], int]:
@@ -147,7 +190,7 @@ class ClassTable:
         Raises:
             PetsegError: an unknown key, or a value that is not a table of classes.
         """
-        known = ("codes", "names", "colours", "ignored", "ignored_colours", "foregrounds")
+        known = ("codes", "names", "colours", "ignored", "ignored_colours", "foregrounds", "threshold", "values")
         unknown = set(data) - set(known)
         if unknown:
             raise PetsegError(f"class map: unknown key '{min(unknown)}'; known are {', '.join(known)}.")
@@ -158,6 +201,11 @@ class ClassTable:
             ignored = tuple(data.get("ignored", ()))
             ignored_colours = tuple(tuple(int(v) for v in rgb) for rgb in data.get("ignored_colours", ()))
             foregrounds = tuple(tuple(group) for group in data.get("foregrounds", ()))
+            reading = Reading(
+                by_colour="colours" in data,
+                threshold=data.get("threshold"),
+                values=tuple(tuple(values) for values in data.get("values", ())),
+            )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise PetsegError(f"class map: write it like this: {_TOML_EXAMPLE!r}") from error
         return cls(
@@ -167,11 +215,12 @@ class ClassTable:
             ignored=ignored,
             ignored_colours=ignored_colours,  # type: ignore[arg-type]
             foregrounds=foregrounds,
+            reading=reading,
         )
 
     @classmethod
     def from_toml(cls, path: Path) -> ClassTable:
-        """Read a class map: `codes` and, if wanted, `names`, `colours`, `ignored`, `ignored_colours`, `foregrounds`.
+        """Read a class map: `codes` and, if wanted, the other keys that `from_dict` knows.
 
         Raises:
             PetsegError: no such file, not TOML, or not a class map.

@@ -73,6 +73,9 @@ def shard(
             metavar="jpeg|ppm", help="jpeg: JPEG and PNG. ppm: pixels as they are: larger, lossless, nothing to decode."
         ),
     ] = "jpeg",
+    resize_masks: Annotated[
+        bool, typer.Option("--resize-masks", help="Bring masks of their images' shape, but not size, to that size.")
+    ] = False,
     samples_per_shard: Annotated[int, typer.Option(help="Samples a shard, at most.")] = 256,
     seed: Annotated[int, typer.Option(help="Seed of splits and shuffling.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes; 0 for one a core. The bytes are the same for any.")] = 0,
@@ -126,6 +129,7 @@ def shard(
             short_side=short_side,
             quality=quality,
             encoding=encoding,
+            resize_masks=resize_masks,
             samples_per_shard=samples_per_shard,
             seed=seed,
             workers=workers,

@@ -29,6 +29,7 @@ def pack_command(
     short_side: int,
     quality: int,
     encoding: str,
+    resize_masks: bool,
     samples_per_shard: int,
     seed: int,
     workers: int,
@@ -62,6 +63,7 @@ def pack_command(
         short_side=short_side,
         quality=quality,
         encoding=encoding,
+        resize_masks=resize_masks,
         samples_per_shard=samples_per_shard,
         seed=seed,
         group=group,
@@ -152,7 +154,10 @@ def classes_command(console: Console, folder: Path, out: Path | None) -> None:
     if len(scan.rejected) > SHOWN_REJECTS:
         console.print(f"... and {len(scan.rejected) - SHOWN_REJECTS} more")
     text = scan.to_toml()
-    console.print(mask_table(scan))
+    if not scan.soft:  # a table of 256 greys says nothing
+        console.print(mask_table(scan))
+    for remark in scan.remarks():
+        console.print(escape(remark))
     if out is None:
         console.print("A class map to start from; --out FILE writes it:\n")
         console.print(text, markup=False, highlight=False, soft_wrap=True, end="")

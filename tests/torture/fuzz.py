@@ -166,7 +166,8 @@ class _Cases:
         """What packing makes of a pair, a loader decodes to the same."""
         from petseg.data.decode.images import decode_image
         from petseg.data.decode.masks import decode_mask
-        from petseg.data.shards.normalise import RejectError, normalise
+        from petseg.data.shards.mask_files import RejectError
+        from petseg.data.shards.normalise import normalise
         from petseg.data.shards.verify import check_sample
         from petseg.errors import PetsegError
 

@@ -74,6 +74,28 @@ def opened(data: bytes, *, max_pixels: int = MAX_PIXELS, allow_damaged: bool = F
         ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
+def one_page(image: Image.Image) -> None:
+    """Refuse a file of several images, of which only the first would be seen.
+
+    A preview beside the image (a TIFF's reduced pages, what a phone puts behind a JPEG) is not one of several.
+
+    Raises:
+        PictureError: it holds several.
+    """
+    if image.format in {"JPEG", "MPO"}:
+        return
+    frames = getattr(image, "n_frames", 1)
+    if image.format == "TIFF" and frames > 1:
+        kinds = []
+        for number in range(frames):
+            image.seek(number)
+            kinds.append(image.tag_v2.get(254, 0))  # type: ignore[attr-defined]
+        image.seek(0)
+        frames = sum(not kind & 0b101 for kind in kinds)  # TIFF 6.0: neither of reduced size nor a transparency mask
+    if frames > 1:
+        raise PictureError(f"holds {frames} pages: save each as a file of its own")
+
+
 def check_whole(data: bytes, image: Image.Image) -> None:
     """Look for what Pillow fills up without a word: the rest of a JPEG, of a PNG, and of what a TIFF compresses.
 

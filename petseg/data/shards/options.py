@@ -21,6 +21,8 @@ class PackOptions:
     """JPEG quality of what is encoded, 1 to 100."""
     encoding: str = "jpeg"
     """A name of `ENCODINGS`."""
+    resize_masks: bool = False
+    """Masks of another size than their image's, but of its shape, are brought to it."""
     samples_per_shard: int = 256
     """Most samples in one shard; the shards of a split differ by one sample at most before rejects."""
     seed: int = 0

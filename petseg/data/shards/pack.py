@@ -15,7 +15,7 @@ from pathlib import Path
 
 from petseg.data.shards.index import index_name
 from petseg.data.shards.manifest import ENCODINGS, Encoding, Manifest, Split
-from petseg.data.shards.normalise import NO_CLASS, UNKNOWN_CODES
+from petseg.data.shards.mask_files import NO_CLASS, UNKNOWN_CODES
 from petseg.data.shards.options import PackOptions
 from petseg.data.shards.plan import SPLITS, Plan, make_plan, split_of
 from petseg.data.shards.pool import run_jobs
@@ -117,8 +117,11 @@ def pack(
         jobs.sort(key=lambda job: -len(job.pairs))
         work = ShardWork(source=source, out=out, notes=notes, options=options)
         with contextlib.closing(run_jobs(work, jobs, workers=workers, progress=report)) as results:
+            every = ShardStats(name="")
             for stats in results:
                 done[stats.name] = stats
+                for code, (red, green, blue, mask) in stats.palette.items():
+                    every.add_palette({code: (red, green, blue)}, mask)
         manifest = _manifest(source, listing, plan, options, done)
         packed = sum(split.samples for split in manifest.splits.values())
         if not packed or (not allow_rejects and len(manifest.rejected) > packed):
@@ -147,6 +150,7 @@ def _identity(source: Source, listing: Listing, plan: Plan, options: PackOptions
     data = {
         "listing": found.hexdigest(),
         "classes": source.classes.to_dict(),
+        "reading": asdict(source.classes.reading),
         "options": asdict(options),
         "versions": {name: importlib.metadata.version(name) for name in ("petseg", *_ENCODERS)},
         "probe": probe(),

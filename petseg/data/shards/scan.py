@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import cv2
 import numpy as np
 
-from petseg.data.shards.normalise import RejectError, packed_colours, read_mask
+from petseg.data.shards.mask_files import RejectError, packed_colours, read_mask
 from petseg.data.sources import Rejected
-from petseg.data.sources.files import MASKS, ignored
+from petseg.data.sources.files import JPEGS, MASKS, ignored
 from petseg.data.sources.pairing import IMAGE_FOLDERS
 from petseg.errors import PetsegError
 
@@ -40,17 +41,37 @@ class MaskScan:
     values: dict[Value, Found] = field(default_factory=dict)
     """By code, or by colour if any mask is in colours."""
     rejected: list[Rejected] = field(default_factory=list)
+    void_beside: set[Value] = field(default_factory=set)
+    """Codes that stand in one mask with `VOID`."""
+    between: int = 0
+    """Pixels that are neither 0 nor 255."""
+    on_edges: int = 0
+    """Those of them that lie on a slope, or next to 0 or 255 in value, as smoothing and compression leave them."""
+    disagreement: str = ""
+    """What palettes disagree about, where they do; then `values` are their colours."""
 
     @property
     def in_colours(self) -> bool:
         """Whether `values` are colours."""
         return any(len(value) == 3 for value in self.values)
 
-    def void(self) -> int | None:
-        """The code that is taken for void: `VOID`, if there are two others at least."""
-        return VOID if (VOID,) in self.values and len(self.values) > 2 else None
+    @property
+    def soft(self) -> bool:
+        """Whether these are masks of 0 and 255 with soft edges."""
+        two = not self.in_colours and (0,) in self.values and (VOID,) in self.values
+        return two and len(self.values) > _CODES_OF_SOFT and self.on_edges >= _SHARE_OF_SOFT * self.between
 
-    def class_map(self) -> dict[str, list[object]]:
+    @property
+    def mixed(self) -> bool:
+        """Whether some masks have 0 and 1, and others 0 and 255."""
+        return set(self.values) == {(0,), (1,), (VOID,)} and (1,) not in self.void_beside
+
+    def void(self) -> int | None:
+        """The code that is taken for void: `VOID`, where it stands beside two others in one mask."""
+        foreground = self.void_beside - {(0,)}
+        return VOID if foreground and not self.soft else None
+
+    def class_map(self) -> dict[str, object]:
         """A class map (`ClassTable.from_dict`) that takes every value for a class, but `void`; black or 0 comes first.
 
         Raises:
@@ -63,6 +84,10 @@ class MaskScan:
                 f"none of the {len(self.rejected)} masks could be read, the first ({first.key}) because it "
                 f"{first.reason.removeprefix('mask ')}."
             )
+        if self.soft:
+            return {"codes": [0, VOID], "names": ["background", "foreground"], "threshold": 128}
+        if self.mixed:
+            return {"codes": [0, 1], "names": ["background", "foreground"], "values": [[0], [1, VOID]]}
         if not 2 <= len(every) <= _MOST + 1:
             raise PetsegError(
                 f"the masks hold {len(every)} different {'colours' if self.in_colours else 'codes'}, and a class map "
@@ -75,17 +100,33 @@ class MaskScan:
         names = ["background", "foreground"] if two else [f"class {code}" for code in codes]
         if not any(chosen[0]):
             names[0] = "background"
-        made: dict[str, list[object]] = {"codes": [*codes], "names": [*names]}
+        made: dict[str, object] = {"codes": [*codes], "names": [*names]}
         if self.in_colours:
             made["colours"] = [list(value) for value in chosen]
         if self.void() is not None:
             made["ignored"] = [VOID]
         return made
 
+    def remarks(self) -> list[str]:
+        """What was guessed, in sentences."""
+        if self.soft:
+            return ["0 and 255 with soft edges: threshold = 128 in the class map takes what is lighter for foreground."]
+        if self.mixed:
+            return ["Some masks have 0 and 1, others 0 and 255: values = [[0], [1, 255]] takes 255 for 1."]
+        return [self.disagreement] if self.disagreement else []
+
     def to_toml(self) -> str:
         """`class_map` as TOML, one line a key."""
         # TOML writes numbers, strings and arrays of them as JSON does.
         return "".join(f"{key} = {json.dumps(value)}\n" for key, value in self.class_map().items())
+
+
+_CODES_OF_SOFT = 8
+"""Different values that masks of two classes have at least, if their edges are soft."""
+
+_SHARE_OF_SOFT = 0.9
+_NEAR = 16
+_NEIGHBOURS = np.ones((3, 3), np.uint8)
 
 
 def scan_masks(masks: Iterable[tuple[str, bytes]], progress: Callable[[int], None] = lambda _: None) -> MaskScan:
@@ -98,27 +139,39 @@ def scan_masks(masks: Iterable[tuple[str, bytes]], progress: Callable[[int], Non
     Raises:
         PetsegError: some are in colours and others have one code a pixel.
     """
-    grey, colours = MaskScan(), MaskScan()
+    grey, colours, by_palette = MaskScan(), MaskScan(), MaskScan()
     first: dict[bool, str] = {}
+    palettes: dict[int, tuple[Value, str]] = {}
     for name, data in masks:
         try:
-            mask = read_mask(data)
+            mask = read_mask(data, jpeg=True)
         except RejectError as fault:
             grey.rejected.append(Rejected(key=name, reason=str(fault)))
         else:
-            saved_as_rgb = mask.ndim == 3
-            if saved_as_rgb and (mask == mask[..., :1]).all():
-                _count(grey, mask[..., 0])  # which of the two it is, the others say
-                _count(colours, mask)
+            values = mask.values
+            saved_as_rgb = values.ndim == 3
+            if saved_as_rgb and (values == values[..., :1]).all():
+                _count(grey, values[..., 0])  # which of the two it is, the others say
+                _count(colours, values)
             else:
                 first.setdefault(saved_as_rgb, name)
-                _count(colours if saved_as_rgb else grey, mask)
+                _count(colours if saved_as_rgb else grey, values)
+            if mask.palette is not None:
+                _count(by_palette, mask.palette[values])
+                for index in np.unique(values).tolist():
+                    colour = tuple(mask.palette[index].tolist())
+                    known, where = palettes.setdefault(index, (colour, name))
+                    if known != colour and not by_palette.disagreement:
+                        by_palette.disagreement = (
+                            f"The palettes disagree: index {index} is {known} in {where} and {colour} in {name}; so "
+                            "the class map goes by colours."
+                        )
         progress(1)
     if len(first) == 2:
         raise PetsegError(
             f"{first[False]} has one code a pixel, but {first[True]} is in colours: give one kind at once."
         )
-    chosen = colours if True in first else grey
+    chosen = by_palette if by_palette.disagreement else colours if True in first else grey
     chosen.rejected = grey.rejected
     return chosen
 
@@ -140,6 +193,8 @@ def mask_files(folder: Path) -> list[Path]:
         and path.is_file()
     ]
     if not found:
+        found = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in JPEGS and not ignored(path)]
+    if not found:
         raise PetsegError(f"{folder} holds no mask: they end in {', '.join(sorted(MASKS))}.")
     return found
 
@@ -153,7 +208,16 @@ def _count(scan: MaskScan, mask: np.ndarray) -> None:
         values = np.flatnonzero(pixels)
         pixels = pixels[values]
     for value, n in zip(values.tolist(), pixels.tolist(), strict=True):
-        key = (value >> 16, value >> 8 & 255, value & 255) if mask.ndim == 3 else (value,)
+        key: Value = (value >> 16, value >> 8 & 255, value & 255) if mask.ndim == 3 else (value,)
         found = scan.values.setdefault(key, Found())
         found.pixels += n
         found.files += 1
+    if mask.ndim == 2:
+        if VOID in values:
+            scan.void_beside |= {(value,) for value in values.tolist()} - {(VOID,)}
+        between = (mask > 0) & (mask < VOID)
+        if between.any():
+            lower, higher = cv2.erode(mask, _NEIGHBOURS), cv2.dilate(mask, _NEIGHBOURS)
+            slope = (lower < mask) & (higher > mask)
+            scan.between += int(between.sum())
+            scan.on_edges += int((between & (slope | (mask <= _NEAR) | (mask >= VOID - _NEAR))).sum())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import numpy as np
 from petseg.classes import ClassTable
 from petseg.data.shards.manifest import ShardInfo
 from petseg.data.sources import Rejected
+from petseg.errors import PetsegError
 from petseg.system import write_atomic
 
 _HISTOGRAM_PIXELS = 1 << 24
@@ -41,6 +42,8 @@ class ShardStats:
     progressive: int = 0
     kept: int = 0
     converted: int = 0
+    palette: dict[int, tuple[int, int, int, str]] = field(default_factory=dict)
+    """By code: the colour that palettes give it where their indices are the codes, and the first such mask."""
     resumed: bool = False
     """It was written by an earlier run."""
 
@@ -67,6 +70,21 @@ class ShardStats:
         self.kept += kept
         self.converted += converted
 
+    def add_palette(self, colours: Mapping[int, tuple[int, int, int]], mask: str) -> None:
+        """Note the colours of a palette whose indices were taken for codes.
+
+        Raises:
+            PetsegError: another mask has another colour for one of them.
+        """
+        for code, (red, green, blue) in colours.items():
+            first = self.palette.setdefault(code, (red, green, blue, mask))
+            if first[:3] != (red, green, blue):
+                raise PetsegError(
+                    f"the palettes of the masks disagree: index {code} is {first[:3]} in {first[3]} and "
+                    f"{(red, green, blue)} in {mask}, so their indices are not codes: name the classes' colours in the "
+                    "class map (`petseg classes` proposes them)."
+                )
+
     def save(self, path: Path) -> None:
         """Write it as JSON, whole or not at all."""
         write_atomic(path, json.dumps(asdict(self)).encode())
@@ -81,6 +99,7 @@ class ShardStats:
         data = json.loads(path.read_bytes())
         data["info"] = ShardInfo(**data["info"]) if data["info"] else None
         data["rejected"] = [Rejected(**each) for each in data["rejected"]]
+        data["palette"] = {int(code): tuple(found) for code, found in data["palette"].items()}
         data["pixel_counts"] = {int(code): n for code, n in data["pixel_counts"].items()}
         return cls(**data)
 

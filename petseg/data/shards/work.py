@@ -9,7 +9,8 @@ from pathlib import Path
 
 from petseg.data.shards.index import format_index, index_name
 from petseg.data.shards.manifest import ENCODINGS
-from petseg.data.shards.normalise import RejectError, normalise
+from petseg.data.shards.mask_files import RejectError
+from petseg.data.shards.normalise import normalise
 from petseg.data.shards.options import PackOptions
 from petseg.data.shards.pool import Report
 from petseg.data.shards.stats import ShardStats
@@ -100,10 +101,12 @@ class ShardWork:
                         short_side=options.short_side,
                         quality=options.quality,
                         encoding=options.encoding,
+                        resize_masks=options.resize_masks,
                     )
                 except RejectError as error:
                     stats.rejected.append(Rejected(key=pair.key, reason=str(error)))
                 else:
+                    stats.add_palette(sample.palette, pair.mask)
                     writer.add(pair.key, sample.image, sample.mask)
                     stats.add(
                         sample.pixels,

@@ -17,6 +17,9 @@ IMAGES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".
 MASKS = frozenset({".png", ".bmp", ".gif", ".tif", ".tiff", ".pgm"})
 """Suffixes of masks: formats that keep codes."""
 
+JPEGS = frozenset({".jpg", ".jpeg"})
+"""Suffixes of masks too, where a class map has a threshold: then what compression changes does no harm."""
+
 MANIFEST_NAME = "manifest.json"
 """What makes a folder of shards a data set; it is written last."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from petseg.classes import ClassTable
 from petseg.data.sources import TRAINVAL, Listing, Pair, Rejected
-from petseg.data.sources.files import IMAGES, MASKS, fit_key, ignored, named_split, unfit_key
+from petseg.data.sources.files import IMAGES, JPEGS, MASKS, fit_key, ignored, named_split, unfit_key
 from petseg.data.sources.pairing import (
     IMAGE_FOLDERS,
     MASK_FOLDERS,
@@ -89,6 +89,10 @@ class FolderSource:
             ignored=passed,
         )
 
+    @property
+    def _mask_suffixes(self) -> frozenset[str]:
+        return MASKS if self.classes.reading.threshold is None else MASKS | JPEGS
+
     def read(self, pair: Pair) -> tuple[bytes, bytes]:
         """See `Source`."""
         return Path(pair.image).read_bytes(), Path(pair.mask).read_bytes()
@@ -109,7 +113,7 @@ class FolderSource:
                 images.add(path.relative_to(self.images).with_suffix("").as_posix(), path, IMAGES)
         for path in found_masks:
             if not (self.images.is_relative_to(self.masks) and path in outer):
-                masks.add(path.relative_to(self.masks).with_suffix("").as_posix(), path, MASKS)
+                masks.add(path.relative_to(self.masks).with_suffix("").as_posix(), path, self._mask_suffixes)
         return images, masks, passed + passed_masks
 
     def _by_pattern(self, found: list[Path], pattern: PairPattern) -> tuple[_Names, _Names]:
@@ -130,7 +134,7 @@ class FolderSource:
         for path in found:
             below = path.relative_to(self.images)
             if _is_mask(below, stands_twice=path.with_suffix("") in stems):
-                masks.add(_without_kind(below), path, MASKS)
+                masks.add(_without_kind(below), path, self._mask_suffixes)
             else:
                 images.add(_without_kind(below), path, IMAGES)
         return images, masks
@@ -147,7 +151,8 @@ class FolderSource:
             )
         else:
             why = (
-                f"images end in {_either(IMAGES)}, masks in {_either(MASKS)} (no JPEG, whose compression changes codes)"
+                f"images end in {_either(IMAGES)}, masks in {_either(MASKS)} (no JPEG, whose "
+                "compression changes codes, unless a class map of two classes has threshold = 128)"
             )
         return f"{self.name}: no pair of image and mask is left ({counted}): {why}."
 

@@ -8,13 +8,17 @@ import simplejpeg
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from PIL import Image
+from PIL import Image, ImageFilter
 
+from petseg import Manifest
 from petseg.classes import ClassTable
 from petseg.data.decode.masks import decode_mask
-from petseg.data.shards.normalise import RejectError, normalise
+from petseg.data.decode.resize import resize_nearest
+from petseg.data.shards.mask_files import RejectError
+from petseg.data.shards.normalise import normalise
 from petseg.data.shards.options import PackOptions
 from petseg.data.shards.pack import pack
+from petseg.data.shards.reader import ShardReader
 from petseg.data.shards.scan import scan_masks
 from petseg.data.sources.folder import FolderSource
 from petseg.errors import PetsegError
@@ -90,6 +94,238 @@ def test_void_needs_a_colour_each():
         ClassTable.from_dict({"codes": [0, 1], "ignored": [254, 255], "ignored_colours": [[1, 2, 3]]})
     assert ClassTable.from_dict(STREET.to_dict()) == STREET
     assert "ignored_colours" not in BINARY.to_dict()
+
+
+# --- palettes
+
+
+def palette_of(which: np.ndarray, colours: list[tuple[int, int, int]]) -> Image.Image:
+    """Indices u8[H, W] under a palette."""
+    image = Image.fromarray(which, "P")
+    image.putpalette([value for colour in colours for value in colour])
+    return image
+
+
+BLACK, WHITE, RED = (0, 0, 0), (255, 255, 255), (200, 0, 0)
+BY_COLOUR = ClassTable.from_dict({"codes": [0, 1], "colours": [list(BLACK), list(WHITE)]})
+
+
+@given(hnp.arrays(np.uint8, (7, 9), elements=st.integers(0, 2)), st.permutations([BLACK, WHITE, RED]))
+def test_with_colours_in_the_class_map_the_order_of_a_palette_does_not_matter(which, order):
+    three = ClassTable.from_dict({"codes": [0, 4, 9], "colours": [list(BLACK), list(WHITE), list(RED)]})
+    expected = np.array([{BLACK: 0, WHITE: 4, RED: 9}[colour] for colour in order], np.uint8)[which]
+    for kind in ("PNG", "GIF", "TIFF"):
+        assert np.array_equal(codes_in_shard(saved(palette_of(which, order), kind), three, which.shape), expected)
+
+
+def test_void_without_a_colour_of_its_own_is_known_by_its_index():
+    which = np.array([[0, 1, 255]], np.uint8)
+    table = ClassTable.from_dict({"codes": [0, 1], "colours": [list(BLACK), list(RED)], "ignored": [255]})
+    mask = palette_of(which, [BLACK, RED, *[(224, 224, 192)] * 254])
+    assert np.array_equal(codes_in_shard(saved(mask), table, which.shape), which)
+
+
+def test_a_palettes_colour_without_a_class_is_named():
+    mask = saved(palette_of(np.array([[0, 1]], np.uint8), [BLACK, (1, 2, 3)]))
+    with pytest.raises(RejectError, match=r"colour \(1, 2, 3\), index 1 of its palette, which no class has"):
+        codes_in_shard(mask, BY_COLOUR, (1, 2))
+
+
+def test_a_grey_palette_is_read_by_what_fits():
+    mask = saved(palette_of(np.array([[0, 1]], np.uint8), [BLACK, WHITE]))
+    assert codes_in_shard(mask, ClassTable.from_dict({"codes": [0, 255]}), (1, 2)).tolist() == [[0, 255]]
+    assert codes_in_shard(mask, ClassTable.from_dict({"codes": [0, 1]}), (1, 2)).tolist() == [[0, 1]]
+    with pytest.raises(
+        RejectError, match=r"indices \(0, 1\) and greys \(0, 255\) are both codes: name the classes' col"
+    ):
+        codes_in_shard(mask, BINARY, (1, 2))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Writes masks beside photos; gives the source of them under a class map."""
+
+    def make(masks: list[Image.Image], table: ClassTable, kind: str = "png") -> FolderSource:
+        for n, mask in enumerate(masks):
+            for name in ("images", "masks"):
+                (tmp_path / name).mkdir(exist_ok=True)
+            Image.new("RGB", mask.size, (n, 90, 90)).save(tmp_path / "images" / f"{n}.jpg")
+            mask.save(tmp_path / "masks" / f"{n}.{kind}")
+        return FolderSource(tmp_path / "images", tmp_path / "masks", table)
+
+    return make
+
+
+def packed_codes(source: FolderSource, out, **options) -> dict[str, np.ndarray]:
+    pack(source, out, PackOptions(split="random", short_side=0, **options), workers=1)
+    manifest, found = Manifest.load(out), {}
+    for split in manifest.splits:
+        reader = ShardReader(out, manifest, split)
+        found |= {reader.key(index): reader.decoded(index)[1] for index in range(len(reader))}
+        reader.close()
+    return found
+
+
+@pytest.mark.parametrize("samples_per_shard", [1, 100])
+def test_palettes_that_disagree_are_refused_and_the_two_masks_named(folder, tmp_path, samples_per_shard):
+    which = np.indices((20, 20))[0].astype(np.uint8) % 2
+    masks = [palette_of(which ^ (n % 2), [BLACK, RED] if n % 2 == 0 else [RED, BLACK]) for n in range(6)]
+    source = folder(masks, ClassTable.from_dict({"codes": [0, 1]}))
+    with pytest.raises(
+        PetsegError, match=r"palettes of the masks disagree: index [01] is .* in .*\d\.png and .*\d\.png"
+    ):
+        packed_codes(source, tmp_path / "out", samples_per_shard=samples_per_shard)
+    found = scan(*masks)
+    assert found.class_map()["colours"] == [list(BLACK), list(RED)]
+    assert "The palettes disagree: index 0 is" in found.remarks()[0] and "1.png" in found.remarks()[0]
+    right = folder(masks, ClassTable.from_dict(found.class_map()))
+    packed = packed_codes(right, tmp_path / "right", samples_per_shard=samples_per_shard)
+    assert len(packed) == 6 and all(np.array_equal(codes, which) for codes in packed.values())
+
+
+def test_palettes_are_compared_where_they_are_used_alone(folder, tmp_path):
+    which = np.indices((20, 20))[0].astype(np.uint8) % 2
+    masks = [palette_of(which, [BLACK, RED, (n, n, n)]) for n in range(4)]
+    assert len(packed_codes(folder(masks, ClassTable.from_dict({"codes": [0, 1]})), tmp_path / "out")) == 4
+
+
+# --- other values than codes
+
+
+def soft_masks(n: int = 6) -> tuple[list[Image.Image], list[np.ndarray]]:
+    """(blurred masks of 0 and 255, what they were)."""
+    rng = np.random.default_rng(0)
+    hard = [np.kron(rng.integers(0, 2, (4, 4)), np.ones((12, 12))).astype(np.uint8) * 255 for _ in range(n)]
+    return [Image.fromarray(each).filter(ImageFilter.GaussianBlur(1.2)) for each in hard], hard
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg"])
+def test_soft_edges_are_said_and_a_threshold_takes_them(folder, tmp_path, kind):
+    masks, hard = soft_masks()
+    found = scan(*masks)
+    assert found.to_toml() == 'codes = [0, 255]\nnames = ["background", "foreground"]\nthreshold = 128\n'
+    assert found.remarks()[0].startswith("0 and 255 with soft edges")
+    packed = packed_codes(folder(masks, ClassTable.from_dict(found.class_map()), kind), tmp_path / "out")
+    assert len(packed) == len(hard)
+    for key, codes in packed.items():
+        expected = np.asarray(masks[int(key)]) >= 128
+        assert (codes != 255 * expected).mean() < (0.03 if kind == "jpg" else 1e-9)
+    if kind == "png":
+        with pytest.raises(PetsegError, match="soft edges\\? threshold = 128 in the class map takes them"):
+            packed_codes(folder(masks, ClassTable.from_dict({"codes": [0, 255]})), tmp_path / "other")
+
+
+def test_many_classes_are_not_soft_edges():
+    rng = np.random.default_rng(0)
+    masks = [
+        np.kron(rng.choice([0, 0, 0, *range(1, 20), 255], (6, 6)), np.ones((8, 8))).astype(np.uint8) for _ in range(9)
+    ]
+    found = scan(*map(Image.fromarray, masks))
+    assert not found.soft and found.void() == 255 and len(found.class_map()["codes"]) == 20
+
+
+def test_a_threshold_is_for_two_grey_classes():
+    table = ClassTable.from_dict({"codes": [3, 7], "threshold": 100})
+    grey = Image.fromarray(np.array([[0, 99, 100, 255]], np.uint8))
+    for image in (grey, grey.convert("RGB"), palette_of(np.array([[0, 0, 1, 1]], np.uint8), [(99,) * 3, (100,) * 3])):
+        assert codes_in_shard(saved(image), table, (1, 4)).tolist() == [[3, 3, 7, 7]]
+    with pytest.raises(RejectError, match="mask is in colours, and the class map's threshold is for shades of grey"):
+        codes_in_shard(saved(Image.new("RGB", (2, 1), RED)), table, (1, 2))
+    for wrong in (
+        {"codes": [0, 1, 2]},
+        {"ignored": [9]},
+        {"threshold": 0},
+        {"threshold": "half"},
+        {"values": [[0], [1]]},
+    ):
+        with pytest.raises(PetsegError, match="threshold is"):
+            ClassTable.from_dict({"codes": [0, 1], "threshold": 128, **wrong})
+
+
+@given(hnp.arrays(np.uint8, (7, 9), elements=st.sampled_from([0, 1, 251, 255])))
+def test_several_values_may_mean_one_class(values):
+    table = ClassTable.from_dict({"codes": [0, 1], "values": [[0], [1, 251, 255]]})
+    grey = Image.fromarray(values)
+    for image in (grey, grey.convert("RGB"), palette_of(values, [(k, 0, 0) for k in range(256)])):
+        assert np.array_equal(codes_in_shard(saved(image), table, values.shape), (values > 0).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([[0]], "one list for each of the 2 codes"), ([[0], []], "one list"), ([[0], [0, 1]], "stands twice"),
+        ([[0], [255]], "stands twice"), ([[0], [256]], "from 0 to 255"),
+    ],
+)  # fmt: skip
+def test_values_are_checked(values, words):
+    with pytest.raises(PetsegError, match=words):
+        ClassTable.from_dict({"codes": [0, 1], "ignored": [255], "values": values})
+
+
+def test_the_manifest_does_not_keep_how_masks_were_read():
+    table = ClassTable.from_dict({"codes": [0, 1], "values": [[0], [1, 255]]})
+    assert "values" not in table.to_dict() and ClassTable.from_dict(table.to_dict()) == table
+
+
+def test_0_and_1_in_some_and_0_and_255_in_others_are_two_classes():
+    zero_one, zero_255 = (Image.fromarray(np.array([[0, value]], np.uint8)) for value in (1, 255))
+    found = scan(zero_one, zero_255)
+    assert found.class_map() == {
+        "codes": [0, 1], "names": ["background", "foreground"], "values": [[0], [1, 255]]
+    }  # fmt: skip
+    assert "others 0 and 255" in found.remarks()[0]
+
+
+def test_255_is_void_only_beside_another_foreground():
+    apart = scan(*(Image.fromarray(np.array([[0, value]], np.uint8)) for value in (3, 7, 255)))
+    assert apart.void() is None and apart.class_map()["codes"] == [0, 3, 7, 255]
+    beside = scan(Image.fromarray(np.array([[0, 3, 255]], np.uint8)), Image.fromarray(np.array([[0, 7]], np.uint8)))
+    assert beside.void() == 255
+
+
+# --- files of several pages, and masks of another size
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "GIF", "PNG", "WEBP"])
+def test_a_file_of_several_pages_is_refused(kind):
+    page, other = (Image.fromarray(np.full((9, 9), value, np.uint8)) for value in (0, 255))
+    buffer = io.BytesIO()
+    page.convert("RGB" if kind == "WEBP" else "L").save(buffer, kind, save_all=True, append_images=[other])
+    with pytest.raises(RejectError, match="mask holds 2 pages: save each as a file of its own"):
+        codes_in_shard(buffer.getvalue(), BINARY, (9, 9))
+    with pytest.raises(RejectError, match="image holds 2 pages"):
+        normalise(buffer.getvalue(), saved(page), classes=BINARY, short_side=0, quality=90)
+
+
+def test_a_preview_behind_an_image_is_not_a_page():
+    page = Image.fromarray(np.ones((16, 16), np.uint8))
+    buffer = io.BytesIO()
+    preview = page.resize((4, 4))
+    preview.encoderinfo = {"tiffinfo": {254: 1}}
+    page.save(buffer, "TIFF", save_all=True, append_images=[preview])
+    with Image.open(buffer) as image:
+        image.seek(1)
+        if image.tag_v2.get(254) != 1:
+            pytest.skip("this Pillow does not write the tag")
+    assert codes_in_shard(buffer.getvalue(), BINARY, (16, 16)).all()
+
+
+@pytest.mark.parametrize(("size", "fits"), [((40, 60), True), ((160, 240), True), ((53, 80), True), ((40, 64), False)])
+def test_masks_of_another_size_are_brought_to_it_when_asked(size, fits):
+    codes = np.random.default_rng(0).integers(0, 2, size, dtype=np.uint8)
+    photo = saved(Image.new("RGB", (120, 80)))
+
+    def mask_of(*, resize_masks: bool) -> np.ndarray:
+        given = {"classes": BINARY, "short_side": 0, "quality": 90, "resize_masks": resize_masks}
+        return decode_mask(normalise(photo, saved(Image.fromarray(codes)), **given).mask)
+
+    with pytest.raises(RejectError, match="mask is .*, its image 120x80" + ("; --resize-masks" if fits else "$")):
+        mask_of(resize_masks=False)
+    if fits:
+        assert np.array_equal(mask_of(resize_masks=True), resize_nearest(codes, 80, 120))
+    else:
+        with pytest.raises(RejectError, match=r"its image 120x80$"):
+            mask_of(resize_masks=True)
 
 
 # --- the class map to start from

@@ -15,7 +15,8 @@ from petseg.classes import OXFORD, ClassTable
 from petseg.data.decode.images import decode_image
 from petseg.data.decode.masks import decode_mask
 from petseg.data.decode.pictures import turned
-from petseg.data.shards.normalise import RejectError, frame_marker, normalise
+from petseg.data.shards.mask_files import RejectError
+from petseg.data.shards.normalise import frame_marker, normalise
 from petseg.data.shards.stats import ShardStats, mean_std
 
 HEIGHT, WIDTH = 60, 90
