@@ -62,6 +62,10 @@ class InFiles(InTrain):
             (self.files / "masks" / f"{pair.key}.png").read_bytes(),
         )
 
+    def head(self, pair: Pair) -> tuple[bytes, bytes]:
+        """As `read`."""
+        return self.read(pair)
+
 
 def source_of(text: str, samples: int = SAMPLES) -> InTrain:
     """`synthetic` (drawn pets at the sizes of Oxford's photos) or whatever petseg-shard takes."""

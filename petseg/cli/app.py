@@ -73,6 +73,13 @@ def shard(
             metavar="jpeg|ppm", help="jpeg: JPEG and PNG. ppm: pixels as they are: larger, lossless, nothing to decode."
         ),
     ] = "jpeg",
+    mask_orientation: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|upright|stored",
+            help="How masks of images that EXIF turns are drawn: as a viewer shows them, or as stored; auto looks.",
+        ),
+    ] = "auto",
     resize_masks: Annotated[
         bool, typer.Option("--resize-masks", help="Bring masks of their images' shape, but not size, to that size.")
     ] = False,
@@ -129,6 +136,7 @@ def shard(
             short_side=short_side,
             quality=quality,
             encoding=encoding,
+            mask_orientation=mask_orientation,
             resize_masks=resize_masks,
             samples_per_shard=samples_per_shard,
             seed=seed,

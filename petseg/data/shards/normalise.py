@@ -62,6 +62,7 @@ def normalise(
     short_side: int,
     quality: int,
     encoding: str = "jpeg",
+    mask_orientation: str = "auto",
     resize_masks: bool = False,
     max_pixels: int = MAX_PIXELS,
 ) -> Sample:
@@ -74,6 +75,8 @@ def normalise(
         short_side: reduce to this short side in pixels, never enlarge; 0 keeps the size, and the bytes of sound JPEGs.
         quality: of JPEGs that are encoded here (baseline, 4:2:0).
         encoding: `jpeg` with PNG masks, or `ppm` with PGM masks, which lose nothing and have nothing to decode.
+        mask_orientation: `upright` or `stored`: how a mask was drawn that its size says nothing of, where its image is
+            turned by an EXIF orientation.
         resize_masks: bring a mask of another size and the same shape to its image's size, by nearest.
         max_pixels: larger pictures are rejected by their header, before they are decoded.
 
@@ -88,7 +91,7 @@ def normalise(
     upright = stored[::-1] if orientation >= 5 else stored
     if codes.shape not in {stored, upright}:
         codes = _resized(codes, stored, upright, asked_for=resize_masks, orientation=orientation)
-    if codes.shape == stored:
+    if codes.shape == stored and (stored != upright or orientation == 1 or _drawn_as_stored(mask, mask_orientation)):
         codes = turned(codes, orientation)
     pixels = turned(pixels, orientation)
     counts = histogram(codes)[0]
@@ -131,6 +134,18 @@ def normalise(
         palette=indices,
         converted=converted,
     )
+
+
+def _drawn_as_stored(mask: bytes, mask_orientation: str) -> bool:
+    """Whether a mask whose size says nothing was drawn in the frame that its image is stored in."""
+    with opened(mask) as drawn:
+        if exif_orientation(drawn) != 1:
+            return True
+    if mask_orientation == "auto":
+        raise RejectError(
+            "mask fits its image before and after it is turned upright: give --mask-orientation upright or stored"
+        )
+    return mask_orientation == "stored"
 
 
 def _resized(

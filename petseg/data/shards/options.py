@@ -8,6 +8,8 @@ from petseg.data.shards.manifest import ENCODINGS
 from petseg.data.shards.plan import SPLIT_MODES
 from petseg.errors import PetsegError
 
+MASK_ORIENTATIONS = ("auto", "upright", "stored")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackOptions:
@@ -21,6 +23,9 @@ class PackOptions:
     """JPEG quality of what is encoded, 1 to 100."""
     encoding: str = "jpeg"
     """A name of `ENCODINGS`."""
+    mask_orientation: str = "auto"
+    """Where images are turned by an EXIF orientation: masks are drawn `upright`, or in the frame that is `stored`.
+    `auto` takes what masks whose size tells say of the others."""
     resize_masks: bool = False
     """Masks of another size than their image's, but of its shape, are brought to it."""
     samples_per_shard: int = 256
@@ -37,6 +42,10 @@ class PackOptions:
             raise PetsegError(f"--short-side {self.short_side} makes no sense: use 0 (as it is) or 16 to 65500 pixels.")
         if not 1 <= self.quality <= 100:
             raise PetsegError(f"--quality must be from 1 to 100, not {self.quality}.")
+        if self.mask_orientation not in MASK_ORIENTATIONS:
+            raise PetsegError(
+                f"--mask-orientation {self.mask_orientation} is unknown: use {', '.join(MASK_ORIENTATIONS)}."
+            )
         if self.encoding not in ENCODINGS:
             raise PetsegError(f"--encoding {self.encoding} is unknown: use {' or '.join(ENCODINGS)}.")
         if self.samples_per_shard < 1:

@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from petseg.data.shards.index import index_name
@@ -22,6 +22,7 @@ from petseg.data.shards.pool import run_jobs
 from petseg.data.shards.probe import probe
 from petseg.data.shards.scan import scan_masks
 from petseg.data.shards.stats import ShardStats, code_counts, mean_std
+from petseg.data.shards.survey import mask_orientation
 from petseg.data.shards.work import ShardJob, ShardWork, cannot_write, stats_path
 from petseg.data.sources import Listing, Pair, Rejected, Source
 from petseg.data.sources.files import MANIFEST_NAME, WORK_FOLDER
@@ -102,6 +103,10 @@ def pack(
     report = progress or (lambda _: None)
     listing = source.listing()
     plan = make_plan(listing, options.split, options.seed, options.samples_per_shard, options.group)
+    pairs = {pair.key: pair for pair in listing.pairs}
+    chosen = [pairs[key] for keys in plan.shards.values() for key in keys]
+    orientation = mask_orientation(source, chosen, options.mask_orientation, workers=workers)
+    options = replace(options, mask_orientation=orientation)
     identity = _identity(source, listing, plan, options)
     notes = out / WORK_FOLDER
     with _folder(out, identity):
@@ -109,7 +114,6 @@ def pack(
             planned(plan.samples)
         finished = {name: stats for name in plan.shards if (stats := _finished(out, name)) is not None}
         done: dict[str, ShardStats] = {}
-        pairs = {pair.key: pair for pair in listing.pairs}
         jobs = [
             ShardJob(name=name, pairs=tuple(pairs[key] for key in keys), finished=finished.get(name))
             for name, keys in plan.shards.items()

@@ -101,6 +101,7 @@ class ShardWork:
                         short_side=options.short_side,
                         quality=options.quality,
                         encoding=options.encoding,
+                        mask_orientation=options.mask_orientation,
                         resize_masks=options.resize_masks,
                     )
                 except RejectError as error:

@@ -82,6 +82,14 @@ class Source(Protocol):
         """
         ...
 
+    def head(self, pair: Pair) -> tuple[bytes, bytes]:
+        """The beginnings of image and mask, with their headers in nearly all cases; or all that `read` gives.
+
+        Raises:
+            OSError: as `read`.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class OverSource:
@@ -102,3 +110,7 @@ class OverSource:
     def read(self, pair: Pair) -> tuple[bytes, bytes]:
         """As the source's."""
         return self.inner.read(pair)
+
+    def head(self, pair: Pair) -> tuple[bytes, bytes]:
+        """As the source's."""
+        return self.inner.head(pair)

@@ -37,6 +37,20 @@ def refuse_unfinished(folder: Path) -> None:
         raise PetsegError(f"{folder} holds an unfinished pack: finish it with the petseg-shard command that began it.")
 
 
+HEADER_BYTES = 1 << 16
+"""An EXIF block and what stands before it in a JPEG fit in here."""
+
+
+def heads(image: str, mask: str) -> tuple[bytes, bytes]:
+    """The beginnings of two files.
+
+    Raises:
+        OSError: one cannot be read.
+    """
+    with Path(image).open("rb", buffering=0) as one, Path(mask).open("rb", buffering=0) as other:
+        return one.read(HEADER_BYTES), other.read(HEADER_BYTES)
+
+
 def ignored(path: Path) -> bool:
     """Whether a file is passed over by name: MATLAB's, and what hides (also `._*` that macOS leaves behind)."""
     return path.name.startswith(".") or path.suffix.lower() == ".mat"

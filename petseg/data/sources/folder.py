@@ -7,7 +7,7 @@ from pathlib import Path
 
 from petseg.classes import ClassTable
 from petseg.data.sources import TRAINVAL, Listing, Pair, Rejected
-from petseg.data.sources.files import IMAGES, JPEGS, MASKS, fit_key, ignored, named_split, unfit_key
+from petseg.data.sources.files import IMAGES, JPEGS, MASKS, fit_key, heads, ignored, named_split, unfit_key
 from petseg.data.sources.pairing import (
     IMAGE_FOLDERS,
     MASK_FOLDERS,
@@ -96,6 +96,10 @@ class FolderSource:
     def read(self, pair: Pair) -> tuple[bytes, bytes]:
         """See `Source`."""
         return Path(pair.image).read_bytes(), Path(pair.mask).read_bytes()
+
+    def head(self, pair: Pair) -> tuple[bytes, bytes]:
+        """See `Source`."""
+        return heads(pair.image, pair.mask)
 
     def _files(self) -> tuple[_Names, _Names, int]:
         """(images, masks, files passed over by name)."""

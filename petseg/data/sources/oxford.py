@@ -7,7 +7,7 @@ from pathlib import Path
 
 from petseg.classes import OXFORD, ClassTable
 from petseg.data.sources import TRAINVAL, Listing, Pair, Rejected
-from petseg.data.sources.files import IMAGES, MASKS, ignored, unfit_key
+from petseg.data.sources.files import IMAGES, MASKS, heads, ignored, unfit_key
 from petseg.errors import PetsegError
 
 LISTS = {"trainval.txt": TRAINVAL, "test.txt": "test"}
@@ -79,6 +79,10 @@ class OxfordSource:
     def read(self, pair: Pair) -> tuple[bytes, bytes]:
         """See `Source`."""
         return Path(pair.image).read_bytes(), Path(pair.mask).read_bytes()
+
+    def head(self, pair: Pair) -> tuple[bytes, bytes]:
+        """See `Source`."""
+        return heads(pair.image, pair.mask)
 
     def _lists(self) -> dict[str, str]:
         """Official split by key; empty without lists."""

@@ -81,6 +81,10 @@ class TarsSource:
         """See `Source`."""
         return _read(pair.image), _read(pair.mask)
 
+    def head(self, pair: Pair) -> tuple[bytes, bytes]:
+        """See `Source`."""
+        return self.read(pair)
+
 
 def _read(where: str) -> bytes:
     path, _, span = where.rpartition(":")

@@ -112,7 +112,7 @@ def test_pictures_are_turned_upright_and_their_masks_with_them(orientation, fram
     upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
     # A mask of the stored frame turns with its picture; one that was drawn on the upright picture stays.
     mask = codes() if frame == "stored" else turned(codes(), orientation)
-    sample = fit(data, encoded(mask))
+    sample = fit(data, encoded(mask), mask_orientation="stored")
     near(sample.image, upright)
     assert np.array_equal(decode_mask(sample.mask), turned(codes(), orientation))
     assert sample.kept == (orientation == 1)

@@ -65,6 +65,10 @@ class SyntheticSource:
             )
         )
 
+    def head(self, pair: Pair) -> tuple[bytes, bytes]:
+        """See `Source`; everything is drawn upright."""
+        return self.read(pair)
+
     def read(self, pair: Pair) -> tuple[bytes, bytes]:
         """Draw a sample.
 
