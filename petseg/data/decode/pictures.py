@@ -67,6 +67,8 @@ def opened(data: bytes, *, max_pixels: int = MAX_PIXELS, allow_damaged: bool = F
         raise PictureError(f"is of no known format ({kinds})" if data else "is empty") from None
     except Image.DecompressionBombError:
         raise PictureError(f"is too large (over {MAX_PIXELS} pixels)") from None
+    except MemoryError:
+        raise  # that is not the image's fault
     except Exception as error:  # damaged bytes lead Pillow's plugins to raise nearly anything
         text = " ".join(str(error).split()).rstrip(".")
         raise PictureError(f"is damaged ({text or type(error).__name__})") from error

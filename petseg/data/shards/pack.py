@@ -130,6 +130,8 @@ def pack(
         packed = sum(split.samples for split in manifest.splits.values())
         if not packed or (not allow_rejects and len(manifest.rejected) > packed):
             _give_up(out, source, pairs, manifest, packed)
+        if not allow_rejects:
+            _refuse_lost_classes(source, pairs, manifest)
         manifest.save(out)
         shutil.rmtree(notes)
     return PackReport(
@@ -313,6 +315,25 @@ def _give_up(out: Path, source: Source, pairs: dict[str, Pair], manifest: Manife
     unknown = [pairs[each.key] for each in rejected if each.key in pairs and _of_class_map(each.reason)]
     advice = _class_map_advice(source, unknown) if len(unknown) > len(rejected) // 2 else "mend that."
     raise PetsegError(f"{what}, {first.key} because {first.reason}: {how}{advice}")
+
+
+def _refuse_lost_classes(source: Source, pairs: dict[str, Pair], manifest: Manifest) -> None:
+    """Refuse a pack in which a class has no pixel where masks were rejected for what they hold: those had it.
+
+    Raises:
+        PetsegError: so it is. What was packed stays, for the same command with --allow-rejects.
+    """
+    classes = manifest.classes
+    lost = [
+        name for code, name in zip(classes.codes, classes.names, strict=True) if not manifest.pixel_counts.get(code)
+    ]
+    fault = [each for each in manifest.rejected if each.key in pairs and _of_class_map(each.reason)]
+    if lost and fault:
+        advice = _class_map_advice(source, [pairs[each.key] for each in fault])
+        raise PetsegError(
+            f"no mask that was packed holds {', '.join(lost)}, and {len(fault)} were rejected, {fault[0].key} because "
+            f"{fault[0].reason}: {advice}\n--allow-rejects packs the others all the same."
+        )
 
 
 def _of_class_map(reason: str) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +62,10 @@ class ShardWork:
             stats.save(stats_path(self.notes, job.name))
         except (BrokenPipeError, ConnectionError):
             raise  # the parent is gone
+        except MemoryError as error:
+            raise PetsegError(
+                f"{job.name}: there is not enough memory for one of its images: give fewer --workers, or free some."
+            ) from error
         except OSError as error:
             raise cannot_write(self.out, error) from error
         return stats
@@ -143,13 +149,40 @@ def cannot_write(out: Path, error: OSError) -> PetsegError:
     )
 
 
+_GONE = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, None}
+"""Errors that are the file's own; all others are the disk's or the network's, and may be over in a moment."""
+
+_PAUSES_S = (0.1, 1.0, 5.0)
+
+
+def _read_patiently(source: Source, pair: Pair) -> tuple[bytes, bytes]:
+    """Read a pair, and again after errors of the disk or the network.
+
+    A sample that is left out because of one would be there in the next pack of the same source, so the pack stops.
+
+    Raises:
+        RejectError: the file is not there, or may not be read.
+        PetsegError: the error stays.
+    """
+    for pause in (*_PAUSES_S, None):
+        try:
+            return source.read(pair)
+        except OSError as error:
+            if error.errno in _GONE:
+                raise RejectError(f"it cannot be read ({error.strerror or error})") from error
+            if pause is None:
+                raise PetsegError(
+                    f"{pair.key} cannot be read ({error.strerror or error}), and trying again did not help: see to the "
+                    "disk or the network, then run the same command again; what is finished is kept."
+                ) from error
+            time.sleep(pause)
+    raise AssertionError("unreachable")
+
+
 def _read(source: Source, pair: Pair, stats: ShardStats) -> tuple[bytes, bytes]:
     if len(pair.key) > MAX_KEY:
         raise RejectError(f"its name is longer than {MAX_KEY} characters")
-    try:
-        image, mask = source.read(pair)
-    except OSError as error:
-        raise RejectError(f"it cannot be read ({error.strerror or error})") from error
+    image, mask = _read_patiently(source, pair)
     stats.bytes_in += len(image) + len(mask)
     # Lengths too: no two pairs of files may look alike.
     head = f"{pair.key} {len(image)} {len(mask)}\n".encode()

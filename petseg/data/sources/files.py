@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import unicodedata
 from pathlib import Path
 
 from petseg.data.sources import TRAINVAL
@@ -10,6 +12,9 @@ from petseg.errors import PetsegError
 
 KEY = re.compile(r"[A-Za-z0-9_-]{1,96}")
 """A fit key; longer ones do not fit into a plain tar header."""
+
+_LONGEST = 96
+_UNFIT = re.compile(r"[^A-Za-z0-9_-]+")
 
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 """Suffixes of pictures."""
@@ -57,8 +62,21 @@ def ignored(path: Path) -> bool:
 
 
 def fit_key(name: str) -> str:
-    """The key of a file's name, which may hold folders: what does not fit becomes a hyphen."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", name)
+    """The key of a file's name, which may hold folders: what does not fit becomes a hyphen.
+
+    Where letters of other scripts or characters beyond the longest key would be lost, so that two names might become
+    one key, eight digits of the name's SHA-256 follow. A name is the same in either Unicode form (NFC, NFD).
+
+    Example:
+        >>> fit_key("city/a b"), fit_key("café 1"), fit_key("左0")
+        ('city-a-b', 'cafe-1-0a61b404', '0-0bcb9f19')
+    """
+    plain = _UNFIT.sub("-", name)
+    if name.isascii() and len(plain) <= _LONGEST:
+        return plain
+    mark = hashlib.sha256(unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    letters = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    return f"{_UNFIT.sub('-', letters)[: _LONGEST - 9].strip('-')}-{mark}".lstrip("-")
 
 
 def unfit_key(key: str) -> str | None:

@@ -215,6 +215,20 @@ def test_soft_edges_are_said_and_a_threshold_takes_them(folder, tmp_path, kind):
             packed_codes(folder(masks, ClassTable.from_dict({"codes": [0, 255]})), tmp_path / "other")
 
 
+def test_a_pack_that_lost_a_class_says_so(folder, tmp_path):
+    masks, _ = soft_masks()
+    empty = [Image.new("L", (48, 48)) for _ in range(14)]
+    source = folder([*masks, *empty], ClassTable.from_dict({"codes": [0, 255], "names": ["sound", "defect"]}))
+    words = "no mask that was packed holds defect, and 6 were rejected, . because mask holds unknown codes"
+    with pytest.raises(PetsegError, match=words) as caught:
+        packed_codes(source, tmp_path / "out")
+    assert "threshold = 128" in str(caught.value) and "--allow-rejects" in str(caught.value)
+    right = folder([*masks, *empty], ClassTable.from_dict({"codes": [0, 255], "threshold": 128}))
+    assert len(packed_codes(right, tmp_path / "right")) == 20
+    pack(source, tmp_path / "out", PackOptions(split="random", short_side=0), workers=1, allow_rejects=True)
+    assert len(Manifest.load(tmp_path / "out").rejected) == 6
+
+
 def test_many_classes_are_not_soft_edges():
     rng = np.random.default_rng(0)
     masks = [

@@ -1,5 +1,6 @@
 """Packing: the same bytes from any number of workers, whole or not there at all, and on after any end."""
 
+import errno
 import hashlib
 import json
 import os
@@ -374,3 +375,43 @@ def test_a_full_disk_ends_it_in_one_sentence_and_can_be_gone_on_from(oxford, ref
 def test_bad_options(options, words):
     with pytest.raises(PetsegError, match=words):
         PackOptions(**options)
+
+
+FAILURES: list[int] = []
+
+
+class Flaky(OxfordSource):
+    """Fails with the errors of `FAILURES` for one pair."""
+
+    def read(self, pair):
+        if pair.key == "Drawn_3" and FAILURES:
+            raise OSError(FAILURES.pop(), "the network's word for it")
+        return OxfordSource.read(self, pair)
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.ETIMEDOUT])
+def test_an_error_of_the_disk_or_the_network_is_tried_again_and_then_stops(oxford, tmp_path, monkeypatch, number):
+    monkeypatch.setattr("petseg.data.shards.work._PAUSES_S", (0.0, 0.0, 0.0))
+    FAILURES[:] = [number] * 3
+    assert pack(Flaky(oxford), tmp_path / "out", OFFICIAL, workers=1).manifest.rejected == ()
+    FAILURES[:] = [number] * 4
+    with pytest.raises(PetsegError, match=r"Drawn_3 cannot be read \(the network's word for it\), and trying"):
+        pack(Flaky(oxford), tmp_path / "other", OFFICIAL, workers=1)
+    assert content(tmp_path / "out").keys() != content(tmp_path / "other").keys()
+    pack(Flaky(oxford), tmp_path / "other", OFFICIAL, workers=1)
+    assert content(tmp_path / "other") == content(tmp_path / "out")
+
+
+def test_a_file_that_is_gone_is_a_reject_at_once(oxford, tmp_path):
+    FAILURES[:] = [errno.ENOENT]
+    (rejected,) = pack(Flaky(oxford), tmp_path / "out", OFFICIAL, workers=1).manifest.rejected
+    assert rejected.key == "Drawn_3"
+
+
+def test_too_little_memory_is_not_a_damaged_image(oxford, tmp_path, monkeypatch):
+    def out_of_memory(*_args, **_options):
+        raise MemoryError
+
+    monkeypatch.setattr("petseg.data.shards.normalise.whole_rgb", out_of_memory)
+    with pytest.raises(PetsegError, match="not enough memory for one of its images: give fewer --workers"):
+        pack(OxfordSource(oxford), tmp_path / "out", OFFICIAL, workers=1)

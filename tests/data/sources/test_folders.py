@@ -1,5 +1,6 @@
 """Folders as people have them: split folders, lists, groups, names that differ, and one folder for both."""
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from petseg.data.shards.options import PackOptions
 from petseg.data.shards.pack import pack
 from petseg.data.shards.plan import make_plan
 from petseg.data.sources import TRAINVAL, Listing, Pair
+from petseg.data.sources.files import KEY, fit_key
 from petseg.data.sources.folder import FolderSource
 from petseg.data.sources.lists import ListedSource
 from petseg.data.sources.pairing import PairPattern, pair_names
@@ -297,3 +299,31 @@ def test_more_than_half_rejected_is_no_pack(tmp_path):
     assert not (tmp_path / "out").exists()
     report = pack(source, tmp_path / "out", options, workers=1, allow_rejects=True)
     assert len(report.rejected) == 3
+
+
+NAMES = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=130)
+
+
+@given(st.lists(NAMES, min_size=2, max_size=8, unique=True))
+def test_names_of_any_script_and_length_have_fit_keys_of_their_own(names):
+    names = list({unicodedata.normalize("NFC", name): name for name in names}.values())
+    keys = {name: fit_key(name) for name in names}
+    assert all(KEY.fullmatch(key) for key in keys.values())
+    odd = [key for name, key in keys.items() if not name.isascii() or len(name) > 96]
+    assert len(set(odd)) == len(odd)
+
+
+def test_a_name_has_one_key_in_either_unicode_form():
+    assert fit_key("café") == fit_key(unicodedata.normalize("NFD", "café")) and fit_key("café").startswith("cafe-")
+    assert fit_key("左0") != fit_key("右0")
+    assert fit_key("a/b c") == "a-b-c" and len(fit_key("x" * 200)) == 96
+
+
+def test_photos_named_in_another_script_pair_and_are_kept(tmp_path):
+    for name in ("北京", "上海", "x" * 120):
+        for kind, suffix in (("images", "jpg"), ("masks", "png")):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            Image.new("L", (20, 20)).save(tmp_path / kind / f"{name}.{suffix}")
+    listing = FolderSource(tmp_path / "images", tmp_path / "masks", ClassTable.from_dict({"codes": [0, 1]})).listing()
+    assert len(listing.pairs) == 3 and not listing.rejected
+    assert {Path(pair.image).stem for pair in listing.pairs} == {"北京", "上海", "x" * 120}
