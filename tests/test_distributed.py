@@ -153,7 +153,11 @@ LONG = ("-m", "petseg", "train", "--ranks", "2", "--size", "32", "--width", "4",
         "--epochs", "9999", "--compile", "off")  # fmt: skip
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
+@pytest.mark.parametrize("how", [
+    signal.SIGINT,
+    pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+    pytest.param(signal.SIGKILL, marks=pytest.mark.slow),
+])  # fmt: skip
 def test_ranks_that_are_stopped_end_in_one_sentence(packed, tmp_path, environment, how):
     """Ctrl-C reaches the process that started the ranks; a rank that is killed takes the others with it."""
     command = [sys.executable, "-u", *LONG, "--shards", str(packed), "--run-dir", str(tmp_path / "run")]

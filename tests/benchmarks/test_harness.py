@@ -52,7 +52,7 @@ def test_a_contender_measures_when_told_and_shows_its_samples(peer, tmp_path):
         assert made["images"].shape == (12, 6, 6, 3) and made["codes"].max() == 1
 
 
-def test_a_contender_that_cannot_run_is_named_with_its_reason(peer, monkeypatch):
+def test_a_contender_that_cannot_run_is_named_with_its_reason(monkeypatch, peer):
     monkeypatch.setattr(harness, "END_SECONDS", 0.2)
     missing = peer("import no_such_library")
     with pytest.raises(ContenderError, match="No module named 'no_such_library'"):

@@ -76,7 +76,8 @@ def test_every_parameter_is_in_one_group():
 
 
 @pytest.mark.parametrize(
-    ("fmt", "suffix"), [pytest.param("torch-export", "pt2", marks=pytest.mark.slow), ("onnx", "onnx")]
+    ("fmt", "suffix"),
+    [pytest.param("torch-export", "pt2", marks=pytest.mark.slow), pytest.param("onnx", "onnx", marks=pytest.mark.slow)],
 )
 def test_it_predicts_and_is_exported(train, tmp_path, fmt, suffix):
     result, listener = train(arch="smp:Unet:tu-test_efficientnet", size="40x64", epochs=1)

@@ -63,6 +63,7 @@ def test_going_on_is_bit_equal():
     assert whole.mean_loss() == again.mean_loss() and whole.samples == again.samples
 
 
+@pytest.mark.slow
 def test_a_network_whose_kernels_do_not_compile_still_learns(monkeypatch):
     from torch._inductor import config
     from torch._inductor.utils import fresh_cache
