@@ -112,7 +112,10 @@ def test_a_class_map_comes_from_toml(petseg):
     Path("map.toml").write_text('codes = [0, 1]\nnames = ["rest", "thing"]\nignored = [255]\n')
     code, out, _ = petseg("shard", "folder:i,m", "out", "--classes", "map.toml", "--workers", 1)
     assert code == 0 and "thing (code 1)" in out and "ignored (code 255)" in out
-    code, out, _ = petseg("shard", "folder:i,m", "out2", "--workers", 1)
+    code, _, err = petseg("shard", "folder:i,m", "out2", "--workers", 1)
+    assert code == 2 and "no mask that was packed holds background, border, and 2 were rejected" in err
+    assert "codes = [0, 1]" in err, "the class map that is proposed leaves out what the other masks hold"
+    code, out, _ = petseg("shard", "folder:i,m", "out2", "--workers", 1, "--allow-rejects")
     assert code == 0 and "rejected 2: mask holds unknown codes 255" in out
 
 

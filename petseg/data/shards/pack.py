@@ -329,7 +329,11 @@ def _refuse_lost_classes(source: Source, pairs: dict[str, Pair], manifest: Manif
     ]
     fault = [each for each in manifest.rejected if each.key in pairs and _of_class_map(each.reason)]
     if lost and fault:
-        advice = _class_map_advice(source, [pairs[each.key] for each in fault])
+        # A class map has to fit the masks that were packed, too.
+        left_out = {each.key for each in manifest.rejected}
+        some = [pairs[each.key] for each in fault[: _LOOKED_AT // 2]]
+        some += [pair for key, pair in pairs.items() if key not in left_out][: _LOOKED_AT // 2]
+        advice = _class_map_advice(source, some)
         raise PetsegError(
             f"no mask that was packed holds {', '.join(lost)}, and {len(fault)} were rejected, {fault[0].key} because "
             f"{fault[0].reason}: {advice}\n--allow-rejects packs the others all the same."
