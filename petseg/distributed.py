@@ -95,13 +95,9 @@ def local_share() -> tuple[int, int]:
     Raises:
         PetsegError: the environment's numbers do not fit each other.
     """
-    every = count_from_environment("LOCAL_WORLD_SIZE", 1, least=1)
     if "LOCAL_WORLD_SIZE" not in os.environ:  # Lightning's launcher gives LOCAL_RANK alone
         return 0, 1
-    rank = count_from_environment("LOCAL_RANK", 0)
-    if rank >= every:
-        raise PetsegError(f"LOCAL_RANK {rank} does not fit LOCAL_WORLD_SIZE {every}: start by torchrun, or unset both.")
-    return rank, every
+    return _rank_from_environment("LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
 
 def rank_and_world(rank: int | None = None, world: int | None = None) -> tuple[int, int]:
@@ -115,7 +111,7 @@ def rank_and_world(rank: int | None = None, world: int | None = None) -> tuple[i
     if rank is None or world is None:
         if group_size():
             return dist.get_rank(), dist.get_world_size()
-        rank, world = count_from_environment("RANK", 0), count_from_environment("WORLD_SIZE", 1, least=1)
+        return _rank_from_environment("RANK", "WORLD_SIZE")
     if world < 1 or not 0 <= rank < world:
         raise PetsegError(f"rank {rank} is not one of {world} ranks, which count from 0.")
     return rank, world
@@ -131,6 +127,14 @@ def from_every_rank(value: T) -> list[T]:
     found: list[T] = [value] * dist.get_world_size()
     dist.all_gather_object(found, value)
     return found
+
+
+def _rank_from_environment(name: str, every_name: str) -> tuple[int, int]:
+    """(a rank, how many there are), as a launcher has put them into the environment; (0, 1) without it."""
+    rank, every = count_from_environment(name, 0), count_from_environment(every_name, 1, least=1)
+    if rank >= every:
+        raise PetsegError(f"{name} {rank} does not fit {every_name} {every}: start by torchrun, or unset both.")
+    return rank, every
 
 
 def count_from_environment(name: str, default: int, *, least: int = 0) -> int:
@@ -152,9 +156,7 @@ def open_world(device: str) -> Iterator[World]:
     Raises:
         PetsegError: see `resolve_device`; or the other ranks cannot be met.
     """
-    rank, size = count_from_environment("RANK", 0), count_from_environment("WORLD_SIZE", 1, least=1)
-    if rank >= size:
-        raise PetsegError(f"RANK {rank} does not fit WORLD_SIZE {size}: start by torchrun, or unset both.")
+    rank, size = _rank_from_environment("RANK", "WORLD_SIZE")
     resolved = resolve_device(device)
     if resolved.type == "cuda":
         torch.cuda.set_device(resolved)

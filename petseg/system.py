@@ -9,8 +9,10 @@ import platform
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from io import BufferedWriter
 from pathlib import Path
+from typing import Any
 
 CGROUPS = Path("/sys/fs/cgroup")
 """Where control groups are mounted, version 1 or 2."""
@@ -99,10 +101,11 @@ def memory_barrier() -> None:
 
 
 @contextlib.contextmanager
-def locked(file: int) -> Iterator[None]:
+def locked(file: int, *, wait: bool = True) -> Iterator[None]:
     """Keep other processes from a file while this one is at it; no protection where the system has no such locks.
 
     Raises:
+        BlockingIOError: another process has it, and `wait` is False.
         OSError: the file system has none.
     """
     try:
@@ -110,11 +113,21 @@ def locked(file: int) -> Iterator[None]:
     except ImportError:
         yield
         return
-    fcntl.flock(file, fcntl.LOCK_EX)
+    fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     try:
         yield
     finally:
         fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def started_threads(count: int, name: str, **options: Any) -> ThreadPoolExecutor:
+    """A pool whose threads have all started, and have run its initialiser; `options` are the pool's own."""
+    pool = ThreadPoolExecutor(count, name, **options)
+    all_started = threading.Barrier(count + 1)
+    for _ in range(count):
+        pool.submit(all_started.wait)
+    all_started.wait()
+    return pool
 
 
 def bytes_in_words(size: int) -> str:

@@ -56,7 +56,7 @@ def decoding_processes():
     """Loaders share their processes: these are started once, and not for every test."""
     processes = Processes.shared(2)
     yield
-    processes.release()
+    processes.close()
 
 
 def write_oxford(root: Path, n: int = 24, *, seed: int = 5) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from petseg.drawing import in_colours, legend, overlay
 from petseg.errors import PetsegError
 from petseg.inference.photos import pictures_in, read_photo
 from petseg.inference.segment import Segmenter, likeliest
-from petseg.system import usable_cores, write_atomic
+from petseg.system import started_threads, usable_cores, write_atomic
 
 Probabilities = Literal["", "png", "npy"]
 """How probabilities are written, one file a class: not at all, as PNG of 16 bits (65535 is 1), or as NPY of f32."""
@@ -137,11 +136,7 @@ def _quiet_threads(threads: int, torch_threads: int) -> ThreadPoolExecutor:
     that may be the one that trains. So all threads of the pool are started here, and then it is set back.
     """
     before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(threads, "petseg-predict", initializer=torch.set_num_threads, initargs=(torch_threads,))
-    all_started = threading.Barrier(threads + 1)
-    for _ in range(threads):
-        pool.submit(all_started.wait)
-    all_started.wait()
+    pool = started_threads(threads, "petseg-predict", initializer=torch.set_num_threads, initargs=(torch_threads,))
     torch.set_num_threads(before)
     return pool
 

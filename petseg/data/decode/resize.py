@@ -107,7 +107,7 @@ def resize_by_formula(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.ascontiguousarray(image)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=8)  # large ones take megabytes
 def _triangle(n_in: int, n_out: int) -> tuple[np.ndarray, int]:
     """Weights f64[n_out, n_in], whole numbers, and the bits that they are shifted by.
 

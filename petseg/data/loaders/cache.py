@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from petseg.data.loaders.loader import Engine, Pending, Pixels, Size
+from petseg.distributed import from_every_rank, group_size
 from petseg.errors import PetsegError
 from petseg.system import available_memory, bytes_in_words, memory_barrier
 
@@ -191,7 +192,7 @@ def make_store(
     check_room(kind, needed, device)
     if kind == "device":
         return DeviceStore(samples, size, device)
-    shared = world > 1 and dist.is_initialized() and dist.get_world_size() == world
+    shared = world > 1 and group_size() == world
     return HostStore(_shared_map(needed) if shared else mmap.mmap(-1, needed), samples, size, device)
 
 
@@ -216,14 +217,12 @@ def check_room(kind: str, needed: int, device: torch.device) -> None:
 
 
 def _shared_map(needed: int) -> mmap.mmap:
-    hosts: list[str] = [""] * dist.get_world_size()
-    dist.all_gather_object(hosts, socket.gethostname())
+    hosts = from_every_rank(socket.gethostname())
     leader = hosts.index(socket.gethostname())
     made: tuple[str, str] = ("", "")
     if dist.get_rank() == leader:
         made = _shared_file(needed)
-    every: list[tuple[str, str]] = [made] * len(hosts)
-    dist.all_gather_object(every, made)
+    every = from_every_rank(made)
     # Every rank hears of every failure, or some would wait for the others for ever.
     if failures := [failure for _, failure in every if failure]:
         raise PetsegError(failures[0])

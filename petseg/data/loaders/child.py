@@ -42,6 +42,11 @@ class Task(NamedTuple):
     encoded: bool
     """Whether images go as they are, for a decoder elsewhere."""
 
+    @property
+    def ends(self) -> int:
+        """Where its codes end: it writes to nothing behind."""
+        return self.codes_at + len(self.spans) * math.prod(self.size)
+
 
 Failure = tuple[int, OSError | EOFError | DecodeError]
 """A sample, and why it could not be read or decoded."""
@@ -101,8 +106,7 @@ def work(task: Task, files: TarFiles, memory: np.ndarray) -> Done:
         files: the tars.
         memory: u8[...] to write to.
     """
-    count, end = len(task.spans), task.codes_at + len(task.spans) * math.prod(task.size)
-    codes = memory[task.codes_at : end].reshape(count, *task.size)
+    codes = memory[task.codes_at : task.ends].reshape(len(task.spans), *task.size)
     for row, span in enumerate(task.spans):
         try:
             image, mask = files.read(span)
@@ -126,8 +130,7 @@ def main(shared: int, tasks_from: int, done_to: int) -> None:
     with socket.socket(fileno=tasks_from) as tasks, socket.socket(fileno=done_to) as answers:
         while message := tasks.recv(LARGEST_MESSAGE):
             task: Task = pickle.loads(message)
-            end = task.codes_at + len(task.spans) * math.prod(task.size)
             try:
-                answers.send(pickle.dumps(work(task, files, memory.upto(end))))
+                answers.send(pickle.dumps(work(task, files, memory.upto(task.ends))))
             except (BrokenPipeError, ConnectionError):
                 return

@@ -49,10 +49,10 @@ class CodecEngine:
     def __init__(self, reader: ShardReader, crew: Crew, device: torch.device, num_threads: int) -> None:
         self._reader = reader
         self._crew = crew
+        self._close_crew = weakref.finalize(self, crew.close)
         self._device = device
         self._decoder = BatchDecoder(device, num_threads)
         self._thread = Threads(1, "petseg-nvimgcodec")
-        self._close_crew = weakref.finalize(self, crew.close)
 
     def submit(self, indices: np.ndarray, size: Size) -> Pending:
         """See `Engine`."""

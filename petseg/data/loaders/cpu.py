@@ -25,8 +25,7 @@ class _Decoding:
 
     def receive(self) -> Pixels:
         """See `Pending`."""
-        if (failure := self.work.wait()) is not None:
-            raise self.reader.fault(*failure) from failure[1]
+        self.reader.check(self.work.wait())
         pixels = upload(self.work.memory, self.device)
         cut = len(pixels) // 4 * 3
         return Pixels(pixels[:cut].view(*self.shape, 3), pixels[cut:].view(self.shape))

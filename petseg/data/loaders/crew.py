@@ -18,7 +18,6 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
@@ -30,6 +29,7 @@ from petseg.data.loaders import child
 from petseg.data.loaders.child import LARGEST_MESSAGE, Done, Failure, SharedFile, Task
 from petseg.data.shards.files import Span, TarFiles
 from petseg.errors import PetsegError
+from petseg.system import started_threads
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -150,11 +150,7 @@ class Threads:
 
     def __init__(self, count: int, name: str = "petseg-decode") -> None:
         self.count = count
-        self._pool = ThreadPoolExecutor(count, name)
-        all_started = threading.Barrier(count + 1)  # later, Ctrl-C could come into the middle of a start
-        for _ in range(count):
-            self._pool.submit(all_started.wait)
-        all_started.wait()
+        self._pool = started_threads(count, name)  # later, Ctrl-C could come into the middle of a start
 
     def start(self, make: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Promise[T]:
         """Have something made."""
@@ -247,7 +243,7 @@ class _ProcessWork:
 class Processes:
     """Processes that take their tasks from one queue, for all loaders and threads of this one.
 
-    Use `shared`: they end when everyone who asked for them has released them, or when this process ends.
+    Use `shared`: they end when everyone who asked for them has closed them, or when this process ends.
     """
 
     def __init__(self, count: int) -> None:
@@ -290,7 +286,7 @@ class Processes:
 
     @classmethod
     def shared(cls, count: int) -> Processes:
-        """The `count` processes of this one, started if there are none; to be given back by `release`.
+        """The `count` processes of this one, started if there are none; to be given back by `close`.
 
         Raises:
             PetsegError: they cannot be started.
@@ -303,8 +299,8 @@ class Processes:
             _shared[key] = processes, users + 1
         return processes
 
-    def release(self) -> None:
-        """Give back what `shared` gave."""
+    def close(self) -> None:
+        """Give back what `shared` gave; see `Crew`."""
         key = os.getpid(), self.count
         with _lock:
             processes, users = _shared.get(key, (None, 0))
@@ -349,10 +345,6 @@ class Processes:
             while batch.outstanding and self._poll.poll(0):
                 self._take_answers(self._poll)
             return not batch.outstanding
-
-    def close(self) -> None:
-        """See `Crew`."""
-        self.release()
 
     def _free_place(self, size: int) -> _Place:
         for _ in range(len(self._dropped)):
@@ -420,7 +412,7 @@ class Processes:
 
 
 _shared: dict[tuple[int, int], tuple[Processes, int]] = {}
-_lock = threading.RLock()  # a finaliser may release in the middle of anything
+_lock = threading.RLock()  # a finaliser may close in the middle of anything
 _PACKAGE = Path(__file__).parents[2] / "__init__.py"
 _START = f"""
 import importlib.util, sys

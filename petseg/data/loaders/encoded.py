@@ -35,8 +35,7 @@ class Encoded:
         Raises:
             PetsegError: a sample cannot be read, or is damaged.
         """
-        if (failure := self.work.wait()) is not None:
-            raise self.reader.fault(*failure) from failure[1]
+        self.reader.check(self.work.wait())
 
     def images(self) -> list[np.ndarray]:
         """u8[bytes] of each image, valid while one of them is held."""

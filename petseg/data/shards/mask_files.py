@@ -11,6 +11,7 @@ from PIL import Image
 from petseg.classes import ClassTable
 from petseg.data.decode.masks import GREY_AS_STORED
 from petseg.data.decode.pictures import MAX_PIXELS, PictureError, check_whole, one_page, opened, whole_rgb
+from petseg.data.shards.stats import histogram
 
 UNKNOWN_CODES, NO_CLASS = "unknown codes", "which no class has"
 """What the reasons say where the class map is at fault."""
@@ -97,7 +98,7 @@ def codes_of(mask: RawMask, classes: ClassTable) -> tuple[np.ndarray, dict[int, 
         values = np.ascontiguousarray(values[..., 0])
     taken: dict[int, Colour] = {}
     if palette is not None:
-        occurring = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
+        occurring = _occurring(values)
         if classes.reading.by_colour:
             return _by_palette(values, occurring, palette, classes), {}
         values, as_indices = _indices_or_greys(values, occurring, palette, classes)
@@ -133,8 +134,13 @@ def _colour(rgb: np.ndarray) -> Colour:
     return red, green, blue
 
 
+def _occurring(values: np.ndarray) -> np.ndarray:
+    """The values that a mask u8[H, W] holds: i64[n], ascending."""
+    return np.flatnonzero(histogram(values)[0])
+
+
 def _refuse_unknown(values: np.ndarray, classes: ClassTable) -> None:
-    occurring = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
+    occurring = _occurring(values)
     unknown = occurring[classes.code_of_value()[occurring] < 0].tolist()
     if not unknown:
         return

@@ -94,41 +94,32 @@ def normalise(
     if codes.shape == stored and (stored != upright or orientation == 1 or _drawn_as_stored(mask, mask_orientation)):
         codes = turned(codes, orientation)
     pixels = turned(pixels, orientation)
-    counts = histogram(codes)[0]
     height, width = pixels.shape[:2]
     if 0 < short_side < min(height, width):
         scale = short_side / min(height, width)
         new = max(short_side, round(height * scale)), max(short_side, round(width * scale))
         pixels, codes = resize_image(pixels, *new), resize_nearest(codes, *new)
-        counts = histogram(codes)[0]
         keep = False
     elif short_side:
         keep = False
     if encoding == "ppm":
-        pixels = np.ascontiguousarray(pixels)
-        return Sample(
-            image=encode_pixels(pixels),
-            mask=encode_pixels(codes),
-            pixels=pixels,
-            counts=counts,
-            progressive=False,
-            kept=False,
-            palette=indices,
-            converted=converted,
-        )
-    if not keep:
-        if max(pixels.shape[:2]) > MAX_SIDE:
-            raise RejectError(f"image has a side over {MAX_SIDE} px, more than a JPEG can have")
-        image = simplejpeg.encode_jpeg(
-            np.ascontiguousarray(pixels), quality=quality, colorspace="RGB", colorsubsampling="420"
-        )
-        # What loaders will see, so that the statistics are of that.
-        pixels = simplejpeg.decode_jpeg(image)
+        keep, pixels = False, np.ascontiguousarray(pixels)
+        image, mask = encode_pixels(pixels), encode_pixels(codes)
+    else:
+        mask = encode_mask(codes)
+        if not keep:
+            if max(pixels.shape[:2]) > MAX_SIDE:
+                raise RejectError(f"image has a side over {MAX_SIDE} px, more than a JPEG can have")
+            image = simplejpeg.encode_jpeg(
+                np.ascontiguousarray(pixels), quality=quality, colorspace="RGB", colorsubsampling="420"
+            )
+            # What loaders will see, so that the statistics are of that.
+            pixels = simplejpeg.decode_jpeg(image)
     return Sample(
         image=image,
-        mask=encode_mask(codes),
+        mask=mask,
         pixels=pixels,
-        counts=counts,
+        counts=histogram(codes)[0],
         progressive=keep and frame_marker(image) == _PROGRESSIVE,
         kept=keep,
         palette=indices,
@@ -153,19 +144,18 @@ def _resized(
 ) -> np.ndarray:
     """A mask at the size of the upright image, or of the stored one, whichever has its shape."""
     rows, columns = codes.shape
-    for height, width in (upright, stored):
-        # Less than a pixel is what rounding to whole pixels leaves.
-        if abs(columns * height / (rows * width) - 1) <= SAME_SHAPE or abs(columns * height / width - rows) < 1:
-            if asked_for:
-                return resize_nearest(np.ascontiguousarray(codes), height, width)
-            hint = "; --resize-masks brings masks of the same shape to their images' size"
-            break
-    else:
-        hint = ""
+    # Less than a pixel is what rounding to whole pixels leaves.
+    same = [
+        (height, width)
+        for height, width in (upright, stored)
+        if abs(columns * height / (rows * width) - 1) <= SAME_SHAPE or abs(columns * height / width - rows) < 1
+    ]
+    if same and asked_for:
+        return resize_nearest(np.ascontiguousarray(codes), *same[0])
     raise RejectError(
-        f"mask is {codes.shape[1]}x{codes.shape[0]}, its image {stored[1]}x{stored[0]}"
+        f"mask is {columns}x{rows}, its image {stored[1]}x{stored[0]}"
         + (" (before it is turned upright)" if orientation > 1 else "")
-        + hint
+        + ("; --resize-masks brings masks of the same shape to their images' size" if same else "")
     )
 
 

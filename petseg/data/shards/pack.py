@@ -27,7 +27,7 @@ from petseg.data.shards.work import ShardJob, ShardWork, cannot_write, stats_pat
 from petseg.data.sources import Listing, Pair, Rejected, Source
 from petseg.data.sources.files import MANIFEST_NAME, WORK_FOLDER
 from petseg.errors import PetsegError
-from petseg.system import write_atomic
+from petseg.system import locked, write_atomic
 
 PLAN_NAME = "plan.json"
 
@@ -226,15 +226,11 @@ def _check_folder(out: Path, identity: bytes) -> None:
 @contextlib.contextmanager
 def _locked(out: Path, notes: Path) -> Iterator[None]:
     """Keeps a second run out of the folder; the system lets go of the lock when the process ends in any way."""
-    try:
-        import fcntl
-    except ImportError:  # no such locks on this system
-        yield
-        return
     # Never through a link: somebody else may have made the folder.
-    with os.fdopen(os.open(notes / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+b") as file:
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    with os.fdopen(os.open(notes / "lock", flags, 0o666), "r+b") as file, contextlib.ExitStack() as held:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.enter_context(locked(file.fileno(), wait=False))
         except BlockingIOError:
             raise PetsegError(f"{out} is being packed by another process: wait for it.") from None
         yield

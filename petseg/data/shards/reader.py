@@ -166,6 +166,15 @@ class ShardReader:
             return PetsegError(f"{self.where(index)} cannot be read ({fault.strerror}).")
         return PetsegError(f"{self.where(index)}: {fault}; run `petseg verify {self.folder}` and pack again.")
 
+    def check(self, failure: tuple[int, OSError | EOFError | DecodeError] | None) -> None:
+        """Raise the sentence for the sample that failed, if one did.
+
+        Raises:
+            PetsegError: see `fault`.
+        """
+        if failure is not None:
+            raise self.fault(*failure) from failure[1]
+
     def refuse_too_many(self, bad: Sequence[int]) -> None:
         """Refuse to skip more than `MOST_BAD` of the split.
 

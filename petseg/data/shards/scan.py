@@ -184,16 +184,15 @@ def mask_files(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise PetsegError(f"no such folder: {folder}; give the one with the masks.")
-    found = [
+    files = [
         path
         for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in MASKS
-        and not ignored(path)
+        if not ignored(path)
         and not IMAGE_FOLDERS & {part.lower() for part in path.relative_to(folder).parts[:-1]}
         and path.is_file()
     ]
-    if not found:
-        found = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in JPEGS and not ignored(path)]
+    every = ([path for path in files if path.suffix.lower() in suffixes] for suffixes in (MASKS, JPEGS))
+    found = next((some for some in every if some), [])
     if not found:
         raise PetsegError(f"{folder} holds no mask: they end in {', '.join(sorted(MASKS))}.")
     return found

@@ -95,12 +95,11 @@ def mask_orientation(source: Source, pairs: Sequence[Pair], asked: str, *, worke
         return asked
     real = sorted((pair for pair in pairs if pair.size), key=lambda pair: pair.key)  # what is drawn is upright
     jobs = [tuple(real[first : first + _PAIRS_A_JOB]) for first in range(0, len(real), _PAIRS_A_JOB)]
-    firsts: dict[str, set[str]] = {}
+    first: dict[str, str] = {}
     workers = workers if len(jobs) > _JOBS_ALONE else 1
     for found in run_jobs(SurveyWork(source), jobs, workers=workers, progress=lambda _: None):
         for kind, key in found.items():
-            firsts.setdefault(kind, set()).add(key)
-    first = {kind: min(keys) for kind, keys in firsts.items()}
+            first[kind] = min(key, first.get(kind, key))
     if EITHER not in first:
         return "auto"
     if UPRIGHT in first and STORED in first:

@@ -16,8 +16,9 @@ from petseg.data.shards.normalise import normalise
 from petseg.data.shards.options import PackOptions
 from petseg.data.shards.pool import Report
 from petseg.data.shards.stats import ShardStats
-from petseg.data.shards.writer import MAX_KEY, ShardWriter
+from petseg.data.shards.writer import ShardWriter
 from petseg.data.sources import Pair, Rejected, Source
+from petseg.data.sources.files import MAX_KEY
 from petseg.data.tar import scan_tar
 from petseg.errors import PetsegError
 

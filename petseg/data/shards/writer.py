@@ -13,9 +13,6 @@ from petseg.data.shards.manifest import ShardInfo
 from petseg.data.tar import Component, Entry
 from petseg.system import open_fresh, replace_durably
 
-MAX_KEY = 96
-"""Longest key: a plain tar header has room for 100 characters, suffix included."""
-
 _BLOCK = 512
 _RECORD = 20 * _BLOCK  # tars end on a whole record, as GNU tar and Python write them
 

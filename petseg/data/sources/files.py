@@ -10,10 +10,12 @@ from pathlib import Path
 from petseg.data.sources import TRAINVAL
 from petseg.errors import PetsegError
 
-KEY = re.compile(r"[A-Za-z0-9_-]{1,96}")
-"""A fit key; longer ones do not fit into a plain tar header."""
+MAX_KEY = 96
+"""Longest key: a plain tar header has room for 100 characters, suffix included."""
 
-_LONGEST = 96
+KEY = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_KEY}}}")
+"""A fit key."""
+
 _UNFIT = re.compile(r"[^A-Za-z0-9_-]+")
 
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
@@ -72,19 +74,19 @@ def fit_key(name: str) -> str:
         ('city-a-b', 'cafe-1-0a61b404', '0-0bcb9f19')
     """
     plain = _UNFIT.sub("-", name)
-    if name.isascii() and len(plain) <= _LONGEST:
+    if name.isascii() and len(plain) <= MAX_KEY:
         return plain
     mark = hashlib.sha256(unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")).hexdigest()[:8]
     letters = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
-    return f"{_UNFIT.sub('-', letters)[: _LONGEST - 9].strip('-')}-{mark}".lstrip("-")
+    return f"{_UNFIT.sub('-', letters)[: MAX_KEY - 9].strip('-')}-{mark}".lstrip("-")
 
 
 def unfit_key(key: str) -> str | None:
     """Why a key cannot name a sample, or None."""
     if KEY.fullmatch(key):
         return None
-    if len(key) > 96:
-        return "its name is longer than 96 characters"
+    if len(key) > MAX_KEY:
+        return f"its name is longer than {MAX_KEY} characters"
     return "its name holds characters other than letters, digits, _ and -"
 
 

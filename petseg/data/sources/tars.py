@@ -9,7 +9,7 @@ from pathlib import Path
 
 from petseg.classes import ClassTable
 from petseg.data.sources import Listing, Pair, Rejected
-from petseg.data.sources.files import IMAGES, MASKS, fit_key, named_split, refuse_unfinished, unfit_key
+from petseg.data.sources.files import HEADER_BYTES, IMAGES, MASKS, fit_key, named_split, refuse_unfinished, unfit_key
 from petseg.data.tar import Component, scan_tar
 from petseg.errors import PetsegError
 from petseg.system import open_file, read_at
@@ -83,15 +83,15 @@ class TarsSource:
 
     def head(self, pair: Pair) -> tuple[bytes, bytes]:
         """See `Source`."""
-        return self.read(pair)
+        return _read(pair.image, HEADER_BYTES), _read(pair.mask, HEADER_BYTES)
 
 
-def _read(where: str) -> bytes:
+def _read(where: str, most: int | None = None) -> bytes:
     path, _, span = where.rpartition(":")
     offset, size = map(int, span.split("+"))
     file = open_file(path)
     try:
-        return read_at(file, size, offset)
+        return read_at(file, size if most is None else min(size, most), offset)
     finally:
         os.close(file)
 

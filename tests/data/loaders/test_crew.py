@@ -128,7 +128,7 @@ def test_a_path_that_no_message_holds_is_said():
     processes = Processes(1)
     with pytest.raises(PetsegError, match="shorter"):
         processes.submit([(0, ("x" * LARGEST_MESSAGE, 0, 0, 0), 0, 1, 1, 1)], (1, 1), [0, 3])
-    processes.release()
+    processes.close()
 
 
 def test_they_end_with_the_process_that_started_them(packed, tmp_path):
