@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import pickle
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from petseg import Manifest, OrderedSamples
 from petseg.data.order import epoch_order
 from petseg.data.shards.reader import ShardReader
+from petseg.data.tar import split_name
 from petseg.errors import PetsegError
 
 
@@ -150,5 +152,12 @@ def test_a_foreign_state_is_refused(packed, change, words):
 
 
 def test_a_key_is_looked_up_without_reading_the_whole_index(packed, keys, monkeypatch):
+    in_order, shuffled = (OrderedSamples(packed, "train", training=training) for training in (False, True))  # checked
     monkeypatch.setattr("petseg.data.shards.index.read_index", lambda path: pytest.fail("a whole index was parsed"))
-    assert [sample["__key__"] for sample in OrderedSamples(packed, "train", training=False)] == keys
+    lines = mock.Mock(wraps=split_name)
+    monkeypatch.setattr("petseg.data.shards.index.split_name", lines)
+    assert [sample["__key__"] for sample in in_order] == keys
+    assert lines.call_count == len(keys)
+    # Shuffled, the next sample is nearly always of another shard.
+    assert sorted(sample["__key__"] for sample in shuffled) == sorted(keys)
+    assert lines.call_count == 2 * len(keys)
