@@ -92,13 +92,16 @@ def shard(
         typer.Option(help="Class map (TOML: codes, names, colours, ignored); see petseg classes.", show_default=False),
     ] = None,
     pair: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             metavar="IMAGES=MASKS",
-            help="How files below SOURCE pair up, such as 'images/*.jpg=masks/*_gt.png'.",
+            help="How files below SOURCE pair up, such as 'images/*.{jpg,png}=masks/*_gt.png'; may be given again.",
             show_default=False,
         ),
     ] = None,
+    merge_masks: Annotated[
+        bool, typer.Option("--merge-masks", help="Unite several masks of one image: one object or one class each.")
+    ] = False,
     train_list: Annotated[
         Path | None, typer.Option(help="Who is in train: one key a line.", show_default=False)
     ] = None,
@@ -116,6 +119,9 @@ def shard(
     ] = None,
     allow_rejects: Annotated[
         bool, typer.Option("--allow-rejects", help="Pack the others though more than half is rejected.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what pairs with what and what is left over, and pack nothing.")
     ] = False,
     download_dir: Annotated[Path, typer.Option(help="Folder for the download of `oxford`.")] = Path("downloads"),
 ) -> None:
@@ -142,10 +148,12 @@ def shard(
             seed=seed,
             workers=workers,
             classes=classes,
-            pair=pair,
+            pair=pair or (),
+            merge_masks=merge_masks,
             lists={"train": train_list, "val": val_list, "test": test_list},
             group=group,
             allow_rejects=allow_rejects,
+            dry_run=dry_run,
             download_dir=download_dir,
         )
     except KeyboardInterrupt as stopped:

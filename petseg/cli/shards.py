@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
 from petseg.classes import ClassTable
-from petseg.cli.console import command, mask_table, packing_table, progress
+from petseg.cli.console import command, counted, mask_table, packing_table, progress
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.options import PackOptions
 from petseg.data.shards.pack import PackReport, pack
-from petseg.data.sources import Source
+from petseg.data.sources import Listing, Source
 from petseg.errors import PetsegError
 
 SHOWN_REJECTS = 10
@@ -35,10 +36,12 @@ def pack_command(
     seed: int,
     workers: int,
     classes: Path | None,
-    pair: str | None,
+    pair: Sequence[str],
+    merge_masks: bool,
     lists: Mapping[str, Path | None],
     group: str | None,
     allow_rejects: bool,
+    dry_run: bool,
     download_dir: Path,
 ) -> int:
     """Pack what SOURCE names; returns the number of rejects.
@@ -56,9 +59,20 @@ def pack_command(
     given = {name: path for name, path in lists.items() if path is not None}
     if given and split == "random":
         raise PetsegError("--split random: leave it out, or the lists.")
-    source = resolve_source(text, classes=table, pair=pair, lists=given, seed=seed, download_dir=download_dir)
+    source = resolve_source(
+        text,
+        classes=table,
+        pair=pair,
+        merge_masks=merge_masks,
+        lists=given,
+        find_lists=split != "random",
+        seed=seed,
+        download_dir=download_dir,
+    )
+    listing = source.listing()
+    show_listing(console, listing)
     if split is None:
-        split = "official" if any(pair.split for pair in source.listing().pairs) else "random"
+        split = "official" if any(each.split for each in listing.pairs) else "random"
     options = PackOptions(
         split=split,
         short_side=short_side,
@@ -70,8 +84,12 @@ def pack_command(
         seed=seed,
         group=group,
     )
+    if dry_run:
+        return len(listing.rejected)
     try:
-        report = pack_with_progress(console, source, out, options, workers=workers, allow_rejects=allow_rejects)
+        report = pack_with_progress(
+            console, source, out, options, workers=workers, allow_rejects=allow_rejects, listing=listing
+        )
     except KeyboardInterrupt:
         console.print("Stopped: the shards that were finished stay, and the same command goes on from them.")
         raise
@@ -80,7 +98,14 @@ def pack_command(
 
 
 def pack_with_progress(
-    console: Console, source: Source, out: Path, options: PackOptions, *, workers: int = 0, allow_rejects: bool = False
+    console: Console,
+    source: Source,
+    out: Path,
+    options: PackOptions,
+    *,
+    workers: int = 0,
+    allow_rejects: bool = False,
+    listing: Listing | None = None,
 ) -> PackReport:
     """Pack under a progress bar.
 
@@ -91,6 +116,7 @@ def pack_with_progress(
         options: of the pack.
         workers: processes; 0 for one a usable core.
         allow_rejects: finish also if more than half was rejected.
+        listing: the source's, where it is there.
     """
     from petseg.system import usable_cores
 
@@ -103,9 +129,40 @@ def pack_with_progress(
             options,
             workers=workers or usable_cores(),
             allow_rejects=allow_rejects,
+            listing=listing,
             progress=advance,
             planned=expect,
         )
+
+
+def show_listing(console: Console, listing: Listing) -> None:
+    """What was found, before anything is packed: pairs and what made them, and what is left over and why."""
+    pairs = listing.pairs
+    if not pairs or not pairs[0].size:
+        return
+    splits = Counter(pair.split for pair in pairs if pair.split)
+    where = f", in {', '.join(f'{name} {n:,}' for name, n in splits.items())} ({listing.split_by})" if splits else ""
+    console.print(f"Found {counted(len(pairs), 'pair')} {escape(listing.rule)}{where}; for example")
+    for pair in (pairs[0], pairs[len(pairs) // 2], pairs[-1])[: len(pairs)]:
+        more = f" and {counted(len(pair.more_masks), 'more mask')}" if pair.more_masks else ""
+        console.print(f"  {escape(pair.key)}: {escape(_short(pair.image))} with {escape(_short(pair.mask))}{more}")
+    for each in listing.left_over[:SHOWN_REJECTS]:
+        files = counted(each.files, "file")
+        console.print(f"Left over: {files} in {escape(each.where)}, such as {escape(each.example)}: {escape(each.why)}")
+    if len(listing.left_over) > SHOWN_REJECTS:
+        rest = listing.left_over[SHOWN_REJECTS:]
+        console.print(f"... and {sum(each.files for each in rest):,} more in {counted(len(rest), 'folder')}")
+    if listing.rejected:
+        first = listing.rejected[0]
+        console.print(
+            f"Without a partner or a fit name: {len(listing.rejected):,}, such as {escape(first.key)}: "
+            f"{escape(first.reason)}"
+        )
+
+
+def _short(path: str) -> str:
+    """The end of a path, with two folders."""
+    return "/".join(Path(path).parts[-3:])
 
 
 def show_report(console: Console, report: PackReport, out: Path) -> None:

@@ -27,32 +27,12 @@ TINY = ["--size", "32", "--width", "4", "--depth", "3", "--batch-size", "8", "--
         "--device", "cpu", "--gallery", "2"]  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    """Commands write into the working directory: give each test one of its own, and a wide terminal."""
-    (tmp_path / "cwd").mkdir()
-    monkeypatch.chdir(tmp_path / "cwd")
-    monkeypatch.setenv("COLUMNS", "200")
-
-
 @pytest.fixture(scope="session")
 def trained(packed, tmp_path_factory) -> Path:
     """A run of two epochs."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     assert run(train_app, "petseg-train", ["--shards", str(packed), "--run-dir", str(folder), *TINY]) == 0
     return folder
-
-
-@pytest.fixture
-def petseg(capsys):
-    """Runs `petseg ARGS`; returns (exit code, standard output, standard error)."""
-
-    def call(*args):
-        code = run(umbrella, "petseg", [str(a) for a in args])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def refuses(result, *words: str) -> None:

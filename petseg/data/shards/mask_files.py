@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -108,6 +109,40 @@ def codes_of(mask: RawMask, classes: ClassTable) -> tuple[np.ndarray, dict[int, 
     if classes.reading.values:
         values = classes.code_of_value().astype(np.uint8)[values]
     return values, taken
+
+
+def united(
+    masks: Sequence[tuple[np.ndarray, dict[int, Colour]]], classes: ClassTable
+) -> tuple[np.ndarray, dict[int, Colour]]:
+    """One mask of several that show one object or one class each.
+
+    A pixel has the code that some mask gives it besides the background's: 0, or the first of the class map where it has
+    no 0.
+
+    Args:
+        masks: as `codes_of` returns them.
+        classes: the class map.
+
+    Raises:
+        RejectError: they differ in size, in a palette's colours, or about a pixel.
+    """
+    background = 0 if 0 in classes.codes else classes.codes[0]
+    codes, palette = masks[0][0].copy(), dict(masks[0][1])
+    for number, (more, colours) in enumerate(masks[1:], 2):
+        if more.shape != codes.shape:
+            raise RejectError(f"mask {number} of {len(masks)} is of another size than the first")
+        for code, colour in colours.items():
+            if palette.setdefault(code, colour) != colour:
+                raise RejectError(f"mask {number} of {len(masks)} has another palette than the first")
+        shown = more != background
+        doubt = shown & (codes != background) & (codes != more)
+        if doubt.any():
+            row, column = np.argwhere(doubt)[0].tolist()
+            raise RejectError(
+                f"masks disagree: in column {column}, row {row} they hold {codes[row, column]} and {more[row, column]}"
+            )
+        codes[shown] = more[shown]
+    return codes, palette
 
 
 def packed_colours(colours: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from petseg.data.decode.pictures import (
     whole_rgb,
 )
 from petseg.data.decode.resize import resize_image, resize_nearest
-from petseg.data.shards.mask_files import RejectError, codes_of, read_mask
+from petseg.data.shards.mask_files import RejectError, codes_of, read_mask, united
 from petseg.data.shards.stats import histogram
 
 # What a baseline or progressive decoder takes; the rest (lossless, arithmetic) is for libjpeg alone.
@@ -57,7 +57,7 @@ class Sample:
 def normalise(
     image: bytes,
     mask: bytes,
-    *,
+    *more_masks: bytes,
     classes: ClassTable,
     short_side: int,
     quality: int,
@@ -71,6 +71,7 @@ def normalise(
     Args:
         image: in any format of `pictures.FORMATS`.
         mask: one value or one colour a pixel, as `codes_of` reads them.
+        more_masks: further masks, of the first one's size, to be united with it (`united`).
         classes: codes that the mask may hold.
         short_side: reduce to this short side in pixels, never enlarge; 0 keeps the size, and the bytes of sound JPEGs.
         quality: of JPEGs that are encoded here (baseline, 4:2:0).
@@ -84,8 +85,9 @@ def normalise(
         RejectError: damaged (also in part), too large, of an unknown kind, or a mask that does not fit.
     """
     pixels, orientation, keep = _decode_image(image, max_pixels)
-    raw = read_mask(mask, max_pixels, jpeg=classes.reading.threshold is not None)
-    codes, indices = codes_of(raw, classes)
+    jpeg = classes.reading.threshold is not None
+    every = [codes_of(read_mask(each, max_pixels, jpeg=jpeg), classes) for each in (mask, *more_masks)]
+    codes, indices = every[0] if len(every) == 1 else united(every, classes)
     converted = not keep
     stored = pixels.shape[:2]
     upright = stored[::-1] if orientation >= 5 else stored

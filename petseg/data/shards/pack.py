@@ -69,6 +69,7 @@ def pack(
     *,
     workers: int,
     allow_rejects: bool = False,
+    listing: Listing | None = None,
     progress: Callable[[int], None] | None = None,
     planned: Callable[[int], None] | None = None,
 ) -> PackReport:
@@ -86,6 +87,7 @@ def pack(
         workers: processes, at least 1; 1 works in this process. Scripts that ask for more need the usual
             `if __name__ == "__main__"`.
         allow_rejects: finish also if more than half of all pairs and files were rejected.
+        listing: the source's, where the caller has it.
         progress: called in this process with the number of samples finished since its last call (rejected ones and
             those of an earlier run too).
         planned: called once, before any sample is read, with the number of samples.
@@ -101,7 +103,7 @@ def pack(
     if workers < 1:
         raise PetsegError(f"--workers must be at least 1, not {workers}.")
     report = progress or (lambda _: None)
-    listing = source.listing()
+    listing = listing or source.listing()
     plan = make_plan(listing, options.split, options.seed, options.samples_per_shard, options.group)
     pairs = {pair.key: pair for pair in listing.pairs}
     chosen = [pairs[key] for keys in plan.shards.values() for key in keys]

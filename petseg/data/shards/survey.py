@@ -50,7 +50,7 @@ class SurveyWork:
         if image[:2] == _JPEG:
             with contextlib.suppress(PictureError):  # a header may be longer than that
                 return frame_of(image, mask)
-        image, mask = self.source.read(pair)
+        image, mask, *_ = self.source.read(pair)
         if image[: len(PNG_SIGNATURE)] == PNG_SIGNATURE and not any(word in image for word in _PNG_EXIF):
             return ""  # Pillow would decode it to find that out
         return frame_of(image, mask)

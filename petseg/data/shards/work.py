@@ -100,10 +100,11 @@ class ShardWork:
         with ShardWriter(self.out, job.name, ENCODINGS[options.encoding]) as writer:
             for pair in job.pairs:
                 try:
-                    image, mask = _read(self.source, pair, stats)
+                    image, mask, *more = _read(self.source, pair, stats)
                     sample = normalise(
                         image,
                         mask,
+                        *more,
                         classes=classes,
                         short_side=options.short_side,
                         quality=options.quality,
@@ -156,7 +157,7 @@ _GONE = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EISDIR, e
 _PAUSES_S = (0.1, 1.0, 5.0)
 
 
-def _read_patiently(source: Source, pair: Pair) -> tuple[bytes, bytes]:
+def _read_patiently(source: Source, pair: Pair) -> tuple[bytes, ...]:
     """Read a pair, and again after errors of the disk or the network.
 
     A sample that is left out because of one would be there in the next pack of the same source, so the pack stops.
@@ -180,12 +181,12 @@ def _read_patiently(source: Source, pair: Pair) -> tuple[bytes, bytes]:
     raise AssertionError("unreachable")
 
 
-def _read(source: Source, pair: Pair, stats: ShardStats) -> tuple[bytes, bytes]:
+def _read(source: Source, pair: Pair, stats: ShardStats) -> tuple[bytes, ...]:
     if len(pair.key) > MAX_KEY:
         raise RejectError(f"its name is longer than {MAX_KEY} characters")
-    image, mask = _read_patiently(source, pair)
-    stats.bytes_in += len(image) + len(mask)
+    files = _read_patiently(source, pair)
+    stats.bytes_in += sum(map(len, files))
     # Lengths too: no two pairs of files may look alike.
-    head = f"{pair.key} {len(image)} {len(mask)}\n".encode()
-    stats.digests[pair.key] = hashlib.sha256(b"".join((head, image, mask))).hexdigest()
-    return image, mask
+    head = f"{pair.key} {' '.join(str(len(file)) for file in files)}\n".encode()
+    stats.digests[pair.key] = hashlib.sha256(b"".join((head, *files))).hexdigest()
+    return files

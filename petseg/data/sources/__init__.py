@@ -25,6 +25,8 @@ class Pair:
     """Bytes of image and mask together as they stand (0 where they are drawn)."""
     split: str | None = None
     """`trainval`, `train`, `val` or `test` where the source has an official split, else None."""
+    more_masks: tuple[str, ...] = ()
+    """Where further masks are that are united with the first."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +40,19 @@ class Rejected:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LeftOver:
+    """Files that were not asked for: no fault of theirs, and no reject."""
+
+    where: str
+    """Their folder, or what they have in common."""
+    files: int
+    why: str
+    """One clause, such as `image without a mask`."""
+    example: str
+    """One of them, by name."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Listing:
     """What a source holds."""
 
@@ -45,6 +60,10 @@ class Listing:
     """Sorted by key."""
     rejected: tuple[Rejected, ...] = ()
     """Files that have no partner or no fit name, and why."""
+    left_over: tuple[LeftOver, ...] = ()
+    """What else is there."""
+    rule: str = ""
+    """What paired them, in words."""
     unlisted: tuple[str, ...] = ()
     """Keys of whole pairs that are on no list, where there are lists: no split takes them."""
     split_by: str = "lists"
@@ -74,8 +93,8 @@ class Source(Protocol):
         """
         ...
 
-    def read(self, pair: Pair) -> tuple[bytes, bytes]:
-        """Encoded bytes of image and mask, as they stand in the source.
+    def read(self, pair: Pair) -> tuple[bytes, ...]:
+        """Encoded bytes of the image, its mask and its further masks, as they stand in the source.
 
         Raises:
             OSError: the files went away or cannot be read.
@@ -83,7 +102,7 @@ class Source(Protocol):
         ...
 
     def head(self, pair: Pair) -> tuple[bytes, bytes]:
-        """The beginnings of image and mask, with their headers in nearly all cases; or all that `read` gives.
+        """The beginnings of image and first mask, with their headers in nearly all cases; or all of both.
 
         Raises:
             OSError: as `read`.
@@ -107,7 +126,7 @@ class OverSource:
         """As the source's."""
         return self.inner.classes
 
-    def read(self, pair: Pair) -> tuple[bytes, bytes]:
+    def read(self, pair: Pair) -> tuple[bytes, ...]:
         """As the source's."""
         return self.inner.read(pair)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import unicodedata
 from pathlib import Path
 
-from petseg.data.sources import TRAINVAL
+from petseg.data.sources import TRAINVAL, Pair
 from petseg.errors import PetsegError
 
 MAX_KEY = 96
@@ -42,6 +43,54 @@ def refuse_unfinished(folder: Path) -> None:
     """
     if (folder / WORK_FOLDER).is_dir() and not (folder / MANIFEST_NAME).exists():
         raise PetsegError(f"{folder} holds an unfinished pack: finish it with the petseg-shard command that began it.")
+
+
+def below(root: Path) -> tuple[list[str], int]:
+    """Files below a folder, also through links to folders (but not round in a circle).
+
+    Returns:
+        (paths relative to it, with `/`, sorted as paths are; how many files were passed over by name).
+
+    Raises:
+        PetsegError: it cannot be read.
+    """
+    found: list[str] = []
+    passed = 0
+
+    def fail(error: OSError) -> None:
+        raise PetsegError(f"{error.filename} cannot be read ({error.strerror}).") from error
+
+    for folder, folders, names in os.walk(root, followlinks=True, onerror=fail):
+        real = os.path.realpath(folder)
+        here = Path(folder).relative_to(root)
+        hidden = any(part.startswith(".") for part in here.parts)
+        folders[:] = [name for name in folders if not _leads_up(Path(folder, name), real)]
+        for name in names:
+            path = here / name
+            if not (Path(folder) / name).is_file():
+                continue
+            if hidden or ignored(path):
+                passed += 1
+            else:
+                found.append(path.as_posix())
+    return sorted(found, key=lambda path: path.split("/")), passed
+
+
+def _leads_up(path: Path, real: str) -> bool:
+    """Whether a folder is a link to the real folder that it stands in, or to one above that."""
+    if not path.is_symlink():
+        return False
+    target = os.path.realpath(path)
+    return real == target or real.startswith(target.rstrip("/") + "/")
+
+
+def read_files(pair: Pair) -> tuple[bytes, ...]:
+    """Whole files of a pair: image, mask, further masks.
+
+    Raises:
+        OSError: one cannot be read.
+    """
+    return tuple(Path(path).read_bytes() for path in (pair.image, pair.mask, *pair.more_masks))
 
 
 HEADER_BYTES = 1 << 16

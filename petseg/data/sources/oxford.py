@@ -7,7 +7,7 @@ from pathlib import Path
 
 from petseg.classes import OXFORD, ClassTable
 from petseg.data.sources import TRAINVAL, Listing, Pair, Rejected
-from petseg.data.sources.files import IMAGES, MASKS, heads, ignored, unfit_key
+from petseg.data.sources.files import IMAGES, MASKS, heads, ignored, read_files, unfit_key
 from petseg.errors import PetsegError
 
 LISTS = {"trainval.txt": TRAINVAL, "test.txt": "test"}
@@ -72,13 +72,14 @@ class OxfordSource:
         return Listing(
             pairs=tuple(pairs),
             rejected=tuple(sorted(rejected, key=lambda r: r.key)),
+            rule="by name, in Oxford-IIIT Pet's folders",
             unlisted=tuple(unlisted),
             ignored=passed_images + passed_masks,
         )
 
-    def read(self, pair: Pair) -> tuple[bytes, bytes]:
+    def read(self, pair: Pair) -> tuple[bytes, ...]:
         """See `Source`."""
-        return Path(pair.image).read_bytes(), Path(pair.mask).read_bytes()
+        return read_files(pair)
 
     def head(self, pair: Pair) -> tuple[bytes, bytes]:
         """See `Source`."""

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from pathlib import Path
-
-from petseg.errors import PetsegError
+from collections.abc import Callable, Iterable
 
 _IMAGE_WORDS = "image|img|im|photo|picture|rgb|sat|leftImg8bit"
 _MASK_WORDS = (
@@ -20,7 +17,17 @@ def _affixes(words: str) -> re.Pattern[str]:
     return re.compile(rf"^(?:{words})(?:[_-]+|(?=\d))|[_-]+(?:{words})$", re.IGNORECASE)
 
 
+def _inside(words: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<=[_-])(?:{words})[_-]+(?=.)|[_-]+(?:{words})(?=[_-]?\d+$)", re.IGNORECASE)
+
+
 _IMAGE_AFFIX, _MASK_AFFIX = _affixes(_IMAGE_WORDS), _affixes(_MASK_WORDS)
+_IMAGE_INSIDE, _MASK_INSIDE = _inside(_IMAGE_WORDS), _inside(_MASK_WORDS)
+_NUMBERED = re.compile(rf"[_-]+(?:{_MASK_WORDS})[_-]?\d+$", re.IGNORECASE)
+"""Of several masks of one image: `x_mask_1`."""
+
+NO_MASK, NO_IMAGE = "image without a mask", "mask without an image"
+"""Reasons of files that have no partner."""
 
 IMAGE_FOLDERS = frozenset(
     {"image", "images", "img", "imgs", "photo", "photos", "pictures", "jpegimages", "leftimg8bit"}
@@ -36,84 +43,71 @@ MASK_FOLDERS = frozenset({
 
 def says_mask(name: str) -> bool:
     """Whether a file's name, without suffix, says that it is a mask."""
-    return _MASK_AFFIX.search(name) is not None
+    return (_MASK_AFFIX.search(name) or _NUMBERED.search(name)) is not None
 
 
-def pair_names(images: Iterable[str], masks: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
+def pair_names(images: Iterable[str], masks: Iterable[str]) -> tuple[dict[str, list[str]], dict[str, str]]:
     """Pair names without suffix, which may hold folders (`city/a`).
 
-    Equal names pair. Of the others, those pair that are equal without what tools put before or behind them (`img_1`
-    with `mask_1`, `a` with `a_mask`, `x_image` with `x_label`, `x` with `x_L`), where that leaves one of each.
+    Equal names pair. Of the others, those pair that are equal without what tools put before, behind or between them
+    (`img_1` with `mask_1`, `a` with `a_mask`, `x_image` with `x_label`, `x` with `x_L`, `x_image_1` with `x_mask_1`),
+    where that leaves one image. Masks that are left over then belong to the image that they would have paired with, as
+    do numbered ones (`x_mask_1`), so that an image may have several.
 
     Returns:
-        (mask by image, why the others are left out by name).
+        (masks by image, why the others are left out by name).
     """
-    found: dict[str, str] = {}
+    found: dict[str, list[str]] = {}
     left_out: dict[str, str] = {}
     of_images, of_masks = set(images), set(masks)
-    for image_base, mask_base in ((_itself, _itself), (_itself, _bare_mask), (_bare_image, _bare_mask)):
-        bases: dict[str, tuple[list[str], list[str]]] = {}
-        for number, (names, base) in enumerate(((of_images, image_base), (of_masks, mask_base))):
-            for name in sorted(names):
-                folder, slash, last = name.rpartition("/")
-                bases.setdefault(f"{folder}{slash}{base(last)}", ([], []))[number].append(name)
-        for ours, theirs in bases.values():
-            if ours and theirs:
-                of_images -= set(ours)
+    every = set(of_images)
+    for image_base, mask_base in _BASES:
+        for ours, theirs in _grouped(of_images, image_base, of_masks, mask_base):
+            of_images -= set(ours)
+            of_masks -= set(theirs)
+            if len(ours) == 1:
+                found[ours[0]] = theirs
+            else:
+                both = [*ours, *theirs]
+                left_out.update(dict.fromkeys(both, f"{', '.join(both)} could pair in more than one way"))
+    for image_base, mask_base in _BASES:
+        for ours, theirs in _grouped(every - left_out.keys(), image_base, of_masks, mask_base):
+            if len(ours) == 1 and ours[0] in found:
+                found[ours[0]] = sorted([*found[ours[0]], *theirs])
                 of_masks -= set(theirs)
-            if len(ours) == len(theirs) == 1:
-                found[ours[0]] = theirs[0]
-            elif ours and theirs:
-                every = [*ours, *theirs]
-                left_out.update(dict.fromkeys(every, f"{', '.join(every)} could pair in more than one way"))
-    left_out.update(dict.fromkeys(of_images, "image without a mask"))
-    left_out.update(dict.fromkeys(of_masks, "mask without an image"))
+    left_out.update(dict.fromkeys(of_images, NO_MASK))
+    left_out.update(dict.fromkeys(of_masks, NO_IMAGE))
     return found, left_out
+
+
+def _grouped(
+    images: set[str], image_base: Callable[[str], str], masks: set[str], mask_base: Callable[[str], str]
+) -> list[tuple[list[str], list[str]]]:
+    """Images and masks whose names have one base, in one folder."""
+    bases: dict[str, tuple[list[str], list[str]]] = {}
+    for number, (names, base) in enumerate(((images, image_base), (masks, mask_base))):
+        for name in sorted(names):
+            folder, slash, last = name.rpartition("/")
+            bases.setdefault(f"{folder}{slash}{base(last)}", ([], []))[number].append(name)
+    return [(ours, theirs) for ours, theirs in bases.values() if ours and theirs]
 
 
 def _itself(name: str) -> str:
     return name
 
 
-def _bare_image(name: str) -> str:
-    return _IMAGE_AFFIX.sub("", name) or name
+def _without(pattern: re.Pattern[str]) -> Callable[[str], str]:
+    return lambda name: pattern.sub("", name) or name
 
 
-def _bare_mask(name: str) -> str:
-    return _MASK_AFFIX.sub("", name) or name
+_BARE_IMAGE, _BARE_MASK = _without(_IMAGE_AFFIX), _without(_MASK_AFFIX)
 
-
-class PairPattern:
-    """`images/*.jpg=masks/*_gt.png`: where images are, and each one's mask, both below one folder.
-
-    `*` stands for anything within a name, `**/` for any folders, `?` for one character; what they stand for in the
-    image's path stands in the mask's, in order.
-    """
-
-    def __init__(self, text: str) -> None:
-        images, equals, masks = text.partition("=")
-        if not (images and equals and masks):
-            raise PetsegError(f"--pair '{text}': give IMAGES=MASKS, such as 'images/*.jpg=masks/*_gt.png'.")
-        parts = _WILDCARD.split(images)
-        wildcards = _WILDCARD.findall(images)
-        self._mask_parts = _WILDCARD.split(masks)
-        if not wildcards or wildcards != _WILDCARD.findall(masks):
-            raise PetsegError(f"--pair '{text}': the wildcards of both sides must be the same, and one at least.")
-        pattern = re.escape(parts[0])
-        for wildcard, part in zip(wildcards, parts[1:], strict=True):
-            pattern += _EXPRESSIONS[wildcard] + re.escape(part)
-        self._expression = re.compile(pattern)
-
-    def mask_of(self, image: Path) -> Path | None:
-        """The path of an image's mask, both relative to the folder; None if it is no image by the pattern."""
-        match = self._expression.fullmatch(image.as_posix())
-        if match is None:
-            return None
-        path = self._mask_parts[0]
-        for value, part in zip(match.groups(), self._mask_parts[1:], strict=True):
-            path += value + part
-        return Path(path)
-
-
-_WILDCARD = re.compile(r"\*\*/|\*|\?")
-_EXPRESSIONS = {"**/": "((?:.*/)?)", "*": "([^/]*)", "?": "([^/])"}
+_BASES: tuple[tuple[Callable[[str], str], Callable[[str], str]], ...] = (
+    (_itself, _itself),
+    (_itself, _BARE_MASK),
+    (_BARE_IMAGE, _BARE_MASK),
+    (_without(_IMAGE_INSIDE), _without(_MASK_INSIDE)),
+    (_itself, _without(_NUMBERED)),
+    (_BARE_IMAGE, _without(_NUMBERED)),
+)
+"""What is compared of an image's name and of a mask's, in turn."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from petseg.classes import OXFORD, ClassTable
 from petseg.data.sources import Source
 from petseg.data.sources.download import FOLDER, download_oxford
-from petseg.data.sources.folder import FolderSource, holds_pairs
-from petseg.data.sources.lists import ListedSource
+from petseg.data.sources.folder import FolderSource, holds_pairs, what_would_fit
+from petseg.data.sources.lists import ListedSource, lists_beside
 from petseg.data.sources.oxford import OxfordSource, looks_like_oxford
-from petseg.data.sources.pairing import PairPattern
+from petseg.data.sources.pattern import PairPattern
 from petseg.data.sources.synthetic import SyntheticSource
 from petseg.data.sources.tars import TarsSource
 from petseg.errors import PetsegError
@@ -23,8 +24,10 @@ def resolve_source(
     text: str,
     *,
     classes: ClassTable | None = None,
-    pair: str | None = None,
+    pair: Sequence[str] = (),
+    merge_masks: bool = False,
     lists: Mapping[str, Path] | None = None,
+    find_lists: bool = True,
     seed: int = 0,
     download_dir: Path | None = None,
 ) -> Source:
@@ -34,23 +37,40 @@ def resolve_source(
         text: a folder (in the Oxford layout, or with folders named like images and masks, or whatever `pair` says),
             `oxford`, `folder:IMAGES,MASKS`, `folder:BOTH`, `tars:GLOB` or `synthetic[:N]`; `~` is the home folder.
         classes: class map for folders and tars; None for Oxford's codes.
-        pair: how files below a folder pair up (`PairPattern`).
+        pair: how files below a folder pair up (`PairPattern`); the first that fits an image counts.
+        merge_masks: unite several masks of one image.
         lists: for splits, files with one key a line (`ListedSource`).
+        find_lists: without `lists`, take those of VOC's layout where they stand beside the folders.
         seed: of what is drawn.
         download_dir: where `oxford` is downloaded to.
 
     Raises:
         PetsegError: none of these, no such folder, an empty one, or an option where there is no choice.
     """
-    source = _resolve(text, classes, pair, seed, download_dir)
+    for pattern in pair:
+        PairPattern(pattern)  # what is wrong with it is said at once
+    source = _resolve(text, classes, tuple(pair), seed, download_dir)
     if classes is not None and source.classes is not classes:
         raise PetsegError(f"--classes: {text} has Oxford's classes; leave it out, or name folder:IMAGES,MASKS.")
-    if pair is not None and not (isinstance(source, FolderSource) and source.pattern):
-        raise PetsegError(f"--pair: {text} has no choice of pairs; leave it out, or name one folder.")
-    return ListedSource(source, tuple(lists.items())) if lists else source
+    if not isinstance(source, FolderSource):
+        if pair:
+            raise PetsegError(f"--pair: {text} has no choice of pairs; leave it out, or name one folder.")
+        if merge_masks:
+            raise PetsegError(f"--merge-masks: {text} has one mask an image; leave it out, or name a folder.")
+    elif pair and not source.patterns:
+        raise PetsegError(f"--pair: {text} names the masks' folder; leave it out, or name one folder.")
+    elif merge_masks:
+        source = replace(source, merge_masks=True)
+    if lists:
+        return ListedSource(source, tuple(lists.items()))
+    if find_lists and isinstance(source, FolderSource) and (beside := lists_beside(source.images, source.masks)):
+        return ListedSource(source, beside, found=True)
+    return source
 
 
-def _resolve(text: str, classes: ClassTable | None, pair: str | None, seed: int, download_dir: Path | None) -> Source:
+def _resolve(
+    text: str, classes: ClassTable | None, pair: tuple[str, ...], seed: int, download_dir: Path | None
+) -> Source:
     scheme, colon, rest = text.partition(":")
     if scheme == "synthetic":
         if colon and not (rest.isascii() and rest.isdecimal() and len(rest) < 10):
@@ -61,9 +81,9 @@ def _resolve(text: str, classes: ClassTable | None, pair: str | None, seed: int,
         if not images or (comma and not masks):
             raise PetsegError(f"'{text}': give one folder, or two with a comma between them, folder:IMAGES,MASKS.")
         root = _path(images)
-        if pair is not None and not comma:
-            return _by_pattern(root, pair, classes)
-        return FolderSource(root, _path(masks) if comma else root, classes or OXFORD)
+        if comma:
+            return FolderSource(root, _path(masks), classes or OXFORD)
+        return FolderSource(root, root, classes or OXFORD, pair)
     if colon and scheme == "tars":
         return TarsSource(str(_path(rest)), classes or OXFORD)
     if text == "oxford":
@@ -71,13 +91,13 @@ def _resolve(text: str, classes: ClassTable | None, pair: str | None, seed: int,
     return _folder(_path(text), classes, pair)
 
 
-def _folder(root: Path, classes: ClassTable | None, pair: str | None) -> Source:
+def _folder(root: Path, classes: ClassTable | None, pair: tuple[str, ...]) -> Source:
     if not root.exists():
         raise PetsegError(f"no such folder: {root}; SOURCE is {FORMS}.")
     if not root.is_dir():
         raise PetsegError(f"{root} is a file; SOURCE is {FORMS}.")
-    if pair is not None:
-        return _by_pattern(root, pair, classes)
+    if pair:
+        return FolderSource(root, root, classes or OXFORD, pair)
     for candidate in (root, root / FOLDER):
         if looks_like_oxford(candidate):
             return OxfordSource(candidate)
@@ -87,13 +107,8 @@ def _folder(root: Path, classes: ClassTable | None, pair: str | None) -> Source:
         return FolderSource(root, root, classes or OXFORD)
     raise PetsegError(
         f"{root} is not in the Oxford layout (images/ and annotations/trimaps/) and has no folders named images and "
-        "masks: for other layouts give folder:IMAGES,MASKS, or --pair."
+        f"masks{what_would_fit(root, classes or OXFORD)}"
     )
-
-
-def _by_pattern(root: Path, pair: str, classes: ClassTable | None) -> FolderSource:
-    PairPattern(pair)  # what is wrong with it is said at once
-    return FolderSource(root, root, classes or OXFORD, pair)
 
 
 def _path(text: str) -> Path:

@@ -75,6 +75,7 @@ class TarsSource:
         return Listing(
             pairs=tuple(pairs[key] for key in sorted(pairs)),
             rejected=tuple(sorted(rejected, key=lambda r: r.key)),
+            rule="by name, within tars",
         )
 
     def read(self, pair: Pair) -> tuple[bytes, bytes]:

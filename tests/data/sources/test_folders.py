@@ -17,7 +17,8 @@ from petseg.data.sources import TRAINVAL, Listing, Pair
 from petseg.data.sources.files import KEY, fit_key
 from petseg.data.sources.folder import FolderSource
 from petseg.data.sources.lists import ListedSource
-from petseg.data.sources.pairing import PairPattern, pair_names
+from petseg.data.sources.pairing import pair_names
+from petseg.data.sources.pattern import PairPattern, match_all
 from petseg.data.sources.resolve import resolve_source
 from petseg.errors import PetsegError
 
@@ -109,7 +110,7 @@ def six(tmp_path):
 
 
 def test_lists_name_pairs_by_key_or_file(six):
-    train = "# made by hand\na\nsomewhere/b.jpg somewhere/b_mask.png\n\ncity/d.jpg\n"
+    train = "# made by hand\na\n/gone/i/b.jpg /gone/m/b_mask.png\n\ncity/d.jpg\n"
     listing = listed(six, train=train, val="e f\nx-1\n", test="c_mask\n").listing()
     assert splits_of(listing) == {
         "a": "train",
@@ -127,6 +128,15 @@ def test_who_is_on_no_list_is_left_out_and_who_is_not_there_is_named(six):
     assert splits_of(listing)["a"] == TRAINVAL  # a tenth becomes val
     assert listing.unlisted == ("c", "city-d", "e-f", "x-1")
     assert reasons(listing) == {"nobody": "it is on train.txt, but there is no such pair"}
+
+
+def test_a_line_with_a_folder_never_means_another_folders_file(tmp_path):
+    image(tmp_path / "i" / "rome" / "3.jpg"), mask(tmp_path / "m" / "rome" / "3.png")
+    image(tmp_path / "i" / "rome" / "4.jpg"), mask(tmp_path / "m" / "rome" / "4.png")
+    listing = listed(tmp_path, train="oslo/3\n4\n").listing()
+    assert splits_of(listing) == {"rome-3": None, "rome-4": TRAINVAL}
+    why = "it is on train.txt, but there is no such pair (rome-3 has that name, in another folder)"
+    assert reasons(listing) == {"oslo/3": why}
 
 
 @pytest.mark.parametrize(
@@ -194,10 +204,11 @@ def test_bad_groups():
     [
         ("img_1", "mask_1"), ("img1", "mask1"), ("x_image", "x_label"), ("x", "x_L"), ("x", "x_mask"), ("x", "x-gt"),
         ("0001_sat", "0001_mask"), ("a/b_leftImg8bit", "a/b_gtFine_labelIds"), ("IMG_7", "IMG_7_seg"), ("x", "mask_x"),
+        ("x_image_1", "x_mask_1"), ("img_3_111", "mask_3_111"), ("a (4)", "a (4)_mask_1"),
     ],
 )  # fmt: skip
 def test_names_that_pair(one, other):
-    assert pair_names([one], [other]) == ({one: other}, {})
+    assert pair_names([one], [other]) == ({one: [other]}, {})
 
 
 @pytest.mark.parametrize(
@@ -208,20 +219,23 @@ def test_names_that_do_not(one, other):
     assert not found and left_out == {one: "image without a mask", other: "mask without an image"}
 
 
-def test_what_could_pair_in_two_ways_is_left_out():
-    found, left_out = pair_names(["a", "b"], ["a_mask", "a_gt", "b_mask"])
-    assert found == {"b": "b_mask"} and set(left_out) == {"a", "a_gt", "a_mask"}
-    assert "more than one way" in left_out["a"]
-    # An equal name comes first, so that this one is not in doubt.
-    assert pair_names(["a"], ["a", "a_mask"])[0] == {"a": "a"}
+def test_several_masks_of_one_image_are_all_its_own():
+    assert pair_names(["a", "b"], ["a_mask", "a_gt", "b_mask"]) == ({"a": ["a_gt", "a_mask"], "b": ["b_mask"]}, {})
+    assert pair_names(["a"], ["a", "a_mask", "a_mask_1"]) == ({"a": ["a", "a_mask", "a_mask_1"]}, {})
+
+
+def test_masks_that_could_belong_to_two_images_are_left_out():
+    found, left_out = pair_names(["a_image", "img_a", "b"], ["a_mask", "b"])
+    assert found == {"b": ["b"]} and "more than one way" in left_out["a_mask"] and len(left_out) == 3
 
 
 @given(st.sets(st.text("ab_1L", min_size=1, max_size=4)), st.sets(st.text("ab_1L", min_size=1, max_size=4)))
 def test_every_name_is_paired_once_or_said(images, masks):
     found, left_out = pair_names(images, masks)
     assert set(found) | (set(left_out) & images) == images
-    assert set(found.values()) | (set(left_out) & masks) == masks
-    assert len(set(found.values())) == len(found)
+    paired = [mask for its in found.values() for mask in its]
+    assert set(paired) | (set(left_out) & masks) == masks
+    assert len(set(paired)) == len(paired) and all(found.values())
 
 
 def test_a_pattern_pairs_the_rest(tmp_path):
@@ -229,27 +243,64 @@ def test_a_pattern_pairs_the_rest(tmp_path):
         for n in range(2):
             image(tmp_path / "raw" / day / f"cam{n}.jpg"), mask(tmp_path / "truth" / day / f"cam{n}.final.png")
     image(tmp_path / "raw" / "mon" / "cam9.jpg")
-    source = resolve_source(str(tmp_path), classes=BINARY, pair="raw/**/cam*.jpg=truth/**/cam*.final.png")
+    source = resolve_source(str(tmp_path), classes=BINARY, pair=["raw/**/cam*.jpg=truth/**/cam*.final.png"])
     listing = source.listing()
-    assert [p.key for p in listing.pairs] == [f"raw-{day}-cam{n}" for day in ("mon", "tue") for n in range(2)]
-    assert reasons(listing) == {"raw/mon/cam9": "image without a mask (by --pair)"}
-    assert PairPattern("**/a?.jpg=m/**/?.png").mask_of(Path("x/y/a1.jpg")) == Path("m/x/y/1.png")
-    assert PairPattern("i/*.jpg=m/*.png").mask_of(Path("i/x/a.jpg")) is None
+    assert [p.key for p in listing.pairs] == [f"{day}-{n}" for day in ("mon", "tue") for n in range(2)]
+    assert reasons(listing) == {"raw/mon/cam9": "image without a mask"}
+
+
+def paired(*patterns: str, files: str) -> dict[str, list[str]]:
+    return match_all([PairPattern(pattern) for pattern in patterns], files.split()).masks
+
+
+@pytest.mark.parametrize(
+    ("pattern", "files", "masks"),
+    [
+        ("**/a?.jpg=m/**/?.png", "x/y/a1.jpg m/x/y/1.png m/x/1.png", {"x/y/a1.jpg": ["m/x/y/1.png"]}),
+        ("i/*.jpg=m/*.png", "i/x/a.jpg m/x/a.png", {}),
+        # Wildcards of one side alone: the mask's folder, the image's ending, an annotator.
+        ("*/images/*_*.tif=*/manual/*_manual1.gif", "t/images/1_t.tif t/manual/1_manual1.gif t/manual/2_manual1.gif",
+         {"t/images/1_t.tif": ["t/manual/1_manual1.gif"]}),
+        ("**/*.jpg=masks/*.png", "a/b/x.jpg c/y.jpg masks/x.png masks/y.png",
+         {"a/b/x.jpg": ["masks/x.png"], "c/y.jpg": ["masks/y.png"]}),
+        ("*.jpg=*_*.png", "x.jpg x_1stHO.png x_2ndHO.png", {"x.jpg": ["x_1stHO.png", "x_2ndHO.png"]}),
+        # Braces: any suffix, and the same folder on both sides.
+        ("i/*.{jpg,png}=m/*.{jpg,png}", "i/a.jpg i/b.png m/a.png m/b.png",
+         {"i/a.jpg": ["m/a.png"], "i/b.png": ["m/b.png"]}),
+        ("{train,val}/i/*.jpg={train,val}/m/*.png", "train/i/a.jpg val/i/a.jpg train/m/a.png val/m/a.png",
+         {"train/i/a.jpg": ["train/m/a.png"], "val/i/a.jpg": ["val/m/a.png"]}),
+    ],
+)  # fmt: skip
+def test_patterns(pattern, files, masks):
+    assert paired(pattern, files=files) == masks
+
+
+def test_several_patterns_and_keys_that_would_clash():
+    patterns = [PairPattern(f"{split}/*.jpg={split}_m/*.png") for split in ("train", "val")]
+    files = ["train/1.jpg", "train_m/1.png", "val/1.jpg", "val_m/1.png", "val/2.jpg", "val_m/2.png"]
+    assert match_all(patterns, files).names == {"train/1.jpg": "train/1", "val/1.jpg": "val/1", "val/2.jpg": "2"}
+
+
+def test_a_file_that_is_a_mask_is_no_image_without_one():
+    files = ["train/a.png", "train/b.png", "trainannot/a.png", "trainannot/c.png"]
+    found = match_all([PairPattern("*/*.png=*annot/*.png")], files)
+    assert found.masks == {"train/a.png": ["trainannot/a.png"]}
+    assert found.images_alone == ["train/b.png"] and found.masks_alone == ["trainannot/c.png"]
 
 
 @pytest.mark.parametrize(
     ("pattern", "words"),
-    [("a.jpg", "give IMAGES=MASKS"), ("a.jpg=a.png", "wildcards"), ("*/a.jpg=*/*.png", "wildcards")],
+    [("a.jpg", "give IMAGES=MASKS"), ("a.jpg=a.png", "a wildcard"), ("*/a.jpg=a.png", "a wildcard")],
 )
 def test_bad_patterns(tmp_path, pattern, words):
     image(tmp_path / "a.jpg")
     with pytest.raises(PetsegError, match=f"--pair .*{words}"):
-        resolve_source(str(tmp_path), pair=pattern)
+        resolve_source(str(tmp_path), pair=[pattern])
 
 
 def test_a_pattern_for_a_source_without_choice(oxford):
     with pytest.raises(PetsegError, match="--pair: synthetic:3 has no choice"):
-        resolve_source("synthetic:3", pair="*.jpg=*.png")
+        resolve_source("synthetic:3", pair=["*.jpg=*.png"])
 
 
 # --- one folder for both
@@ -279,7 +330,7 @@ def test_home_is_expanded(tmp_path, monkeypatch):
 
 def test_where_nothing_pairs_the_sentence_helps(tmp_path):
     image(tmp_path / "i" / "dog.jpg"), mask(tmp_path / "m" / "cat.png")
-    with pytest.raises(PetsegError, match=r"1 images, 1 masks\): such as dog\.jpg and cat\.png, .*--pair"):
+    with pytest.raises(PetsegError, match=r"1 images, 1 masks\): such as dog and cat, .*--pair"):
         FolderSource(tmp_path / "i", tmp_path / "m", BINARY).listing()
     image(tmp_path / "j" / "dog.jpg")
     with pytest.raises(PetsegError, match=r"masks in \.bmp.*no JPEG, whose compression changes codes"):

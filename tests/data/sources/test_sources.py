@@ -118,7 +118,10 @@ def test_folders_pair_by_name_whatever_the_suffix_and_ending(tmp_path):
     (images / "notes.txt").write_text("no picture")
     listing = FolderSource(images, masks, BINARY).listing()
     assert [p.key for p in listing.pairs] == ["a", "c", "city-b", "d-e"]
-    assert reasons(listing) == {"lonely": "image without a mask", "widow": "mask without an image"}
+    assert reasons(listing) == {"widow": "mask without an image"}
+    assert [(each.where, each.example, each.why) for each in listing.left_over] == [
+        ("images", "lonely.jpg", "image without a mask")
+    ]
     assert listing.ignored == 1 and all(p.split is None for p in listing.pairs)
 
 

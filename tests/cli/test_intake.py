@@ -1,0 +1,254 @@
+"""Data sets as people have them, packed as a newcomer would: right, or one sentence that says what to give."""
+
+import io
+import re
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from petseg import Manifest
+
+BINARY = 'codes = [0, 255]\nnames = ["rest", "thing"]\n'
+INDEXED = 'codes = [0, 1]\nnames = ["rest", "thing"]\nignored = [255]\n'
+
+
+def photo(path: str | Path, seed: int = 0, *, grey: bool = False) -> None:
+    """A picture that no other has."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    save(path, pixels[..., 0] if grey else pixels)
+
+
+def shape(seed: int, value: int = 255) -> np.ndarray:
+    """A mask with a rectangle whose place depends on the seed."""
+    codes = np.zeros((24, 32), np.uint8)
+    codes[seed % 12 : seed % 12 + 6, seed * 3 % 20 : seed * 3 % 20 + 8] = value
+    return codes
+
+
+def save(path: str | Path, pixels: np.ndarray) -> None:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def masks_in(shards: str | Path) -> dict[str, np.ndarray]:
+    """Packed masks by key."""
+    found = {}
+    for tar in sorted(Path(shards).glob("*.tar")):
+        with tarfile.open(tar) as file:
+            for member in file:
+                if member.name.endswith(".png"):
+                    found[member.name[:-4]] = np.asarray(Image.open(io.BytesIO(file.extractfile(member).read())))
+    return found
+
+
+@pytest.fixture
+def pack(petseg):
+    """Packs `SOURCE` as it stands into `shards`; returns (exit code, what was said)."""
+
+    def call(source, classes, *options):
+        Path("classes.toml").write_text(classes)
+        args = ("shard", source, "shards", "--classes", "classes.toml", "--short-side", 0, "--workers", 1, *options)
+        code, out, err = petseg(*args)
+        return code, " ".join((out + err).split())
+
+    return call
+
+
+def pairs_of(said: str) -> list[str]:
+    """The --pair options of the last proposal in what was said."""
+    options: list[str] = []
+    for value in re.findall(r"--pair '([^']*)'", said):
+        options += ["--pair", value]
+    return options
+
+
+# --- several series of masks
+
+
+def drive() -> None:
+    for split in ("training", "test"):
+        for n in range(1, 5):
+            photo(f"src/{split}/images/{n:02d}_{split}.tif", n)
+            save(f"src/{split}/1st_manual/{n:02d}_manual1.gif", shape(n))
+            save(f"src/{split}/mask/{n:02d}_{split}_mask.gif", np.full((24, 32), 255, np.uint8))
+
+
+def test_a_field_of_view_is_no_truth_in_silence(pack):
+    drive()
+    code, said = pack("src", BINARY)
+    assert code == 2 and not Path("shards").exists()
+    assert "could be test/mask/01_test_mask.gif, as its name says, or test/1st_manual/01_manual1.gif" in said
+    manual = [option for option in pairs_of(said) if "1st_manual" in option]
+    code, said = pack("src", BINARY, *(arg for value in manual for arg in ("--pair", value)))
+    assert code == 0 and "split by folders" not in said.replace("│", "")
+    assert {key: mask.tolist() for key, mask in masks_in("shards").items()} == {
+        f"{split}-images-{n:02d}_{split}": shape(n).tolist() for split in ("training", "test") for n in range(1, 5)
+    }
+
+
+def test_two_annotators(pack):
+    for n in range(4):
+        (
+            photo(f"src/images/{n}.jpg", n),
+            save(f"src/masks/{n}_anno1.png", shape(n)),
+            save(f"src/masks/{n}_anno2.png", shape(n + 1)),
+        )
+    code, said = pack("src", BINARY)
+    assert code == 2 and "these fit together" in said
+    first = pairs_of(said)[:2]
+    assert "anno1" in first[1]
+    assert pack("src", BINARY, *first)[0] == 0
+    assert all((masks_in("shards")[str(n)] == shape(n)).all() for n in range(4))
+
+
+def cityscapes(*kinds: str) -> None:
+    for city, split in (("aachen", "train"), ("zurich", "train"), ("ulm", "val")):
+        for n in range(2):
+            stem = f"{city}_{n:06d}_000019"
+            photo(f"src/leftImg8bit/{split}/{city}/{stem}_leftImg8bit.png", n)
+            for kind in kinds:
+                save(f"src/gtFine/{split}/{city}/{stem}_gtFine_{kind}.png", shape(n, 1))
+
+
+def test_cityscapes_pictures_for_the_eye_are_left_over(pack):
+    cityscapes("labelIds", "instanceIds", "color")
+    photo("src/leftImg8bit/test/berlin/berlin_000000_000019_leftImg8bit.png")
+    code, said = pack("src", INDEXED, "--strict")
+    assert code == 0 and "train 4 samples" in said.replace("│ ", "") and len(masks_in("shards")) == 6
+    assert "4 files in gtFine/train/aachen, such as aachen_000000_000019_gtFine_color.png: single objects" in said
+    assert "1 file in leftImg8bit/test/berlin" in said
+
+
+def test_two_kinds_of_codes_in_one_folder_are_asked_for(pack):
+    cityscapes("labelIds", "labelTrainIds")
+    code, said = pack("src", INDEXED)
+    assert code == 2 and "has 2 masks" in said and "and 5 more images have several" in said
+    chosen = [value for value in pairs_of(said) if value.endswith("labelTrainIds.png")]
+    assert chosen == ["leftImg8bit/*/*/*_leftImg8bit.png=gtFine/*/*/*_gtFine_labelTrainIds.png"]
+    assert pack("src", INDEXED, "--pair", chosen[0])[0] == 0
+    assert {key.split("-")[0] for key in masks_in("shards")} == {"train", "val"}
+
+
+# --- several masks of one image
+
+
+def test_several_masks_of_an_image_are_united_or_asked_about(pack):
+    for n in range(4):
+        photo(f"src/benign/benign ({n}).png", n)
+        save(f"src/benign/benign ({n})_mask.png", shape(n))
+    save("src/benign/benign (2)_mask_1.png", shape(9))
+    code, said = pack("folder:src", BINARY)
+    assert code == 2 and not Path("shards").exists()
+    assert "benign (2).png has 2 masks (benign/benign (2)_mask.png, benign/benign (2)_mask_1.png)" in said
+    assert pack("folder:src", BINARY, "--merge-masks")[0] == 0
+    masks = masks_in("shards")
+    assert len(masks) == 4 and (masks["benign-benign-2-"] == np.maximum(shape(2), shape(9))).all()
+
+
+def test_a_folder_of_masks_for_each_image(pack):
+    for sample in ("4f2a", "91bc"):
+        photo(f"src/{sample}/images/{sample}.png", 1)
+        for n, nucleus in enumerate(("aa", "bb", "cc")):
+            save(f"src/{sample}/masks/{sample}{nucleus}.png", shape(n * 3))
+    code, said = pack("src", BINARY)
+    assert code == 2 and "has 3 masks" in said and "--merge-masks" in said
+    assert pack("src", BINARY, "--merge-masks", "--allow-rejects")[0] == 0
+    united = np.maximum.reduce([shape(n * 3) for n in range(3)])
+    assert all((mask == united).all() for mask in masks_in("shards").values())
+
+
+def test_masks_that_disagree_are_no_union(pack):
+    for n in range(3):
+        photo(f"src/images/{n}.jpg", n), save(f"src/masks/{n}_mask.png", shape(n, 1))
+    save("src/masks/0_mask_1.png", shape(0, 2))
+    code, said = pack("src", "codes = [0, 1, 2]\n", "--merge-masks", "--allow-rejects")
+    assert code == 0 and "rejected 0: masks disagree: in column 0, row 0 they hold 1 and 2" in said
+
+
+# --- what is left over, lists that are there, and looking before packing
+
+
+def voc() -> None:
+    for n in range(12):
+        photo(f"src/JPEGImages/2007_{n:06d}.jpg", n)
+        if n < 5:
+            save(f"src/SegmentationClass/2007_{n:06d}.png", shape(n, 1))
+            save(f"src/SegmentationObject/2007_{n:06d}.png", shape(n, 1))
+    lists = Path("src/ImageSets/Segmentation")
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("2007_000000\n2007_000001\n2007_000002\n")
+    (lists / "val.txt").write_text("2007_000003\n2007_000011\n")
+
+
+def test_voc_packs_by_its_own_lists(pack):
+    voc()
+    code, said = pack("src", INDEXED, "--strict")
+    assert code == 0 and "in train 3, val 1 (lists)" in said
+    assert "ImageSets/Segmentation/train.txt" in said
+    assert "7 files in JPEGImages, such as 2007_000005.jpg: image without a mask" in said
+    assert "5 files in SegmentationObject, such as 2007_000000.png: single objects" in said
+    assert "1 file in val.txt, such as 2007_000011: on this list, but there is no such pair" in said
+    manifest = Manifest.load(Path("shards"))
+    assert {name: split.samples for name, split in manifest.splits.items()} == {"train": 3, "val": 1}
+    assert not manifest.rejected
+
+
+def test_a_random_split_does_not_ask_lists_that_were_found(pack):
+    voc()
+    assert pack("src", INDEXED, "--split", "random")[0] == 0
+    assert len(masks_in("shards")) == 5
+
+
+def test_a_dry_run_says_what_pairs_and_packs_nothing(pack):
+    for n in range(3):
+        photo(f"src/images/{n}.jpg", n), save(f"src/masks/{n}.png", shape(n, 1))
+    photo("src/images/alone.jpg"), save("src/masks/widow.png", shape(1))
+    code, said = pack("src", INDEXED, "--dry-run")
+    assert code == 0 and not Path("shards").exists()
+    assert "Found 3 pairs by name; for example 0: src/images/0.jpg with src/masks/0.png 1: " in said
+    assert "Left over: 1 file in images, such as alone.jpg: image without a mask" in said
+    assert "Without a partner or a fit name: 1, such as widow: mask without an image" in said
+
+
+def test_a_layout_that_no_rule_knows_gets_an_option_that_works(pack):
+    for n in range(4):
+        (
+            photo(f"src/ISIC_Input/ISIC_{n:07d}.jpg", n),
+            save(f"src/ISIC_GroundTruth/ISIC_{n:07d}_segmentation.png", shape(n)),
+        )
+    code, said = pack("src", BINARY)
+    assert code == 2 and "has no folders named images and masks; these fit together" in said
+    assert pairs_of(said) == ["--pair", "ISIC_Input/*.jpg=ISIC_GroundTruth/*_segmentation.png"]
+    assert pack("src", BINARY, *pairs_of(said))[0] == 0 and len(masks_in("shards")) == 4
+
+
+def test_pictures_side_by_side_get_the_word_that_packs_them(pack):
+    for n in range(3):
+        photo(f"src/a/{n}.jpg", n), save(f"src/a/{n}.png", shape(n))
+    code, said = pack("src", BINARY)
+    assert code == 2 and "folder:src pairs 3 of its files" in said
+    assert pack("folder:src", BINARY)[0] == 0
+
+
+def test_one_series_beside_its_images_gets_an_option_that_works(pack):
+    for n in range(4):
+        photo(f"src/im{n}.png", n), save(f"src/im{n}_truth.png", shape(n))
+    code, said = pack("folder:src", BINARY)
+    assert code == 2
+    assert pack("folder:src", BINARY, *pairs_of(said))[0] == 0
+    assert all((masks_in("shards")[key] == shape(int(key[-1]))).all() for key in masks_in("shards"))
+
+
+def test_links_to_folders_are_followed_but_not_in_circles(pack):
+    for n in range(3):
+        photo(f"disk/x/{n}.jpg", n), save(f"disk/y/{n}.png", shape(n))
+    Path("src").mkdir()
+    Path("src/images").symlink_to("../disk/x", target_is_directory=True)
+    Path("src/masks").symlink_to("../disk/y", target_is_directory=True)
+    Path("disk/x/again").symlink_to(".", target_is_directory=True)
+    code, said = pack("src", BINARY)
+    assert code == 0 and "Found 3 pairs" in said
