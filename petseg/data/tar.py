@@ -51,20 +51,30 @@ def group(members: Iterable[Component]) -> list[Entry]:
 
 
 def scan_tar(path: Path, advice: str = "pack it again") -> list[Entry]:
-    """Find the samples of an uncompressed tar by its headers alone.
+    """Find the samples of an uncompressed tar by its headers alone: see `members_of`."""
+    return group(members_of(path, advice))
+
+
+def members_of(path: Path, advice: str, *, links: bool = False) -> list[Component]:
+    """Find the files in an uncompressed tar by its headers alone.
 
     Args:
         path: the tar.
         advice: what to do about one that is not fit, for messages.
+        links: count hard links too, as what they link to; no loader follows them.
 
     Raises:
         PetsegError: the file cannot be read, is no tar, or ends in the middle of a member.
     """
     members: list[Component] = []
+    by_name: dict[str, Component] = {}
     try:
         size = path.stat().st_size
         with tarfile.open(path, "r:") as tar:
             for member in tar:
+                if links and member.islnk() and (target := by_name.get(member.linkname)):
+                    extension = split_name(member.name)[1]
+                    members.append(target._replace(extension=extension, name=member.name))
                 if not member.isreg():
                     continue
                 if member.offset_data + member.size > size:
@@ -73,10 +83,12 @@ def scan_tar(path: Path, advice: str = "pack it again") -> list[Entry]:
                     raise PetsegError(f"{path} holds {member.name} with holes left out: {advice}, as a plain tar.")
                 extension = split_name(member.name)[1]
                 members.append(Component(extension, member.offset_data, member.size, member.name))
+                if links:
+                    by_name[member.name] = members[-1]
     except PetsegError:
         raise
     except OSError as error:
         raise PetsegError(f"{path} cannot be read ({error.strerror or error}).") from error
     except Exception as error:  # damaged headers lead tarfile to raise nearly anything
         raise PetsegError(f"{path} is no whole, uncompressed tar ({error}): {advice}.") from error
-    return group(members)
+    return members

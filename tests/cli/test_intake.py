@@ -252,3 +252,75 @@ def test_links_to_folders_are_followed_but_not_in_circles(pack):
     Path("disk/x/again").symlink_to(".", target_is_directory=True)
     code, said = pack("src", BINARY)
     assert code == 0 and "Found 3 pairs" in said
+
+
+# --- tars made elsewhere
+
+
+def encoded(pixels: np.ndarray, kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def sample(n: int) -> tuple[bytes, bytes]:
+    """(JPEG, mask)."""
+    return encoded(np.random.default_rng(n).integers(0, 256, (24, 32, 3), dtype=np.uint8), "JPEG"), encoded(shape(n))
+
+
+def tar_of(path: str, *members: tuple[str, bytes | str]) -> None:
+    """A tar of files; a member of text is a hard link to the member of that name."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            if isinstance(data, str):
+                info.type, info.linkname = tarfile.LNKTYPE, data
+                tar.addfile(info)
+            else:
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+
+
+def test_members_of_a_sample_need_not_stand_together(pack):
+    files = [sample(n) for n in range(4)]
+    jpegs, masks = ([(f"{n}.{e}", pair[i]) for n, pair in enumerate(files)] for i, e in enumerate(("jpg", "png")))
+    tar_of("src/a.tar", *jpegs, *masks)
+    code, said = pack("tars:src/*.tar", BINARY, "--strict")
+    assert code == 0 and "Found 4 pairs" in said
+    assert all((mask == shape(int(key))).all() for key, mask in masks_in("shards").items())
+
+
+def test_tars_in_split_folders_and_keys_that_restart(pack):
+    for number, (folder, count) in enumerate({"train/0": 3, "train/1": 3, "test/0": 2}.items()):
+        files = [
+            (f"{n:03d}.{e}", sample(10 * number + n)[i]) for n in range(count) for i, e in enumerate(("jpg", "png"))
+        ]
+        tar_of(f"src/{folder}.tar", *files)
+    code, said = pack("tars:src/*/*.tar", BINARY)
+    assert code == 0 and "in trainval 6, test 2 (names of tars)" in said and "stand before keys" in said
+    masks = masks_in("shards")
+    assert len(masks) == 8 and (masks["train-1-002"] == shape(12)).all() and (masks["test-0-001"] == shape(21)).all()
+
+
+def test_a_sample_that_stands_in_two_tars_is_taken_once(pack):
+    members = [(f"{n}.{e}", sample(n)[i]) for n in range(4) for i, e in enumerate(("jpg", "png"))]
+    tar_of("src/a.tar", *members), tar_of("src/b.tar", *members[:2])
+    code, said = pack("tars:src/*.tar", BINARY)
+    assert code == 0 and "Found 4 pairs" in said and "b.tar:0: its key stands twice (also in src/a.tar)" in said
+
+
+def test_odd_members_are_taken_right_or_named(pack):
+    jpeg, mask = zip(*(sample(n) for n in range(6)), strict=True)
+    tar_of(
+        "src/a.tar",
+        *((f"scan.{n}.{e}", data[n]) for n in (0, 1) for e, data in (("jpg", jpeg), ("png", mask))),
+        ("2.jpg", jpeg[2]), ("2.png", mask[2]), ("2.jpg", jpeg[3]),
+        ("4.jpg", jpeg[4]), ("4.png", mask[4]), ("5.jpg", jpeg[5]), ("5.png", "4.png"),
+    )  # fmt: skip
+    code, said = pack("tars:src/*.tar", BINARY)
+    assert code == 0 and "a.tar:2: it holds 2.jpg twice" in said
+    masks = masks_in("shards")
+    assert {key: mask.tolist() for key, mask in masks.items()} == {
+        "scan-0": shape(0).tolist(), "scan-1": shape(1).tolist(), "4": shape(4).tolist(), "5": shape(4).tolist()
+    }  # fmt: skip

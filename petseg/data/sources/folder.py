@@ -307,12 +307,18 @@ def by_splits(pairs: list[Pair]) -> list[Pair]:
 
     Without a `val`, what is called train is an official list's training part, of which a tenth becomes `val`.
     """
-    splits = {pair.split for pair in pairs} - {None}
+    splits = {pair.split for pair in pairs}
     if not (splits & {"train", TRAINVAL} and splits & {"val", "test"}):
         return [replace(pair, split=None) for pair in pairs]
-    if "val" not in splits:
-        return [replace(pair, split=TRAINVAL) if pair.split == "train" else pair for pair in pairs]
-    return pairs
+    return with_val(pairs)
+
+
+def with_val(pairs: list[Pair]) -> list[Pair]:
+    """Pairs of which a tenth of train becomes `val` where there is a `test` and no `val`."""
+    splits = {pair.split for pair in pairs}
+    if "test" not in splits or "val" in splits:
+        return pairs
+    return [replace(pair, split=TRAINVAL) if pair.split == "train" else pair for pair in pairs]
 
 
 def holds_pairs(root: Path) -> bool:

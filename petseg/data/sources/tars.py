@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import glob
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from petseg.classes import ClassTable
 from petseg.data.sources import Listing, Pair, Rejected
 from petseg.data.sources.files import HEADER_BYTES, IMAGES, MASKS, fit_key, named_split, refuse_unfinished, unfit_key
-from petseg.data.tar import Component, scan_tar
+from petseg.data.sources.folder import with_val
+from petseg.data.tar import Component, members_of, split_name
 from petseg.errors import PetsegError
 from petseg.system import open_file, read_at
 
@@ -19,10 +22,14 @@ _MASK_WORDS = ("mask", "seg", "label", "trimap", "gt")
 
 @dataclass(frozen=True, slots=True)
 class TarsSource:
-    """Uncompressed tars whose samples are adjacent members with one name up to the first dot.
+    """Uncompressed tars whose samples are members of one name up to the first dot, wherever they stand in a tar.
 
-    The mask is the member whose extension says so (`mask.png`, `seg.png`, `label.png`), or else the only PNG beside a
-    picture of another kind. Nothing is unpickled, and no command is run.
+    Where several samples have one name up to the first dot, names count up to the last one. The mask is the member
+    whose extension says so (`mask.png`, `seg.png`, `label.png`), or else the only PNG beside a picture of another kind.
+    Hard links count as what they link to. Nothing is unpickled, and no command is run.
+
+    Tars or their folders that are named like splits are the splits, where all of them are. Where keys restart in every
+    tar, the tar's name stands before them.
     """
 
     pattern: str
@@ -44,38 +51,45 @@ class TarsSource:
             raise PetsegError(f"{self.name}: no such file; quote the pattern, such as 'tars:data/*.tar'.")
         for folder in {path.parent for path in paths}:
             refuse_unfinished(folder)
-        splits = {path: named_split(path.name) for path in paths}
-        if None in splits.values():
-            splits = dict.fromkeys(paths)
-        pairs: dict[str, Pair] = {}
+        root = Path(os.path.commonpath([path.parent for path in paths]))
+        splits = {path: _split_of(path.relative_to(root)) for path in paths}
+        said = None not in splits.values()
         rejected: list[Rejected] = []
+        samples: list[_Sample] = []
         for path in paths:
-            for name, components in scan_tar(path, advice="fetch it again, or unpack it"):
-                key = fit_key(name)
-                chosen = _choose({c.extension.lower(): c for c in components})
-                reason = unfit_key(key)
-                if isinstance(chosen, str):
-                    reason = chosen
-                elif key in pairs:
-                    reason = f"its key stands twice (also in {pairs[key].image.rpartition(':')[0]})"
-                if reason or isinstance(chosen, str):
-                    rejected.append(Rejected(key=f"{path.name}:{name}", reason=str(reason)))
-                    continue
-                image, mask = chosen
-                pairs[key] = Pair(
-                    key=key,
-                    image=f"{path}:{image.offset}+{image.size}",
-                    mask=f"{path}:{mask.offset}+{mask.size}",
-                    size=image.size + mask.size,
-                    split=splits[path],
-                )
+            for sample in _samples(path):
+                if isinstance(sample, Rejected):
+                    rejected.append(sample)
+                else:
+                    samples.append(sample)
+        restart = _keys_restart(samples)
+        pairs: dict[str, Pair] = {}
+        for sample in samples:
+            path = sample.path
+            before = f"{path.relative_to(root).with_suffix('').as_posix()}/" if restart else ""
+            key = fit_key(before + sample.name)
+            reason = unfit_key(key)
+            if key in pairs:
+                reason = f"its key stands twice (also in {pairs[key].image.rpartition(':')[0]})"
+            if reason:
+                rejected.append(Rejected(key=f"{path.name}:{sample.name}", reason=reason))
+                continue
+            pairs[key] = Pair(
+                key=key,
+                image=_where(path, sample.image),
+                mask=_where(path, sample.mask),
+                size=sample.image.size + sample.mask.size,
+                split=splits[path] if said else None,
+            )
         if not pairs:
             why = f"; the first sample was left out: {rejected[0].reason}" if rejected else ""
             raise PetsegError(f"{self.name}: no pair of image and mask is left{why}.")
         return Listing(
-            pairs=tuple(pairs[key] for key in sorted(pairs)),
+            pairs=tuple(with_val([pairs[key] for key in sorted(pairs)])),
             rejected=tuple(sorted(rejected, key=lambda r: r.key)),
-            rule="by name, within tars",
+            rule="by name, within tars"
+            + (", whose names stand before keys as these restart in each" if restart else ""),
+            split_by="names of tars",
         )
 
     def read(self, pair: Pair) -> tuple[bytes, bytes]:
@@ -97,13 +111,75 @@ def _read(where: str, most: int | None = None) -> bytes:
         os.close(file)
 
 
-def _choose(members: dict[str, Component]) -> tuple[Component, Component] | str:
+class _Sample(NamedTuple):
+    path: Path
+    name: str
+    image: Component
+    mask: Component
+
+
+def _samples(path: Path) -> Iterator[_Sample | Rejected]:
+    """The samples of a tar, in the order of their first members."""
+    found: dict[str, list[Component]] = {}
+    for member in members_of(path, "fetch it again, or unpack it", links=True):
+        name, _ = split_name(member.name)
+        if name and not name.endswith("/"):
+            found.setdefault(name, []).append(member)
+    for name, members in found.items():
+        chosen = _choose(members)
+        if isinstance(chosen, str) and (parts := _by_last_dot(members)):
+            yield from (_Sample(path, part, *pair) for part, pair in parts.items())
+        elif isinstance(chosen, str):
+            yield Rejected(key=f"{path.name}:{name}", reason=chosen)
+        else:
+            yield _Sample(path, name, *chosen)
+
+
+def _by_last_dot(members: Sequence[Component]) -> dict[str, tuple[Component, Component]]:
+    """Samples by their names up to the last dot, where all members make pairs so; else none."""
+    parts: dict[str, list[Component]] = {}
+    for member in members:
+        name, _, extension = member.name.rpartition(".")
+        parts.setdefault(name, []).append(member._replace(extension=extension))
+    chosen = {name: _choose(part) for name, part in parts.items()}
+    pairs = {name: pair for name, pair in chosen.items() if not isinstance(pair, str)}
+    return pairs if len(pairs) == len(parts) > 1 else {}
+
+
+def _keys_restart(samples: Sequence[_Sample]) -> bool:
+    """Whether two tars use one key for different samples."""
+    first: dict[str, _Sample] = {}
+    for sample in samples:
+        other = first.setdefault(fit_key(sample.name), sample)
+        if other.path != sample.path and _bytes_of(other) != _bytes_of(sample):
+            return True
+    return False
+
+
+def _bytes_of(sample: _Sample) -> tuple[bytes, bytes]:
+    return _read(_where(sample.path, sample.image)), _read(_where(sample.path, sample.mask))
+
+
+def _where(path: Path, member: Component) -> str:
+    return f"{path}:{member.offset}+{member.size}"
+
+
+def _split_of(path: Path) -> str | None:
+    """The split that a tar's name speaks of, or the name of the nearest folder that does."""
+    return next((split for part in reversed(path.parts) if (split := named_split(part))), None)
+
+
+def _choose(members: Sequence[Component]) -> tuple[Component, Component] | str:
     """Image and mask of a sample, or why there is none."""
-    pictures = {e: m for e, m in members.items() if f".{e.rpartition('.')[2]}" in IMAGES}
+    by_extension: dict[str, Component] = {}
+    for member in members:
+        if by_extension.setdefault(member.extension.lower(), member) is not member:
+            return f"it holds {member.name} twice"
+    pictures = {e: m for e, m in by_extension.items() if f".{e.rpartition('.')[2]}" in IMAGES}
     named = [e for e in pictures if any(word in e for word in _MASK_WORDS) and f".{e.rpartition('.')[2]}" in MASKS]
     masks = named or [e for e in pictures if f".{e.rpartition('.')[2]}" == ".png" and len(pictures) > 1]
     images = [e for e in pictures if e not in masks]
     if len(masks) == 1 and len(images) == 1:
         return pictures[images[0]], pictures[masks[0]]
-    what = ", ".join(sorted(members)) or "nothing"
+    what = ", ".join(sorted(by_extension)) or "nothing"
     return f"its members ({what}) are not one image and one mask"
