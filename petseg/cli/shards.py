@@ -14,7 +14,8 @@ from petseg.cli.console import command, counted, mask_table, packing_table, prog
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.options import PackOptions
 from petseg.data.shards.pack import PackReport, pack
-from petseg.data.sources import Listing, Source
+from petseg.data.shards.plan import SPLITS
+from petseg.data.sources import TRAINVAL, Listing, Source
 from petseg.errors import PetsegError
 
 SHOWN_REJECTS = 10
@@ -141,7 +142,11 @@ def show_listing(console: Console, listing: Listing) -> None:
     if not pairs or not pairs[0].size:
         return
     splits = Counter(pair.split for pair in pairs if pair.split)
-    where = f", in {', '.join(f'{name} {n:,}' for name, n in splits.items())} ({listing.split_by})" if splits else ""
+    where = (
+        f", in {', '.join(f'{name} {n:,}' for name in (TRAINVAL, *SPLITS) if (n := splits[name]))} ({listing.split_by})"
+        if splits
+        else ""
+    )
     console.print(f"Found {counted(len(pairs), 'pair')} {escape(listing.rule)}{where}; for example")
     for pair in (pairs[0], pairs[len(pairs) // 2], pairs[-1])[: len(pairs)]:
         more = f" and {counted(len(pair.more_masks), 'more mask')}" if pair.more_masks else ""
