@@ -99,7 +99,7 @@ HOSTILE = {
     "up": [member("../../up.jpg", picture("JPEG")), member("../../up.png", picture("PNG"))],
     "absolute": [member("/tmp/petseg-up.jpg", picture("JPEG")), member("/tmp/petseg-up.png", picture("PNG"))],
     "link": [member("up.jpg", type=tarfile.SYMTYPE, linkname="/etc/passwd"), member("up.png", picture("PNG"))],
-    "hard link": [member("up.jpg", type=tarfile.LNKTYPE, linkname="sound.jpg"), member("up.png", picture("PNG"))],
+    "hard link": [member("up.jpg", type=tarfile.LNKTYPE, linkname="/etc/passwd"), member("up.png", picture("PNG"))],
     "device": [member("up.jpg", type=tarfile.CHRTYPE, devmajor=1, devminor=5), member("up.png", picture("PNG"))],
     "pipe": [member("up.jpg", type=tarfile.FIFOTYPE), member("up.png", picture("PNG"))],
     "sparse": [

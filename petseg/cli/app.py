@@ -83,6 +83,20 @@ def shard(
     resize_masks: Annotated[
         bool, typer.Option("--resize-masks", help="Bring masks of their images' shape, but not size, to that size.")
     ] = False,
+    value_range: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            "--range",
+            metavar="LOW HIGH",
+            help="Values of images of more than 8 bits that become black and white, or percentiles of all: p1 p99. "
+            "Default: what the whole set spans.",
+            show_default=False,
+        ),
+    ] = None,
+    bands: Annotated[
+        str,
+        typer.Option(metavar="1,2,3", help="Bands of images of more than three that become red, green and blue."),
+    ] = "",
     samples_per_shard: Annotated[int, typer.Option(help="Samples a shard, at most.")] = 256,
     seed: Annotated[int, typer.Option(help="Seed of splits and shuffling.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes; 0 for one a core. The bytes are the same for any.")] = 0,
@@ -144,6 +158,8 @@ def shard(
             encoding=encoding,
             mask_orientation=mask_orientation,
             resize_masks=resize_masks,
+            value_range=value_range,
+            bands=bands,
             samples_per_shard=samples_per_shard,
             seed=seed,
             workers=workers,

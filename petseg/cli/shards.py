@@ -15,6 +15,7 @@ from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.options import PackOptions
 from petseg.data.shards.pack import PackReport, pack
 from petseg.data.shards.plan import SPLITS
+from petseg.data.shards.ranges import parse_bands, parse_range, told_range
 from petseg.data.sources import TRAINVAL, Listing, Source
 from petseg.errors import PetsegError
 
@@ -33,6 +34,8 @@ def pack_command(
     encoding: str,
     mask_orientation: str,
     resize_masks: bool,
+    value_range: Sequence[str] | None,
+    bands: str,
     samples_per_shard: int,
     seed: int,
     workers: int,
@@ -74,7 +77,11 @@ def pack_command(
     show_listing(console, listing)
     if split is None:
         split = "official" if any(each.split for each in listing.pairs) else "random"
+    values, percentiles = parse_range(value_range) if value_range else (None, None)
     options = PackOptions(
+        range=values,
+        percentiles=percentiles,
+        bands=parse_bands(bands),
         split=split,
         short_side=short_side,
         quality=quality,
@@ -184,6 +191,11 @@ def show_report(console: Console, report: PackReport, out: Path) -> None:
             ignored=report.ignored,
         )
     )
+    tones = manifest.encoding.tones
+    if tones.range:
+        console.print(
+            f"Images of more than 8 bits: {told_range(*tones.range)} became 0 to 255 (--range LOW HIGH for another)."
+        )
     if report.resumed_shards:
         console.print(f"{report.resumed_shards} shards were finished by an earlier run.")
     if report.unlisted:

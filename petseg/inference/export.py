@@ -22,6 +22,7 @@ from PIL import Image
 from torch import nn
 
 from petseg.data.decode.resize import resize_image
+from petseg.data.decode.rgb import Tones
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.reader import ShardReader
 from petseg.errors import PetsegError
@@ -103,7 +104,7 @@ def export(
     path = _target(trained, fmt, out)
     multiple = trained.network.stride if dynamic_size else 0
     size, other = _sizes(trained.config.height_width, multiple)
-    tried, pixels = (str(image), _photo(image)) if image else _sample(trained)
+    tried, pixels = (str(image), _photo(image, trained.tones)) if image else _sample(trained)
     model = Deployable(trained).eval()
     metadata = _metadata(trained, multiple)
     # Exporters look at the suffix, so the unfinished file keeps it.
@@ -186,6 +187,7 @@ def _metadata(trained: TrainedModel, multiple: int) -> dict[str, str]:
         "input": f"{INPUT}: float32 [batch, 3, {shape}], RGB, 0 to 1; {sides}squash with an antialiased bilinear",
         "output": f"{OUTPUT}: float32 [batch, {len(trained.classes)}, {shape}], 0 to 1",
         "arch": trained.config.arch,
+        **({"tones": json.dumps(trained.tones.to_dict())} if trained.tones else {}),
     }
 
 
@@ -246,9 +248,9 @@ def _squashed(pixels: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
     return small.permute(2, 0, 1).unsqueeze(0).float() / 255
 
 
-def _photo(image: Path) -> np.ndarray:
+def _photo(image: Path, tones: Tones) -> np.ndarray:
     try:
-        return read_photo(image)
+        return read_photo(image, tones)
     except PetsegError as error:
         raise PetsegError(f"--image: {error}.") from error
 

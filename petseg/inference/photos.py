@@ -8,15 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from petseg.data.decode.pictures import (
-    MAX_SIDE,
-    PictureError,
-    exif_orientation,
-    opened,
-    to_rgb,
-    turned,
-    whole_rgb,
-)
+from petseg.data.decode.pictures import MAX_SIDE, PictureError, opened, turned
+from petseg.data.decode.rgb import AS_IT_IS, Tones, decode_picture, is_deep, to_rgb
 from petseg.data.sources.files import IMAGES
 from petseg.errors import PetsegError
 
@@ -24,16 +17,23 @@ Picture = Path | str | Image.Image | np.ndarray
 """A photo's path, or its pixels."""
 
 
-def as_pixels(picture: Picture) -> np.ndarray:
+def as_pixels(picture: Picture, tones: Tones = AS_IT_IS) -> np.ndarray:
     """u8[H, W, 3], RGB and upright, of a picture in any form.
+
+    Args:
+        picture: its path, or its pixels.
+        tones: what becomes of more than 8 bits or three bands.
 
     Raises:
         PetsegError: it cannot be read, or is no picture.
     """
     if isinstance(picture, Path | str):
-        return read_photo(Path(picture).expanduser())
+        return read_photo(Path(picture).expanduser(), tones)
     if isinstance(picture, Image.Image):
-        return to_rgb(picture)
+        try:
+            return to_rgb(picture, tones)
+        except PictureError as error:
+            raise PetsegError(f"the picture {error}.") from error
     if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3:
         return picture
     what = f"{picture.dtype}{list(picture.shape)}" if isinstance(picture, np.ndarray) else type(picture).__name__
@@ -67,11 +67,12 @@ def pictures_in(images: Sequence[Path]) -> list[Path]:
     return list(found.values())
 
 
-def read_photo(path: Path, *, allow_damaged: bool = False) -> np.ndarray:
+def read_photo(path: Path, tones: Tones = AS_IT_IS, *, allow_damaged: bool = False) -> np.ndarray:
     """A photo, upright and in RGB.
 
     Args:
         path: a file of a format that petseg packs.
+        tones: what becomes of more than 8 bits or three bands.
         allow_damaged: take one of which a part is missing, filled up by its decoder.
 
     Returns:
@@ -88,11 +89,12 @@ def read_photo(path: Path, *, allow_damaged: bool = False) -> np.ndarray:
     except OSError as error:
         raise PetsegError(f"{path} cannot be read ({error.strerror or error})") from error
     try:
-        with opened(data, allow_damaged=allow_damaged) as picture:
-            if max(picture.size) > MAX_SIDE:  # its overlay could not be written
-                raise PictureError(f"is too large ({picture.width}x{picture.height})")
-            if allow_damaged:
-                return to_rgb(picture)
-            return turned(whole_rgb(data, picture)[0], exif_orientation(picture))
+        if allow_damaged and not is_deep(data):
+            with opened(data, allow_damaged=True) as picture:
+                if max(picture.size) > MAX_SIDE:
+                    raise PictureError(f"is too large ({picture.width}x{picture.height})")
+                return to_rgb(picture, tones)
+        found = decode_picture(data, tones, max_side=MAX_SIDE)  # beyond that its overlay could not be written
+        return turned(found.pixels, found.orientation)
     except PictureError as error:
         raise PetsegError(f"{path} {error}") from error

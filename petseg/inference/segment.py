@@ -70,6 +70,7 @@ class Segmenter:
         if not 0 <= overlap <= 0.9:
             raise PetsegError(f"--overlap: {overlap} is out of range; give 0 to 0.9 of a tile.")
         self.classes: ClassTable = trained.classes
+        self.tones = trained.tones
         self.network: nn.Module = trained.network
         self.height, self.width = trained.config.height_width
         self._trained = trained.mirrored() if tta else trained
@@ -86,7 +87,7 @@ class Segmenter:
         Raises:
             PetsegError: it cannot be read, or is no picture.
         """
-        return self.classes.to_codes(self.segment(as_pixels(picture)))
+        return self.classes.to_codes(self.segment(as_pixels(picture, self.tones)))
 
     def probabilities(self, picture: Picture) -> np.ndarray:
         """Class probabilities of a picture at its own size, enlarged bilinearly: f32[C, H, W], in the classes' order.
@@ -97,7 +98,7 @@ class Segmenter:
         Raises:
             PetsegError: it cannot be read, or is no picture.
         """
-        pixels = as_pixels(picture)
+        pixels = as_pixels(picture, self.tones)
         found = np.empty((len(self.classes), *pixels.shape[:2]), np.float32)
         for rows, band in self.bands(pixels):
             found[:, rows] = band

@@ -15,6 +15,7 @@ from torch import nn
 
 from petseg.classes import ClassTable
 from petseg.config import TrainConfig, recorded
+from petseg.data.decode.rgb import AS_IT_IS, Tones
 from petseg.errors import PetsegError
 from petseg.inference.choices import amp_dtype
 from petseg.model.networks import Network, OwnNetwork, build_model
@@ -129,6 +130,8 @@ class TrainedModel:
     """The checkpoint that it came from."""
     decode_policy: str
     """How the pictures that it learned from were decoded, such as `fancy-upsampling`."""
+    tones: Tones = AS_IT_IS
+    """What became of pictures of more than 8 bits or three bands when they were packed."""
 
     @torch.no_grad()
     def probabilities(self, images: torch.Tensor, amp: str = "off") -> torch.Tensor:
@@ -181,6 +184,7 @@ def load_trained(run: Path, device: torch.device, *, network: nn.Module | None =
         chosen = network_for(config, classes, network)
         load_weights(chosen, data["ema"] or data["model"], path)
         transform = transform_for(config, data["mean"], data["std"])
+        tones = Tones.from_dict(data.get("tones", {}))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise PetsegError(f"{path} is damaged ({error}); use another checkpoint of the run.") from error
     return TrainedModel(
@@ -190,6 +194,7 @@ def load_trained(run: Path, device: torch.device, *, network: nn.Module | None =
         config=config,
         path=path,
         decode_policy=str(data.get("decode_policy", "")),
+        tones=tones,
     )
 
 

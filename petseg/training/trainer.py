@@ -552,6 +552,7 @@ class _Job:
             "mean": self.mean,
             "std": self.std,
             "decode_policy": "fancy-upsampling",
+            "tones": self.manifest.encoding.tones.to_dict(),
             "data_digest": self.manifest.digest,
             "model": self.network.state_dict(),
             "ema": ema.network.state_dict() if ema else None,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from petseg import Manifest
+from petseg import Manifest, load
 
 BINARY = 'codes = [0, 255]\nnames = ["rest", "thing"]\n'
 INDEXED = 'codes = [0, 1]\nnames = ["rest", "thing"]\nignored = [255]\n'
@@ -324,3 +324,77 @@ def test_odd_members_are_taken_right_or_named(pack):
     assert {key: mask.tolist() for key, mask in masks.items()} == {
         "scan-0": shape(0).tolist(), "scan-1": shape(1).tolist(), "4": shape(4).tolist(), "5": shape(4).tolist()
     }  # fmt: skip
+
+
+# --- pictures of more than 8 bits, or of other bands
+
+
+def stripes(n: int, top: float) -> np.ndarray:
+    """A picture whose values reach from 0 to its top."""
+    y, x = np.mgrid[:24, :32]
+    return ((x * 8 + y * 3 + n * 40) % 256) / 255 * top
+
+
+def image_in(shards: str, key: str) -> np.ndarray:
+    """A packed image."""
+    for tar in sorted(Path(shards).glob("*.tar")):
+        with tarfile.open(tar) as file:
+            if f"{key}.jpg" in file.getnames():
+                return np.asarray(Image.open(io.BytesIO(file.extractfile(f"{key}.jpg").read())))
+    raise KeyError(key)
+
+
+@pytest.mark.parametrize(("top", "kind"), [(4080, np.uint16), (0.5, np.float32), (1000, np.int32), (65535, np.uint16)])
+def test_deep_pictures_keep_their_contrast_and_the_range_is_said(pack, top, kind):
+    for n in range(4):
+        save(f"src/images/{n}.tif", (stripes(n, top) * (0.3 if n == 3 else 1)).astype(kind))
+        save(f"src/masks/{n}.png", shape(n))
+    code, said = pack("src", BINARY)
+    assert code == 0 and "Images of more than 8 bits: 0 to " in said
+    low, high = Manifest.load(Path("shards")).encoding.tones.range
+    assert low == 0 and top <= high <= 1.05 * top
+    for n in range(4):  # one range for all: the dark one stays dark
+        wanted = stripes(n, 255) * (0.3 if n == 3 else 1)
+        assert np.abs(image_in("shards", str(n))[..., 0] - wanted).mean() < 8
+
+
+def test_the_range_is_the_sets_own_for_any_workers(pack):
+    for n in range(4):
+        save(f"src/images/{n}.png", stripes(n, 4000 - 900 * n).astype(np.uint16)), save(f"src/masks/{n}.png", shape(n))
+    assert pack("src", BINARY)[0] == 0
+    Path("shards").rename("first")
+    assert pack("src", BINARY, "--workers", 2)[0] == 0
+    for path in Path("first").iterdir():
+        assert (Path("shards") / path.name).read_bytes() == path.read_bytes()
+    Path("shards").rename("second")
+    code, said = pack("src", BINARY, "--range", "p1", "p99")
+    assert code == 0, said
+    assert Manifest.load(Path("shards")).encoding.tones.range != (0, 4000)
+    Path("shards").rename("third")
+    assert pack("src", BINARY, "--range", 0, 8000)[0] == 0
+    assert image_in("shards", "0").max() < 140
+    assert pack("src", BINARY, "--range", 5, "p9")[0] == 2
+
+
+def test_a_fourth_band_is_asked_about(pack):
+    for n in range(3):
+        four = np.random.default_rng(n).integers(0, 256, (24, 32, 4), dtype=np.uint8)
+        save(f"src/images/{n}.tif", four), save(f"src/masks/{n}.png", shape(n))
+    code, said = pack("src", BINARY)
+    assert code == 2 and "has 4 bands: give --bands" in said
+    code, said = pack("src", BINARY, "--bands", "1,2,3", "--quality", 100)
+    assert code == 0 and Manifest.load(Path("shards")).encoding.tones.bands == (1, 2, 3)
+    four = np.random.default_rng(0).integers(0, 256, (24, 32, 4), dtype=np.uint8)
+    assert abs(image_in("shards", "0").mean() - four[..., :3].mean()) < 3
+
+
+def test_prediction_scales_deep_photos_as_packing_did(pack, petseg):
+    for n in range(6):
+        save(f"src/images/{n}.png", stripes(n, 4000).astype(np.uint16)), save(f"src/masks/{n}.png", shape(n))
+    assert pack("src", BINARY, "--range", 0, 4000)[0] == 0
+    options = "--size 32 --width 4 --depth 2 --batch-size 2 --epochs 1 --amp off --device cpu --gallery 0 --run-dir run"
+    assert petseg("train", "--shards", "shards", *options.split())[0] == 0
+    segmenter = load("run", device="cpu")
+    eight = np.repeat(np.rint(stripes(1, 4000).astype(np.uint16) / 4000 * 255).astype(np.uint8)[..., None], 3, axis=2)
+    for picture in ("src/images/1.png", Image.open("src/images/1.png")):
+        assert (segmenter.probabilities(picture) == segmenter.probabilities(eight)).all()

@@ -1,4 +1,4 @@
-"""Images of any format by Pillow: whole or refused, upright, 8-bit RGB."""
+"""Image files of any format: opened by Pillow, whole or refused, turned upright."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import deflate
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 MAX_PIXELS = 178_956_970
 """Largest image in pixels, judged by its header: Pillow's own limit for a decompression bomb (half a GiB as RGB)."""
@@ -87,7 +87,12 @@ def one_page(image: Image.Image) -> None:
     if image.format in {"JPEG", "MPO"}:
         return
     frames = getattr(image, "n_frames", 1)
-    if image.format == "TIFF" and frames > 1:
+    if image.format == "TIFF" and frames == 1:
+        # ImageJ writes a stack of any length as one page, and how long it is into the description.
+        text = str(image.tag_v2.get(270, ""))  # type: ignore[attr-defined]
+        stack = re.search(r"^images=(\d+)", text, re.MULTILINE) if text.startswith("ImageJ=") else None
+        frames = int(stack[1]) if stack else 1
+    elif image.format == "TIFF":
         kinds = []
         for number in range(frames):
             image.seek(number)
@@ -115,26 +120,6 @@ def check_whole(data: bytes, image: Image.Image) -> None:
         _check_png(data)
     elif image.format == "TIFF":
         _check_tiff(data, image)
-
-
-def whole_rgb(data: bytes, image: Image.Image) -> tuple[np.ndarray, bool]:
-    """Pixels of an image of which no part is missing, as they are stored; a JPEG is decoded once.
-
-    Args:
-        data: the whole file.
-        image: the same, opened.
-
-    Returns:
-        (u8[H, W, 3], RGB; whether it is a JPEG with nothing to warn of).
-
-    Raises:
-        ValueError: a part is missing or altered.
-        PictureError: nobody can tell.
-    """
-    if image.format in {"JPEG", "MPO"} and image.mode in {"RGB", "L"}:
-        return decode_jpeg(data)
-    check_whole(data, image)
-    return to_rgb(image, upright=False), False
 
 
 def decode_jpeg(data: bytes, colorspace: str = "RGB") -> tuple[np.ndarray, bool]:
@@ -242,31 +227,6 @@ def exif_orientation(image: Image.Image) -> int:
     except Exception:  # a broken EXIF block says nothing about the image
         return 1
     return value if isinstance(value, int) and 2 <= value <= 8 else 1
-
-
-def to_rgb(picture: Image.Image, *, upright: bool = True) -> np.ndarray:
-    """Pixels of an opened image, its first frame.
-
-    Args:
-        picture: opened, of any mode; 16 bits are cut to 8, transparency is laid over white.
-        upright: turn it by its EXIF orientation.
-
-    Returns:
-        u8[H, W, 3], RGB.
-    """
-    image = ImageOps.exif_transpose(picture) if upright else picture
-    if image.mode.startswith("I") or image.mode == "F":
-        grey = np.asarray(image)
-        # Mode I holds 16-bit grey too; what goes beyond 8 bits is cut to them, what does not is taken as it is.
-        if grey.dtype != np.uint16:
-            grey = np.clip(grey, 0, 65535).astype(np.uint16)
-        if image.mode.startswith("I;16") or grey.max(initial=0) > 255:
-            grey = grey >> 8
-        return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
-    if image.has_transparency_data:
-        over = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
-    return np.array(image.convert("RGB"))
 
 
 def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from petseg.classes import ClassTable
+from petseg.data.decode.rgb import AS_IT_IS, Tones
 from petseg.data.sources import Rejected
 from petseg.data.sources.files import MANIFEST_NAME, refuse_unfinished
 from petseg.errors import PetsegError
@@ -62,6 +63,8 @@ class Encoding:
     """Extension of the image component."""
     mask: str = "png"
     """Extension of the mask component."""
+    tones: Tones = AS_IT_IS
+    """What became of images of more than 8 bits or three bands."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,6 +117,7 @@ class Manifest:
                 "quality": self.encoding.quality,
                 "image": self.encoding.image,
                 "mask": self.encoding.mask,
+                **self.encoding.tones.to_dict(),
             },
             "max_height": self.max_height,
             "max_width": self.max_width,
@@ -178,6 +182,7 @@ class Manifest:
                     quality=_whole(data["encoding"]["quality"]),
                     image=str(data["encoding"]["image"]),
                     mask=str(data["encoding"]["mask"]),
+                    tones=Tones.from_dict(data["encoding"]),
                 ),
                 max_height=_whole(data["max_height"]),
                 max_width=_whole(data["max_width"]),

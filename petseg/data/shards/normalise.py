@@ -15,12 +15,11 @@ from petseg.data.decode.pictures import (
     MAX_SIDE,
     PictureError,
     exif_orientation,
-    one_page,
     opened,
     turned,
-    whole_rgb,
 )
 from petseg.data.decode.resize import resize_image, resize_nearest
+from petseg.data.decode.rgb import AS_IT_IS, Tones, decode_picture
 from petseg.data.shards.mask_files import RejectError, codes_of, read_mask, united
 from petseg.data.shards.stats import histogram
 
@@ -64,6 +63,7 @@ def normalise(
     encoding: str = "jpeg",
     mask_orientation: str = "auto",
     resize_masks: bool = False,
+    tones: Tones = AS_IT_IS,
     max_pixels: int = MAX_PIXELS,
 ) -> Sample:
     """Decode a pair in full, judge it, and encode it as shards hold it.
@@ -79,12 +79,13 @@ def normalise(
         mask_orientation: `upright` or `stored`: how a mask was drawn that its size says nothing of, where its image is
             turned by an EXIF orientation.
         resize_masks: bring a mask of another size and the same shape to its image's size, by nearest.
+        tones: what becomes of images of more than 8 bits or three bands.
         max_pixels: larger pictures are rejected by their header, before they are decoded.
 
     Raises:
         RejectError: damaged (also in part), too large, of an unknown kind, or a mask that does not fit.
     """
-    pixels, orientation, keep = _decode_image(image, max_pixels)
+    pixels, orientation, keep = _decode_image(image, tones, max_pixels)
     jpeg = classes.reading.threshold is not None
     every = [codes_of(read_mask(each, max_pixels, jpeg=jpeg), classes) for each in (mask, *more_masks)]
     codes, indices = every[0] if len(every) == 1 else united(every, classes)
@@ -178,17 +179,11 @@ def frame_marker(jpeg: bytes) -> int | None:
     return None
 
 
-def _decode_image(data: bytes, max_pixels: int) -> tuple[np.ndarray, int, bool]:
+def _decode_image(data: bytes, tones: Tones, max_pixels: int) -> tuple[np.ndarray, int, bool]:
     """(u8[H, W, 3] as stored, EXIF orientation 1 to 8, whether the bytes can be kept)."""
     try:
-        with opened(data, max_pixels=max_pixels) as picture:
-            one_page(picture)
-            orientation = exif_orientation(picture)
-            pixels, sound = whole_rgb(data, picture)
-            # Grey JPEGs, images in images, foreign colour transforms and rare processes are encoded anew: not every
-            # decoder agrees on them.
-            plain = picture.format == "JPEG" and picture.mode == "RGB" and picture.info.get("adobe_transform", 1) == 1
-            keep = sound and plain and orientation == 1
-            return pixels, orientation, keep and frame_marker(data) in {_BASELINE, _EXTENDED, _PROGRESSIVE}
+        found = decode_picture(data, tones, max_pixels=max_pixels)
     except PictureError as error:
         raise RejectError(f"image {error}") from error
+    keep = found.plain and found.orientation == 1
+    return found.pixels, found.orientation, keep and frame_marker(data) in {_BASELINE, _EXTENDED, _PROGRESSIVE}

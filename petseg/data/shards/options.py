@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from petseg.data.decode.rgb import Tones
 from petseg.data.shards.manifest import ENCODINGS
 from petseg.data.shards.plan import SPLIT_MODES
 from petseg.errors import PetsegError
@@ -28,12 +29,23 @@ class PackOptions:
     `auto` takes what masks whose size tells say of the others."""
     resize_masks: bool = False
     """Masks of another size than their image's, but of its shape, are brought to it."""
+    range: tuple[float, float] | None = None
+    """Values of images of more than 8 bits that become 0 and 255; None: found over all of them (`Values.range`)."""
+    percentiles: tuple[float, float] | None = None
+    """In place of `range`: the percentiles of all values that become 0 and 255."""
+    bands: tuple[int, ...] = ()
+    """Bands of images that become red, green and blue, or one that becomes grey, counted from 1; see `Tones`."""
     samples_per_shard: int = 256
     """Most samples in one shard; the shards of a split differ by one sample at most before rejects."""
     seed: int = 0
     """Any integer; decides about val, random splits and the order of samples."""
     group: str | None = None
     """Regular expression: keys in which it finds the same stay in one split (`make_plan`)."""
+
+    @property
+    def tones(self) -> Tones:
+        """What becomes of images of more than 8 bits or three bands."""
+        return Tones.from_dict({"range": self.range, "bands": self.bands})
 
     def __post_init__(self) -> None:
         if self.split not in SPLIT_MODES:
@@ -46,6 +58,12 @@ class PackOptions:
             raise PetsegError(
                 f"--mask-orientation {self.mask_orientation} is unknown: use {', '.join(MASK_ORIENTATIONS)}."
             )
+        try:
+            tones = self.tones
+        except ValueError as error:
+            raise PetsegError(f"--bands or --range: {error}; give such as --bands 1,2,3 --range 0 4095.") from error
+        if tones.range and self.percentiles:
+            raise PetsegError("--range: give values or percentiles, not both.")
         if self.encoding not in ENCODINGS:
             raise PetsegError(f"--encoding {self.encoding} is unknown: use {' or '.join(ENCODINGS)}.")
         if self.samples_per_shard < 1:

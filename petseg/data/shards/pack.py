@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from petseg.data.shards.index import index_name
@@ -22,7 +22,7 @@ from petseg.data.shards.pool import run_jobs
 from petseg.data.shards.probe import probe
 from petseg.data.shards.scan import scan_masks
 from petseg.data.shards.stats import ShardStats, code_counts, mean_std
-from petseg.data.shards.survey import mask_orientation
+from petseg.data.shards.survey import survey
 from petseg.data.shards.work import ShardJob, ShardWork, cannot_write, stats_path
 from petseg.data.sources import Listing, Pair, Rejected, Source
 from petseg.data.sources.files import MANIFEST_NAME, WORK_FOLDER
@@ -107,8 +107,7 @@ def pack(
     plan = make_plan(listing, options.split, options.seed, options.samples_per_shard, options.group)
     pairs = {pair.key: pair for pair in listing.pairs}
     chosen = [pairs[key] for keys in plan.shards.values() for key in keys]
-    orientation = mask_orientation(source, chosen, options.mask_orientation, workers=workers)
-    options = replace(options, mask_orientation=orientation)
+    options = survey(source, chosen, options, workers=workers)
     identity = _identity(source, listing, plan, options)
     notes = out / WORK_FOLDER
     with _folder(out, identity):
@@ -256,7 +255,7 @@ def _finished(out: Path, name: str) -> ShardStats | None:
 def _encoding(options: PackOptions) -> Encoding:
     image, mask = ENCODINGS[options.encoding]
     quality = options.quality if options.encoding == "jpeg" else 0
-    return Encoding(short_side=options.short_side, quality=quality, image=image, mask=mask)
+    return Encoding(short_side=options.short_side, quality=quality, image=image, mask=mask, tones=options.tones)
 
 
 def _manifest(

@@ -1,18 +1,25 @@
-"""What only the whole set can tell, found before the first sample is packed: whether masks are turned as images are.
+"""What only the whole set can tell, found before the first sample is packed.
 
-A photo may be stored turned, with an EXIF orientation that viewers follow. Its mask then was drawn either on the
-upright image or in the stored frame. Where width and height change places, the mask's size says which; where they do
-not, the other pairs of the set do.
+How masks are turned: a photo may be stored turned, with an EXIF orientation that viewers follow. Its mask then was
+drawn either on the upright image or in the stored frame. Where width and height change places, the mask's size says
+which; where they do not, the other pairs of the set do.
+
+The range of values: pictures of more than 8 bits become 8-bit by one range, not each by its own.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from petseg.data.decode.pictures import PNG_SIGNATURE, PictureError, exif_orientation, opened
+from petseg.data.decode.rgb import Tones, chosen, is_deep, read_bands
+from petseg.data.shards.options import PackOptions
 from petseg.data.shards.pool import Report, run_jobs
+from petseg.data.shards.ranges import Values
 from petseg.data.sources import Pair, Source
 from petseg.errors import PetsegError
 
@@ -27,33 +34,58 @@ _PNG_EXIF = (b"eXIf", b"Raw profile type exif", b"Raw profile type APP1")
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """What a number of pairs tell."""
+
+    frames: dict[str, str]
+    """For each kind of pair (`frame_of`), the first one's key."""
+    values: Values
+    """Of pictures of more than 8 bits."""
+
+
+@dataclass(frozen=True, slots=True)
 class SurveyWork:
-    """Looks at the headers of pairs."""
+    """Looks at the headers of pairs, and at the values of pictures of more than 8 bits."""
 
     source: Source
+    frames: bool
+    """Whether it is asked how masks are turned."""
+    values: bool
+    """Whether it is asked for values."""
+    bands: tuple[int, ...]
 
-    def __call__(self, job: Sequence[Pair], report: Report) -> dict[str, str]:
-        """For each kind of pair among the job's, the first one's key."""
-        found: dict[str, str] = {}
+    def __call__(self, job: Sequence[Pair], report: Report) -> Found:
+        """What the job's pairs tell; those that cannot be read tell nothing, and packing will say so."""
+        found = Found({}, Values())
         for pair in job:
-            with contextlib.suppress(OSError, PictureError):  # packing will say so
-                kind = self._frame(pair)
-                if kind:
-                    found.setdefault(kind, pair.key)
+            with contextlib.suppress(OSError, PictureError):
+                self._look(pair, found)
         report(0)
         return found
 
-    def _frame(self, pair: Pair) -> str:
+    def _look(self, pair: Pair, found: Found) -> None:
         image, mask = self.source.head(pair)
-        if image[:2] == _JPEG and _JPEG_EXIF not in image:
-            return ""
-        if image[:2] == _JPEG:
+        jpeg = image[:2] == _JPEG
+        if jpeg and (not self.frames or _JPEG_EXIF not in image):
+            return
+        frame: str | None = None
+        if jpeg:
             with contextlib.suppress(PictureError):  # a header may be longer than that
-                return frame_of(image, mask)
-        image, mask, *_ = self.source.read(pair)
-        if image[: len(PNG_SIGNATURE)] == PNG_SIGNATURE and not any(word in image for word in _PNG_EXIF):
-            return ""  # Pillow would decode it to find that out
-        return frame_of(image, mask)
+                frame = frame_of(image, mask)
+        if frame is None:
+            image, mask, *_ = self.source.read(pair)
+            if self.values and is_deep(image):
+                found.values.add(_deep_values(image, self.bands), pair.key)
+            # Of a PNG that has none, Pillow would decode all to find that out.
+            bare = image[: len(PNG_SIGNATURE)] == PNG_SIGNATURE and not any(word in image for word in _PNG_EXIF)
+            frame = frame_of(image, mask) if self.frames and not bare else ""
+        if frame:
+            found.frames.setdefault(frame, pair.key)
+
+
+def _deep_values(image: bytes, bands: tuple[int, ...]) -> np.ndarray:
+    values = chosen(read_bands(image), Tones(bands=bands))
+    return values if values.dtype != np.uint8 else values[:0]
 
 
 def frame_of(image: bytes, mask: bytes) -> str:
@@ -79,27 +111,44 @@ def frame_of(image: bytes, mask: bytes) -> str:
     return STORED if (size[0] > size[1]) == (stored[0] > stored[1]) else UPRIGHT
 
 
-def mask_orientation(source: Source, pairs: Sequence[Pair], asked: str, *, workers: int) -> str:
-    """`UPRIGHT` or `STORED`, as the masks of a set are drawn; `auto` where it makes no difference.
+def survey(source: Source, pairs: Sequence[Pair], options: PackOptions, *, workers: int) -> PackOptions:
+    """Options in which nothing is left to find: how masks are turned, and the range of values.
+
+    `auto` stays where it makes no difference, and so does no range where no picture has more than 8 bits.
 
     Args:
         source: where the pairs are.
         pairs: all of them, so that the answer depends on the sources alone.
-        asked: what was asked for; `auto` looks.
+        options: what was asked for.
         workers: processes, at least 1.
 
     Raises:
-        PetsegError: some masks can be read in both ways, and the others do not tell.
+        PetsegError: some masks can be read in both ways, and the others do not tell; or no one range holds.
     """
-    if asked != "auto":
-        return asked
+    work = SurveyWork(
+        source, frames=options.mask_orientation == "auto", values=options.range is None, bands=options.bands
+    )
+    if not (work.frames or work.values):
+        return options
     real = sorted((pair for pair in pairs if pair.size), key=lambda pair: pair.key)  # what is drawn is upright
     jobs = [tuple(real[first : first + _PAIRS_A_JOB]) for first in range(0, len(real), _PAIRS_A_JOB)]
     first: dict[str, str] = {}
+    values = Values()
     workers = workers if len(jobs) > _JOBS_ALONE else 1
-    for found in run_jobs(SurveyWork(source), jobs, workers=workers, progress=lambda _: None):
-        for kind, key in found.items():
+    for found in run_jobs(work, jobs, workers=workers, progress=lambda _: None):
+        values.merge(found.values)
+        for kind, key in found.frames.items():
             first[kind] = min(key, first.get(kind, key))
+    if work.frames:
+        options = replace(options, mask_orientation=_mask_orientation(first))
+    if values.kind and options.percentiles:
+        low, high = options.percentiles
+        ends = values.percentile(low, upper=False), values.percentile(high, upper=True)
+        return replace(options, range=ends if ends[0] < ends[1] else (ends[0], ends[0] + 1), percentiles=None)
+    return replace(options, range=values.range() if values.kind else options.range, percentiles=None)
+
+
+def _mask_orientation(first: dict[str, str]) -> str:
     if EITHER not in first:
         return "auto"
     if UPRIGHT in first and STORED in first:

@@ -96,7 +96,7 @@ class ShardWork:
         stats = ShardStats(name=job.name)
         classes = self.source.classes
         unreported = 0
-        options = self.options
+        options, tones = self.options, self.options.tones
         with ShardWriter(self.out, job.name, ENCODINGS[options.encoding]) as writer:
             for pair in job.pairs:
                 try:
@@ -111,6 +111,7 @@ class ShardWork:
                         encoding=options.encoding,
                         mask_orientation=options.mask_orientation,
                         resize_masks=options.resize_masks,
+                        tones=tones,
                     )
                 except RejectError as error:
                     stats.rejected.append(Rejected(key=pair.key, reason=str(error)))

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from petseg.data.decode.images import decode_image
 from petseg.data.decode.masks import decode_mask
 from petseg.data.decode.nvimgcodec import BatchDecoder, available
-from petseg.data.decode.pictures import DecodeError, to_rgb, turned
+from petseg.data.decode.pictures import DecodeError, turned
 from petseg.data.decode.resize import (
     _TRIANGLE,
     nearest_indices,
@@ -22,6 +22,7 @@ from petseg.data.decode.resize import (
     resize_image_on_device,
     resize_nearest,
 )
+from petseg.data.decode.rgb import to_rgb
 
 SIDES = st.integers(1, 90)
 

@@ -412,6 +412,6 @@ def test_too_little_memory_is_not_a_damaged_image(oxford, tmp_path, monkeypatch)
     def out_of_memory(*_args, **_options):
         raise MemoryError
 
-    monkeypatch.setattr("petseg.data.shards.normalise.whole_rgb", out_of_memory)
+    monkeypatch.setattr("petseg.data.decode.rgb.whole_rgb", out_of_memory)
     with pytest.raises(PetsegError, match="not enough memory for one of its images: give fewer --workers"):
         pack(OxfordSource(oxford), tmp_path / "out", OFFICIAL, workers=1)
