@@ -105,9 +105,9 @@ def originals(oxford, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def packed(tmp_path_factory) -> Path:
-    """Shards of 60 drawn pets at a short side of 64: train 42, val 12, test 6, in shards of at most 12."""
+    """Shards of 60 drawn pets at a short side of 64: train 42, val 12, test 6 (with this seed), in shards of 12."""
     out = tmp_path_factory.mktemp("shards") / "packed"
-    options = PackOptions(split="random", short_side=64, samples_per_shard=12)
+    options = PackOptions(split="random", seed=86, short_side=64, samples_per_shard=12)
     pack(SyntheticSource(60, 3), out, options, workers=1)
     return out
 
@@ -116,7 +116,7 @@ def packed(tmp_path_factory) -> Path:
 def pixels(tmp_path_factory) -> Path:
     """The samples of `packed`, as PPM and PGM."""
     out = tmp_path_factory.mktemp("shards") / "pixels"
-    options = PackOptions(split="random", short_side=64, samples_per_shard=12, encoding="ppm")
+    options = PackOptions(split="random", seed=86, short_side=64, samples_per_shard=12, encoding="ppm")
     pack(SyntheticSource(60, 3), out, options, workers=1)
     return out
 

@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from petseg.classes import ClassTable
 from petseg.cli.console import command, counted, mask_table, packing_table, progress
+from petseg.data.shards.copies import Copies
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.options import PackOptions
 from petseg.data.shards.pack import PackReport, pack
@@ -203,12 +204,25 @@ def show_report(console: Console, report: PackReport, out: Path) -> None:
             f"On no list and in no split folder, so left out: {escape(', '.join(report.unlisted[:SHOWN_REJECTS]))}"
             + (" ..." if len(report.unlisted) > SHOWN_REJECTS else "")
         )
+    if report.copies:
+        console.print(escape(_copies_line(report.copies, report.split_by)))
     for reject in manifest.rejected[:SHOWN_REJECTS]:
         console.print(f"[yellow]rejected[/] {escape(reject.key)}: {escape(reject.reason)}")
     if len(manifest.rejected) > SHOWN_REJECTS:
         console.print(f"... and {len(manifest.rejected) - SHOWN_REJECTS} more, all in {escape(str(out))}/manifest.json")
     train = command(f"petseg-train --shards {out}")
     console.print(f"Shards are in {escape(str(out))}. Train on them: {escape(train)}")
+
+
+def _copies_line(copies: Copies, split_by: str) -> str:
+    where = ", ".join(f"{n:,} of {one} and {other}" for (one, other), n in copies.splits.items())
+    (first, second), *_ = copies.pairs
+    said = f"Copies of one picture, as it is or flipped, stand in two splits: {where}, such as {first} and {second}."
+    if split_by != "chance":
+        return f"{said} Scores on them say little; {split_by} say who is where."
+    if copies.group is None:
+        return f"{said} Scores on them say little: remove one of each, or give a --group that keeps them together."
+    return f"{said} Scores on them say little: --group '{copies.group}' keeps them together."
 
 
 def classes_command(console: Console, folder: Path, out: Path | None) -> None:

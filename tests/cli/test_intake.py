@@ -398,3 +398,30 @@ def test_prediction_scales_deep_photos_as_packing_did(pack, petseg):
     eight = np.repeat(np.rint(stripes(1, 4000).astype(np.uint16) / 4000 * 255).astype(np.uint8)[..., None], 3, axis=2)
     for picture in ("src/images/1.png", Image.open("src/images/1.png")):
         assert (segmenter.probabilities(picture) == segmenter.probabilities(eight)).all()
+
+
+# --- copies
+
+
+def test_copies_in_two_splits_are_named_with_the_group_that_keeps_them_together(pack):
+    for n in range(12):
+        smooth = np.asarray(
+            Image.fromarray(np.random.default_rng(n).integers(0, 256, (6, 8), np.uint8)).resize((64, 48))
+        )
+        save(f"src/train/image/{n}.png", smooth), save(f"src/train/label/{n}.png", np.resize(shape(n), (48, 64)))
+        (
+            save(f"src/train/aug/image_{n}_1.png", smooth[:, ::-1]),
+            save(f"src/train/aug/mask_{n}_1.png", np.resize(shape(n), (48, 64))),
+        )
+        save(f"src/test/{n}.png", smooth)
+    code, said = pack("src", BINARY)
+    assert (
+        code == 0 and "10 files in test" not in said and "12 files in test, such as 0.png: image without a mask" in said
+    )
+    assert (
+        "Copies of one picture, as it is or flipped, stand in two splits" in said
+        and "--group '(\\d+)' keeps them" in said
+    )
+    Path("shards").rename("first")
+    code, said = pack("src", BINARY, "--group", r"(\d+)")
+    assert code == 0 and "Copies of" not in said

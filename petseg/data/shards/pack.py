@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from petseg.data.shards.copies import Copies, find_copies
 from petseg.data.shards.index import index_name
 from petseg.data.shards.manifest import ENCODINGS, Encoding, Manifest, Split
 from petseg.data.shards.mask_files import NO_CLASS, UNKNOWN_CODES
@@ -58,6 +59,8 @@ class PackReport:
     """Files that the source passed over by name."""
     rejected: tuple[Rejected, ...]
     """As in the manifest."""
+    copies: Copies | None
+    """Pictures that stand in two splits."""
     resumed_shards: int
     """Shards that an earlier, killed run had finished."""
 
@@ -133,6 +136,10 @@ def pack(
             _give_up(out, source, pairs, manifest, packed)
         if not allow_rejects:
             _refuse_lost_classes(source, pairs, manifest)
+        copies = find_copies(
+            {key: look for stats in done.values() for key, look in stats.looks.items()},
+            {key: split_of(name) for name, stats in done.items() for key in stats.looks},
+        )
         manifest.save(out)
         shutil.rmtree(notes)
     return PackReport(
@@ -145,6 +152,7 @@ def pack(
         unlisted=plan.unlisted,
         ignored=listing.ignored,
         rejected=manifest.rejected,
+        copies=copies,
         resumed_shards=sum(stats.resumed for stats in done.values()),
     )
 

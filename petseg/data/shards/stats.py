@@ -44,6 +44,8 @@ class ShardStats:
     converted: int = 0
     palette: dict[int, tuple[int, int, int, str]] = field(default_factory=dict)
     """By code: the colour that palettes give it where their indices are the codes, and the first such mask."""
+    looks: dict[str, str] = field(default_factory=dict)
+    """By key: what the image looks like (`look_of`)."""
     resumed: bool = False
     """It was written by an earlier run."""
 

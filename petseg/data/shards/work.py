@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from petseg.data.shards.copies import look_of
 from petseg.data.shards.index import format_index, index_name
 from petseg.data.shards.manifest import ENCODINGS
 from petseg.data.shards.mask_files import RejectError
@@ -117,6 +118,7 @@ class ShardWork:
                     stats.rejected.append(Rejected(key=pair.key, reason=str(error)))
                 else:
                     stats.add_palette(sample.palette, pair.mask)
+                    stats.looks[pair.key] = look_of(sample.pixels)
                     writer.add(pair.key, sample.image, sample.mask)
                     stats.add(
                         sample.pixels,

