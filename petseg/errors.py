@@ -13,3 +13,7 @@ class PetsegError(Exception):
         ...     print(error)  # doctest: +SKIP
         no such run: runs/none; give the folder that petseg-train wrote, or a .pt file in it.
     """
+
+
+class RefusedError(PetsegError):
+    """A pack that lost too much, or whose masks disagree; its folder may be used again for another try."""

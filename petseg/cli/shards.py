@@ -204,6 +204,13 @@ def show_report(console: Console, report: PackReport, out: Path) -> None:
             f"On no list and in no split folder, so left out: {escape(', '.join(report.unlisted[:SHOWN_REJECTS]))}"
             + (" ..." if len(report.unlisted) > SHOWN_REJECTS else "")
         )
+    for each in report.thinned:
+        before, after = (f"{100 * share:.3g}%" for share in (each.share_before, each.share_after))
+        console.print(
+            f"--short-side {manifest.encoding.short_side} thins {escape(each.name)}: {before} of the pixels before and "
+            f"{after} after, in {each.masks_before:,} masks before and {each.masks_after:,} after; "
+            f"its mean width is now {each.width:.2g} pixels. A larger one, or 0, keeps it."
+        )
     if report.copies:
         console.print(escape(_copies_line(report.copies, report.split_by)))
     for reject in manifest.rejected[:SHOWN_REJECTS]:
@@ -231,6 +238,7 @@ def classes_command(console: Console, folder: Path, out: Path | None) -> None:
     Raises:
         PetsegError: no masks, or what they hold makes no class map.
     """
+    from petseg.data.shards.labels import label_names
     from petseg.data.shards.scan import mask_files, scan_masks
     from petseg.system import write_atomic
 
@@ -243,11 +251,15 @@ def classes_command(console: Console, folder: Path, out: Path | None) -> None:
         console.print(f"[yellow]not read[/] {escape(reject.key)}: {escape(reject.reason)}")
     if len(scan.rejected) > SHOWN_REJECTS:
         console.print(f"... and {len(scan.rejected) - SHOWN_REJECTS} more")
-    text = scan.to_toml()
+    labels, files_of_labels = label_names(folder)
+    text = scan.to_toml(labels)
     if not scan.soft:  # a table of 256 greys says nothing
         console.print(mask_table(scan))
     for remark in scan.remarks():
         console.print(escape(remark))
+    if named := [name for value, name in labels.items() if value in scan.values]:
+        where = escape(", ".join(str(path) for path in files_of_labels[:3]))
+        console.print(f"{counted(len(named), 'name')} of classes come from {where}.")
     if out is None:
         console.print("A class map to start from; --out FILE writes it:\n")
         console.print(text, markup=False, highlight=False, soft_wrap=True, end="")

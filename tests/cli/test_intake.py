@@ -3,6 +3,7 @@
 import io
 import re
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -226,6 +227,16 @@ def test_a_layout_that_no_rule_knows_gets_an_option_that_works(pack):
     assert pack("src", BINARY, *pairs_of(said))[0] == 0 and len(masks_in("shards")) == 4
 
 
+def test_camvids_layout_gets_options_that_work_together(pack):
+    for split in ("train", "val"):
+        for n in range(3):
+            photo(f"src/{split}/{split}{n}.png", n), save(f"src/{split}annot/{split}{n}.png", shape(n, 1))
+    code, said = pack("src", INDEXED)
+    assert code == 2 and pairs_of(said)[1::2] == ["train/*.png=trainannot/*.png", "val/*.png=valannot/*.png"]
+    code, said = pack("src", INDEXED, *pairs_of(said))
+    assert code == 0 and "in train 3, val 3 (folders)" in said
+
+
 def test_pictures_side_by_side_get_the_word_that_packs_them(pack):
     for n in range(3):
         photo(f"src/a/{n}.jpg", n), save(f"src/a/{n}.png", shape(n))
@@ -425,3 +436,114 @@ def test_copies_in_two_splits_are_named_with_the_group_that_keeps_them_together(
     Path("shards").rename("first")
     code, said = pack("src", BINARY, "--group", r"(\d+)")
     assert code == 0 and "Copies of" not in said
+
+
+# --- packs that lose something
+
+
+def many(count: int, broken: Callable[[int], bool], kind: str) -> None:
+    """Pairs of which some are broken in one way: a code that no class has, another size, or half a file."""
+    for n in range(count):
+        photo(f"src/images/{n:03d}.jpg", n), save(f"src/masks/{n:03d}.png", shape(n, 1))
+        if not broken(n):
+            continue
+        if kind == "code":
+            save(f"src/masks/{n:03d}.png", shape(n, 7))
+        elif kind == "size":
+            save(f"src/masks/{n:03d}.png", np.zeros((9, 9), np.uint8))
+        else:
+            path = Path(f"src/masks/{n:03d}.png")
+            path.write_bytes(path.read_bytes()[:-20])
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("code", r"nearly all for one reason, 000 because mask holds unknown codes 7: give a class map"),
+        ("size", r"nearly all for one reason, 000 because mask is 9x9, its image 32x24"),
+        ("half", r"nearly all for one reason, 000 because mask is damaged .*: fetch or copy the masks again"),
+    ],
+)
+def test_many_rejects_of_one_kind_stop_a_pack(pack, kind, words):
+    many(99, lambda n: n % 8 == 0, kind)
+    code, said = pack("src", INDEXED)
+    assert code == 2 and re.search("13 of 99 were rejected, " + words, said), said
+    assert not Path("shards/manifest.json").exists()
+    code, _ = pack("src", INDEXED, "--allow-rejects")
+    assert code == 0 and len(masks_in("shards")) == 86
+
+
+def test_the_first_shards_are_judged_and_what_was_packed_stays(pack):
+    many(240, lambda n: n % 3 != 0, "code")
+    code, said = pack("src", INDEXED, "--samples-per-shard", 40)
+    assert code == 2 and re.search(
+        r"after 1\d\d of 240 samples, \d+ of 1\d\d were rejected, .* because mask holds", said
+    )
+    shards = sorted(path.name for path in Path("shards").glob("*.tar"))
+    assert 2 <= len(shards) < 6
+    code, said = pack("src", INDEXED, "--samples-per-shard", 40, "--allow-rejects")
+    assert code == 0 and f"{len(shards)} shards were finished by an earlier run" in said
+
+
+def test_a_refused_pack_makes_way_for_another_try(pack):
+    many(30, lambda n: n % 2 == 0, "code")
+    save("src/masks/029.png", shape(1, 7))
+    assert pack("src", INDEXED)[0] == 2
+    assert pack("src", "codes = [0, 1, 7]\n", "--samples-per-shard", 5)[0] == 0
+    assert len(masks_in("shards")) == 30 and not Path("shards/.packing").exists()
+
+
+def test_one_class_of_files_that_is_all_rejected_is_named(pack):
+    for n in range(40):
+        photo(f"src/images/{n:03d}.{'png' if n < 5 else 'jpg'}", n), save(f"src/masks/{n:03d}.png", shape(n, 1))
+    for n in range(5):
+        save(f"src/images/{n:03d}.png", np.random.default_rng(n).integers(0, 256, (24, 32, 4), dtype=np.uint8))
+    code, said = pack("src", INDEXED)
+    assert code == 2 and "all 5 images that end in .png were rejected, 000 because image has a fourth band" in said
+    assert pack("src", INDEXED, "--bands", "1,2,3")[0] == 0 and len(masks_in("shards")) == 40
+
+
+def test_a_class_without_a_pixel_is_no_pack_unless_it_is_allowed(pack):
+    many(6, lambda n: False, "code")
+    classes = 'codes = [0, 1, 2]\nnames = ["rest", "thing", "gone"]\n'
+    code, said = pack("src", classes)
+    assert code == 2 and "no mask holds gone, which the class map has" in said
+    assert pack("src", classes, "--allow-rejects")[0] == 0 and len(masks_in("shards")) == 6
+
+
+def test_structures_that_become_too_thin_are_said(pack):
+    for n in range(4):
+        vessels = np.zeros((400, 600), np.uint8)
+        vessels[:, 20 + n :: 97] = 1
+        vessels[30 + n :: 101] = 1
+        save(f"src/masks/{n}.png", vessels)
+        save(f"src/images/{n}.jpg", np.random.default_rng(n).integers(0, 256, (400, 600, 3), dtype=np.uint8))
+    code, said = pack("src", INDEXED)
+    assert code == 0 and "--short-side" not in said
+    Path("shards").rename("whole")
+    code, said = pack("src", INDEXED, "--short-side", 64)
+    assert code == 0 and re.search(
+        r"--short-side 64 thins thing: 1\.\d+% of the pixels before and .* its mean width is now 0\.\d+ pixels", said
+    ), said
+
+
+# --- names of classes
+
+
+def test_class_maps_take_names_from_annotation_tools(petseg):
+    save("cvat/SegmentationClass/a.png", np.array([[[0, 0, 0], [250, 50, 83], [51, 221, 255]]], np.uint8))
+    Path("cvat/labelmap.txt").write_text(
+        "# label:color_rgb:parts:actions\nbackground:0,0,0::\ncat:250,50,83::\ndog:51,221,255::\n"
+    )
+    code, out, _ = petseg("classes", "cvat/SegmentationClass")
+    assert code == 0 and 'names = ["background", "dog", "cat"]' in out and "3 names of classes come from" in out
+    save("flow/train/x_mask.png", np.array([[0, 1, 2]], np.uint8))
+    Path("flow/train/_classes.csv").write_text("Pixel Value, Class\n0, ground\n1, leaf\n9, rare\n")
+    code, out, _ = petseg("classes", "flow")
+    assert code == 0 and 'names = ["ground", "leaf", "class 2"]' in out and "2 names of classes" in out
+    save("camvid/labels/x.png", np.array([[[64, 128, 64], [192, 0, 128]]], np.uint8))
+    Path("camvid/label_colors.txt").write_text("64 128 64\tAnimal\n192 0 128\t\tArchway\n")
+    assert 'names = ["Animal", "Archway"]' in petseg("classes", "camvid/labels")[1]
+    Path("camvid/label_colors.txt").unlink()
+    Path("camvid/class_dict.csv").write_text("name,r,g,b\nAnimal,64,128,64\nArchway,192,0,128\n")
+    assert 'names = ["Animal", "Archway"]' in petseg("classes", "camvid/labels")[1]

@@ -13,7 +13,7 @@ from petseg.classes import ClassTable
 from petseg.data.decode.masks import GREY_AS_STORED
 from petseg.data.decode.pictures import MAX_PIXELS, PictureError, check_whole, one_page, opened
 from petseg.data.decode.rgb import whole_rgb
-from petseg.data.shards.stats import histogram
+from petseg.data.shards.histogram import histogram
 
 UNKNOWN_CODES, NO_CLASS = "unknown codes", "which no class has"
 """What the reasons say where the class map is at fault."""

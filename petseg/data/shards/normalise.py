@@ -20,8 +20,9 @@ from petseg.data.decode.pictures import (
 )
 from petseg.data.decode.resize import resize_image, resize_nearest
 from petseg.data.decode.rgb import AS_IT_IS, Tones, decode_picture
+from petseg.data.shards.histogram import histogram
 from petseg.data.shards.mask_files import RejectError, codes_of, read_mask, united
-from petseg.data.shards.stats import histogram
+from petseg.data.shards.thinning import Thin, thinned
 
 # What a baseline or progressive decoder takes; the rest (lossless, arithmetic) is for libjpeg alone.
 _BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
@@ -49,6 +50,8 @@ class Sample:
     """The image's bytes are the source's own."""
     palette: dict[int, tuple[int, int, int]]
     """The colours of the mask's palette by code, where its indices were taken for codes."""
+    thin: dict[int, Thin]
+    """What making the mask smaller left of its classes; empty where it was not."""
     converted: bool
     """The source's image was no sound, upright RGB JPEG, so that it had to be encoded anew whatever its size."""
 
@@ -98,10 +101,12 @@ def normalise(
         codes = turned(codes, orientation)
     pixels = turned(pixels, orientation)
     height, width = pixels.shape[:2]
+    thin: dict[int, Thin] = {}
     if 0 < short_side < min(height, width):
         scale = short_side / min(height, width)
         new = max(short_side, round(height * scale)), max(short_side, round(width * scale))
-        pixels, codes = resize_image(pixels, *new), resize_nearest(codes, *new)
+        before, pixels, codes = codes, resize_image(pixels, *new), resize_nearest(codes, *new)
+        thin = thinned(before, codes)
         keep = False
     elif short_side:
         keep = False
@@ -126,6 +131,7 @@ def normalise(
         progressive=keep and frame_marker(image) == _PROGRESSIVE,
         kept=keep,
         palette=indices,
+        thin=thin,
         converted=converted,
     )
 

@@ -15,25 +15,28 @@ from pathlib import Path
 
 from petseg.data.shards.copies import Copies, find_copies
 from petseg.data.shards.index import index_name
+from petseg.data.shards.judge import Judge
 from petseg.data.shards.manifest import ENCODINGS, Encoding, Manifest, Split
-from petseg.data.shards.mask_files import NO_CLASS, UNKNOWN_CODES
 from petseg.data.shards.options import PackOptions
 from petseg.data.shards.plan import SPLITS, Plan, make_plan, split_of
 from petseg.data.shards.pool import run_jobs
 from petseg.data.shards.probe import probe
-from petseg.data.shards.scan import scan_masks
 from petseg.data.shards.stats import ShardStats, code_counts, mean_std
 from petseg.data.shards.survey import survey
+from petseg.data.shards.thinning import Thinned, thinned_classes
 from petseg.data.shards.work import ShardJob, ShardWork, cannot_write, stats_path
-from petseg.data.sources import Listing, Pair, Rejected, Source
+from petseg.data.sources import Listing, Rejected, Source
 from petseg.data.sources.files import MANIFEST_NAME, WORK_FOLDER
-from petseg.errors import PetsegError
+from petseg.errors import PetsegError, RefusedError
 from petseg.system import locked, write_atomic
 
 PLAN_NAME = "plan.json"
 
-_LOOKED_AT = 50
-"""Masks that are looked at for a class map to propose."""
+_REFUSED = "refused"
+"""In the work folder: its pack lost too much, and any other may take its place."""
+
+_FIRST_SHARDS = 64
+"""After each of these it is judged whether the rest is worth its time."""
 
 # Other versions of these may write other bytes; a pack that was begun with one is not finished with another.
 _ENCODERS = ("deflate", "numpy", "opencv-python-headless", "pillow", "simplejpeg")
@@ -61,6 +64,8 @@ class PackReport:
     """As in the manifest."""
     copies: Copies | None
     """Pictures that stand in two splits."""
+    thinned: tuple[Thinned, ...]
+    """Classes of which making masks smaller left little, or pieces."""
     resumed_shards: int
     """Shards that an earlier, killed run had finished."""
 
@@ -89,7 +94,7 @@ def pack(
         options: what decides about the bytes.
         workers: processes, at least 1; 1 works in this process. Scripts that ask for more need the usual
             `if __name__ == "__main__"`.
-        allow_rejects: finish also if more than half of all pairs and files were rejected.
+        allow_rejects: finish whatever was rejected, and whatever class has no pixel (see `Judge`).
         listing: the source's, where the caller has it.
         progress: called in this process with the number of samples finished since its last call (rejected ones and
             those of an earlier run too).
@@ -99,8 +104,9 @@ def pack(
         The report, with the manifest that was written.
 
     Raises:
-        PetsegError: bad options or source, no pair left or more than half rejected (then nothing is left in the
-            folder), an output folder that holds something else, a full disk, or a worker that died.
+        PetsegError: bad options or source, an output folder that holds something else, a full disk, or a worker that
+            died; a `RefusedError` where too much was lost: what was packed stays for the same call with
+            `allow_rejects`, and makes way for any other.
     """
     started = time.perf_counter()
     if workers < 1:
@@ -123,19 +129,19 @@ def pack(
             for name, keys in plan.shards.items()
         ]
         jobs.sort(key=lambda job: -len(job.pairs))
+        judge = Judge(source, {pair.key: pair for pair in chosen})
         work = ShardWork(source=source, out=out, notes=notes, options=options)
         with contextlib.closing(run_jobs(work, jobs, workers=workers, progress=report)) as results:
             every = ShardStats(name="")
             for stats in results:
                 done[stats.name] = stats
+                if not allow_rejects and len(done) <= _FIRST_SHARDS:
+                    judge.so_far(done.values())
                 for code, (red, green, blue, mask) in stats.palette.items():
                     every.add_palette({code: (red, green, blue)}, mask)
         manifest = _manifest(source, listing, plan, options, done)
-        packed = sum(split.samples for split in manifest.splits.values())
-        if not packed or (not allow_rejects and len(manifest.rejected) > packed):
-            _give_up(out, source, pairs, manifest, packed)
-        if not allow_rejects:
-            _refuse_lost_classes(source, pairs, manifest)
+        if not (allow_rejects and manifest.splits):
+            judge.at_the_end(done.values(), listing.rejected)
         copies = find_copies(
             {key: look for stats in done.values() for key, look in stats.looks.items()},
             {key: split_of(name) for name, stats in done.items() for key in stats.looks},
@@ -153,6 +159,7 @@ def pack(
         ignored=listing.ignored,
         rejected=manifest.rejected,
         copies=copies,
+        thinned=thinned_classes((stats.thin for stats in done.values()), manifest.classes),
         resumed_shards=sum(stats.resumed for stats in done.values()),
     )
 
@@ -191,9 +198,19 @@ def _folder(out: Path, identity: bytes) -> Iterator[None]:
                 raise
             _sweep(out)
             try:
+                if (notes / _REFUSED).exists():
+                    _make_way(out, identity)
                 if not (notes / PLAN_NAME).exists():
                     write_atomic(notes / PLAN_NAME, identity)
                 yield
+            except RefusedError:
+                if any(out.glob("*.tar")):
+                    (notes / _REFUSED).touch()
+                    raise
+                shutil.rmtree(notes)
+                with contextlib.suppress(OSError):
+                    out.rmdir()
+                raise
             finally:
                 _sweep(out)
     except OSError as error:
@@ -219,7 +236,7 @@ def _check_folder(out: Path, identity: bytes) -> None:
             found = [name for name in found if name != WORK_FOLDER]
         except OSError as error:
             raise PetsegError(f"{out} cannot be read ({error.strerror}): choose another folder.") from error
-        if begun != identity:
+        if begun != identity and not (out / WORK_FOLDER / _REFUSED).exists():
             raise PetsegError(
                 f"{out} holds an unfinished pack of another source, with other options or by other versions: choose "
                 "another folder, or remove it."
@@ -243,6 +260,18 @@ def _locked(out: Path, notes: Path) -> Iterator[None]:
         except BlockingIOError:
             raise PetsegError(f"{out} is being packed by another process: wait for it.") from None
         yield
+
+
+def _make_way(out: Path, identity: bytes) -> None:
+    """Take back that a pack was refused, and all of it if another is to be made."""
+    notes = out / WORK_FOLDER
+    begun = (notes / PLAN_NAME).read_bytes()
+    if begun != identity:
+        for name in json.loads(begun)["shards"]:
+            for path in (out / name, out / index_name(name), stats_path(notes, name)):
+                path.unlink(missing_ok=True)
+        (notes / PLAN_NAME).unlink()
+    (notes / _REFUSED).unlink()
 
 
 def _sweep(out: Path) -> None:
@@ -299,63 +328,3 @@ def _digest(every: list[ShardStats]) -> str:
     for key in sorted(digests):
         total.update(f"{key} {digests[key]}\n".encode())
     return total.hexdigest()
-
-
-def _give_up(out: Path, source: Source, pairs: dict[str, Pair], manifest: Manifest, packed: int) -> None:
-    """Too many pairs were rejected, most likely for one cause: nothing of the folder is worth going on from."""
-    for split in manifest.splits.values():
-        for shard in split.shards:
-            (out / shard.name).unlink()
-            (out / index_name(shard.name)).unlink()
-    shutil.rmtree(out / WORK_FOLDER)
-    with contextlib.suppress(OSError):
-        out.rmdir()
-    rejected = manifest.rejected
-    first = rejected[0]
-    if packed:
-        what = f"{len(rejected):,} of {packed + len(rejected):,} were rejected"
-        how = "give --allow-rejects to pack the others, or "
-    else:
-        what, how = f"no pair is left to pack: all {len(rejected)} were rejected", ""
-    unknown = [pairs[each.key] for each in rejected if each.key in pairs and _of_class_map(each.reason)]
-    advice = _class_map_advice(source, unknown) if len(unknown) > len(rejected) // 2 else "mend that."
-    raise PetsegError(f"{what}, {first.key} because {first.reason}: {how}{advice}")
-
-
-def _refuse_lost_classes(source: Source, pairs: dict[str, Pair], manifest: Manifest) -> None:
-    """Refuse a pack in which a class has no pixel where masks were rejected for what they hold: those had it.
-
-    Raises:
-        PetsegError: so it is. What was packed stays, for the same command with --allow-rejects.
-    """
-    classes = manifest.classes
-    lost = [
-        name for code, name in zip(classes.codes, classes.names, strict=True) if not manifest.pixel_counts.get(code)
-    ]
-    fault = [each for each in manifest.rejected if each.key in pairs and _of_class_map(each.reason)]
-    if lost and fault:
-        # A class map has to fit the masks that were packed, too.
-        left_out = {each.key for each in manifest.rejected}
-        some = [pairs[each.key] for each in fault[: _LOOKED_AT // 2]]
-        some += [pair for key, pair in pairs.items() if key not in left_out][: _LOOKED_AT // 2]
-        advice = _class_map_advice(source, some)
-        raise PetsegError(
-            f"no mask that was packed holds {', '.join(lost)}, and {len(fault)} were rejected, {fault[0].key} because "
-            f"{fault[0].reason}: {advice}\n--allow-rejects packs the others all the same."
-        )
-
-
-def _of_class_map(reason: str) -> bool:
-    return UNKNOWN_CODES in reason or NO_CLASS in reason
-
-
-def _class_map_advice(source: Source, pairs: list[Pair]) -> str:
-    """What to do about masks whose codes are not the class map's."""
-    scan = scan_masks((pair.key, source.read(pair)[1]) for pair in pairs[:_LOOKED_AT])
-    try:
-        example = scan.to_toml().strip()
-    except PetsegError as error:
-        return f"look at the masks: {error}"
-    folder = Path(os.path.commonpath([str(Path(pair.mask).parent) for pair in pairs]))
-    command = f"`petseg classes {folder} --out classes.toml` writes one" if folder.is_dir() else "write one"
-    return f"give a class map (--classes); {command}, and for these masks it would be\n{example}"

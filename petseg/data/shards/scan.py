@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from petseg.data.shards.labels import Value
 from petseg.data.shards.mask_files import RejectError, packed_colours, read_mask
 from petseg.data.sources import Rejected
 from petseg.data.sources.files import JPEGS, MASKS, ignored
@@ -20,9 +22,6 @@ VOID = 255
 """The code that VOC, ADE20K, Cityscapes and their tools give to pixels that count for nothing."""
 
 _MOST = 255
-
-Value = tuple[int, ...]
-"""A code, (code,), or a colour, (red, green, blue)."""
 
 
 @dataclass(slots=True)
@@ -71,8 +70,11 @@ class MaskScan:
         foreground = self.void_beside - {(0,)}
         return VOID if foreground and not self.soft else None
 
-    def class_map(self) -> dict[str, object]:
+    def class_map(self, labels: Mapping[Value, str] | None = None) -> dict[str, object]:
         """A class map (`ClassTable.from_dict`) that takes every value for a class, but `void`; black or 0 comes first.
+
+        Args:
+            labels: names by value, where they are known (`label_names`).
 
         Raises:
             PetsegError: fewer than two values, or more than there are codes.
@@ -100,6 +102,10 @@ class MaskScan:
         names = ["background", "foreground"] if two else [f"class {code}" for code in codes]
         if not any(chosen[0]):
             names[0] = "background"
+        known = labels or {}
+        names = [known.get(value, name) for value, name in zip(chosen, names, strict=True)]
+        times = Counter(names)
+        names = [f"{name} {code}" if times[name] > 1 else name for name, code in zip(names, codes, strict=True)]
         made: dict[str, object] = {"codes": [*codes], "names": [*names]}
         if self.in_colours:
             made["colours"] = [list(value) for value in chosen]
@@ -115,10 +121,10 @@ class MaskScan:
             return ["Some masks have 0 and 1, others 0 and 255: values = [[0], [1, 255]] takes 255 for 1."]
         return [self.disagreement] if self.disagreement else []
 
-    def to_toml(self) -> str:
+    def to_toml(self, labels: Mapping[Value, str] | None = None) -> str:
         """`class_map` as TOML, one line a key."""
         # TOML writes numbers, strings and arrays of them as JSON does.
-        return "".join(f"{key} = {json.dumps(value)}\n" for key, value in self.class_map().items())
+        return "".join(f"{key} = {json.dumps(value)}\n" for key, value in self.class_map(labels).items())
 
 
 _CODES_OF_SOFT = 8

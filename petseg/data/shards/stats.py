@@ -8,16 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from petseg.classes import ClassTable
+from petseg.data.shards.histogram import histogram
 from petseg.data.shards.manifest import ShardInfo
+from petseg.data.shards.thinning import Thin
 from petseg.data.sources import Rejected
-from petseg.errors import PetsegError
+from petseg.errors import RefusedError
 from petseg.system import write_atomic
 
-_HISTOGRAM_PIXELS = 1 << 24
 _VALUES = np.arange(256, dtype=np.int64)
 
 
@@ -46,6 +46,8 @@ class ShardStats:
     """By code: the colour that palettes give it where their indices are the codes, and the first such mask."""
     looks: dict[str, str] = field(default_factory=dict)
     """By key: what the image looks like (`look_of`)."""
+    thin: dict[int, Thin] = field(default_factory=dict)
+    """By code: what making masks smaller left of it."""
     resumed: bool = False
     """It was written by an earlier run."""
 
@@ -76,12 +78,12 @@ class ShardStats:
         """Note the colours of a palette whose indices were taken for codes.
 
         Raises:
-            PetsegError: another mask has another colour for one of them.
+            RefusedError: another mask has another colour for one of them.
         """
         for code, (red, green, blue) in colours.items():
             first = self.palette.setdefault(code, (red, green, blue, mask))
             if first[:3] != (red, green, blue):
-                raise PetsegError(
+                raise RefusedError(
                     f"the palettes of the masks disagree: index {code} is {first[:3]} in {first[3]} and "
                     f"{(red, green, blue)} in {mask}, so their indices are not codes: name the classes' colours in the "
                     "class map (`petseg classes` proposes them)."
@@ -102,6 +104,7 @@ class ShardStats:
         data["info"] = ShardInfo(**data["info"]) if data["info"] else None
         data["rejected"] = [Rejected(**each) for each in data["rejected"]]
         data["palette"] = {int(code): tuple(found) for code, found in data["palette"].items()}
+        data["thin"] = {int(code): tuple(found) for code, found in data["thin"].items()}
         data["pixel_counts"] = {int(code): n for code, n in data["pixel_counts"].items()}
         return cls(**data)
 
@@ -125,16 +128,3 @@ def code_counts(every: Sequence[ShardStats], classes: ClassTable) -> dict[int, i
     return {
         code: sum(stats.pixel_counts.get(code, 0) for stats in every) for code in (*classes.codes, *classes.ignored)
     }
-
-
-def histogram(pixels: np.ndarray) -> np.ndarray:
-    """How often each value occurs in each channel of u8[H, W] or u8[H, W, C]: i64[C, 256]."""
-    channels = pixels.shape[2] if pixels.ndim == 3 else 1
-    total = np.zeros((channels, 256), np.int64)
-    # OpenCV counts in float32, exact up to 2^24: hence the bands.
-    step = max(1, _HISTOGRAM_PIXELS // (pixels.shape[1] + 1))
-    for first in range(0, pixels.shape[0], step):
-        band = pixels[first : first + step]
-        for channel in range(channels):
-            total[channel] += cv2.calcHist([band], [channel], None, [256], [0, 256]).ravel().astype(np.int64)
-    return total

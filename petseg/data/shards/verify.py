@@ -11,9 +11,9 @@ import numpy as np
 from petseg.data.decode.images import decode_image
 from petseg.data.decode.masks import decode_mask
 from petseg.data.decode.pictures import DecodeError, PictureError, exif_orientation, opened
+from petseg.data.shards.histogram import histogram
 from petseg.data.shards.index import format_index, index_name
 from petseg.data.shards.manifest import Manifest, ShardInfo
-from petseg.data.shards.stats import histogram
 from petseg.data.tar import Entry, scan_tar
 from petseg.errors import PetsegError
 from petseg.system import read_at

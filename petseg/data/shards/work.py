@@ -17,6 +17,7 @@ from petseg.data.shards.normalise import normalise
 from petseg.data.shards.options import PackOptions
 from petseg.data.shards.pool import Report
 from petseg.data.shards.stats import ShardStats
+from petseg.data.shards.thinning import added
 from petseg.data.shards.writer import ShardWriter
 from petseg.data.sources import Pair, Rejected, Source
 from petseg.data.sources.files import MAX_KEY
@@ -119,6 +120,7 @@ class ShardWork:
                 else:
                     stats.add_palette(sample.palette, pair.mask)
                     stats.looks[pair.key] = look_of(sample.pixels)
+                    stats.thin = added(stats.thin, sample.thin)
                     writer.add(pair.key, sample.image, sample.mask)
                     stats.add(
                         sample.pixels,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -37,6 +38,14 @@ class Rejected:
     """Its key, or its file name where it has no fit key."""
     reason: str
     """One clause, such as `image is truncated`."""
+
+    @property
+    def kind(self) -> str:
+        """The reason without its details, which others may share: `mask is` of `mask is 3x4, its image 3x5`."""
+        return _DETAILS.split(self.reason, maxsplit=1)[0].strip()
+
+
+_DETAILS = re.compile(r"[\d(,;:']")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

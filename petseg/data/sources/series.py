@@ -50,12 +50,13 @@ class Series:
 
 
 def choices(series: Iterable[Series]) -> str:
-    """`--pair` for every series, on lines of their own; one line for series of one kind, such as of all splits."""
+    """`--pair` for every series; a line for those of one kind, or for all where each images' folder has but one."""
     every = list(series)
     times = Counter((each.images, _kind_of(each)) for each in every)
     lines: dict[tuple[str, ...], list[Series]] = {}
+    folders = Counter(str(PurePosixPath(each.images).parent) for each in every)
     for each in every:
-        kind = _kind_of(each)
+        kind = _kind_of(each) if max(folders.values()) > 1 else ""
         shape = PurePosixPath(each.others).name if times[each.images, kind] > 1 else ""
         lines.setdefault((kind, shape), []).append(each)
     return "".join(
@@ -129,13 +130,22 @@ def proposals(root: Path, files: Iterable[str], *, most: int = 3) -> list[Series
         for each in series_of(images, masks)
         if not says_no_classes(each.others) and _mode(root / images[0]) not in {"P", "1"}
     ]
-    found.sort(key=lambda each: (_likeness(root, each), len(each.partners)), reverse=True)
+    found.sort(key=lambda each: (_likeness(root, each), len(each.partners), _alike(each)), reverse=True)
     best: list[Series] = []
-    for each in found:  # what is an image for the likelier one is no mask, and the other way round
-        known = {one.images for one in best}
-        if each.others not in known and not any(one.others == each.images for one in best):
+    images_of: dict[str, str] = {}
+    for each in found:  # what goes with the likelier images goes with no others, and images are no masks
+        one, other = str(PurePosixPath(each.images).parent), str(PurePosixPath(each.others).parent)
+        taken = {folder: images for folder, images in images_of.items() if folder != images}
+        if taken.get(other, one) == one and one not in taken and (one == other or other not in taken.values()):
+            images_of[other] = one
             best.append(each)
     return best[:most]
+
+
+def _alike(series: Series) -> int:
+    """How much the names of two that go together have in common: characters of what stands for the image."""
+    image, other = (PurePosixPath(path).stem for path in series.partners[0])
+    return -abs(len(image) - len(other)) if image not in other else len(image)
 
 
 _KINDS_LOOKED_AT = 12
@@ -266,9 +276,9 @@ def _places(folder: str) -> list[tuple[int, tuple[str, ...]]]:
 
 
 def _other_split(one: str, other: str) -> bool:
-    """Whether two folders differ by the splits that they name."""
-    splits = [[named_split(name) for name in PurePosixPath(folder).parts] for folder in (one, other)]
-    return [split for split in splits[0] if split] != [split for split in splits[1] if split]
+    """Whether the other folder names a split that the one does not."""
+    splits = [{named_split(name) for name in PurePosixPath(folder).parts} for folder in (one, other)]
+    return bool(splits[1] - splits[0] - {None})
 
 
 def _says_image(pattern: str) -> bool:

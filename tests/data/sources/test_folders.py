@@ -347,7 +347,10 @@ def test_more_than_half_rejected_is_no_pack(tmp_path):
     source, options = FolderSource(tmp_path / "i", tmp_path / "m", BINARY), PackOptions(split="random", short_side=0)
     with pytest.raises(PetsegError, match=r"3 of 5 were rejected, 2 because .*--allow-rejects"):
         pack(source, tmp_path / "out", options, workers=1)
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    other = PackOptions(split="random", short_side=16)  # what was refused makes way for another try
+    with pytest.raises(PetsegError, match="3 of 5 were rejected"):
+        pack(source, tmp_path / "out", other, workers=1)
     report = pack(source, tmp_path / "out", options, workers=1, allow_rejects=True)
     assert len(report.rejected) == 3
 

@@ -1,0 +1,194 @@
+"""Whether a pack that lost something is worth finishing: judged while it runs, and at its end."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from petseg.classes import ClassTable
+from petseg.data.shards.mask_files import NO_CLASS, UNKNOWN_CODES
+from petseg.data.shards.scan import scan_masks
+from petseg.data.shards.stats import ShardStats
+from petseg.data.sources import Pair, Rejected, Source
+from petseg.errors import PetsegError, RefusedError
+
+_LOOKED_AT = 50
+"""Masks that are looked at for a class map to propose."""
+
+_ENOUGH_SEEN, _ENOUGH_REJECTS = 100, 10
+"""Samples and rejects before which nothing is judged while a pack runs."""
+
+_ONE_KIND, _SHARE = 0.9, 0.05
+"""Share of the rejects that make them nearly all of one kind, and share of the samples that they are at least."""
+
+_LEAST_OF_A_CLASS = 3
+"""Files of a class of files at least, of which all were rejected."""
+
+_AGAIN = "\n--allow-rejects packs the others all the same."
+
+_ADVICE = {
+    "image is damaged": "fetch or copy the images again",
+    "mask is damaged": "fetch or copy the masks again",
+    "image without a mask": "see by --dry-run what pairs, and say by --pair what belongs together",
+    "mask without an image": "see by --dry-run what pairs, and say by --pair what belongs together",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Looks at what was packed and what was rejected."""
+
+    source: Source
+    pairs: Mapping[str, Pair]
+    """Those to be packed, by key."""
+
+    def so_far(self, done: Iterable[ShardStats]) -> None:
+        """Judge the first shards.
+
+        Raises:
+            RefusedError: so many are rejected that the rest is not worth its time.
+        """
+        found = _Lost.of(done, self.source.classes)
+        if found.seen >= _ENOUGH_SEEN and len(found.rejected) >= _ENOUGH_REJECTS:
+            self._judge(found, least=_ENOUGH_REJECTS, what=f"after {found.seen:,} of {len(self.pairs):,} samples, ")
+
+    def at_the_end(self, done: Iterable[ShardStats], listed: Iterable[Rejected]) -> None:
+        """Judge the whole.
+
+        Args:
+            done: all shards.
+            listed: what was rejected before packing.
+
+        Raises:
+            RefusedError: more than half was rejected, nearly all for one reason, or all of one class of files; or a
+                class of the map has no pixel.
+        """
+        found = _Lost.of(done, self.source.classes)
+        before = list(listed)
+        if found.packed and len(found.rejected) + len(before) > found.packed:
+            found = _Lost(found.packed, [*before, *found.rejected], found.lost)
+        self._judge(found, least=_LEAST_OF_A_CLASS, what="")
+        if found.packed and found.lost:
+            raise RefusedError(
+                f"no mask holds {_listed(found.lost)}, which the class map has: correct its codes or colours, or take "
+                f"out what the masks lack (`petseg classes` shows what they hold).{_AGAIN}"
+            )
+
+    def _judge(self, found: _Lost, *, least: int, what: str) -> None:
+        rejected = found.rejected
+        if not rejected:
+            return
+        first = rejected[0]
+        if not found.packed:
+            how = self._advice(rejected)
+            raise RefusedError(
+                f"{what}no pair is left to pack: all {len(rejected)} were rejected, {first.key} because "
+                f"{first.reason}: {how}"
+            )
+        if len(rejected) > found.packed:
+            how = f"give --allow-rejects to pack the others, or {self._advice(rejected)}"
+            raise RefusedError(
+                f"{what}{len(rejected):,} of {found.seen:,} were rejected, {first.key} because {first.reason}: {how}"
+            )
+        fault = [each for each in rejected if each.key in self.pairs and _of_class_map(each)]
+        if found.lost and fault and (not what or len(fault) >= least):
+            # A class map has to fit the masks that were packed, too.
+            left_out = {each.key for each in rejected}
+            some = [self.pairs[each.key] for each in fault[: _LOOKED_AT // 2]]
+            some += [pair for key, pair in self.pairs.items() if key not in left_out][: _LOOKED_AT // 2]
+            raise RefusedError(
+                f"{what}no mask that was packed holds {_listed(found.lost)}, and {len(fault)} were rejected, "
+                f"{fault[0].key} because {fault[0].reason}: {self._class_map_advice(some)}{_AGAIN}"
+            )
+        (kind, times), *_ = Counter(each.kind for each in rejected).most_common()
+        if len(rejected) >= max(_ENOUGH_REJECTS, _SHARE * found.seen) and times >= _ONE_KIND * len(rejected):
+            alike = [each for each in rejected if each.kind == kind]
+            raise RefusedError(
+                f"{what}{len(rejected):,} of {found.seen:,} were rejected, nearly all for one reason, {alike[0].key} "
+                f"because {alike[0].reason}: {self._advice(alike)}{_AGAIN}"
+            )
+        self._refuse_class_of_files(found, least, what)
+
+    def _refuse_class_of_files(self, found: _Lost, least: int, what: str) -> None:
+        """Refuse where all files of one folder or suffix were rejected, and hardly any others."""
+        left_out = {each.key: each for each in found.rejected if each.key in self.pairs}
+        if len(left_out) < least:
+            return
+        seen = Counter[str]()
+        gone = Counter[str]()
+        for key in found.keys:
+            for name in _classes_of(self.pairs[key]):
+                seen[name] += 1
+                gone[name] += key in left_out
+        for name, times in gone.most_common():
+            if times == seen[name] < len(found.keys) and times >= max(least, _ONE_KIND * len(left_out)):
+                first = next(each for each in left_out.values() if name in _classes_of(self.pairs[each.key]))
+                raise RefusedError(
+                    f"{what}all {times:,} {name} were rejected, {first.key} because {first.reason}: "
+                    f"{self._advice(list(left_out.values()))}{_AGAIN}"
+                )
+
+    def _advice(self, rejected: list[Rejected]) -> str:
+        """What to do about rejects that are mostly of one kind."""
+        unknown = [self.pairs[each.key] for each in rejected if each.key in self.pairs and _of_class_map(each)]
+        if len(unknown) > len(rejected) // 2:
+            return self._class_map_advice(unknown)
+        kind, _ = Counter(each.kind for each in rejected).most_common(1)[0]
+        return f"{_ADVICE.get(kind, 'correct these files, or give the options that fit them')}."
+
+    def _class_map_advice(self, pairs: list[Pair]) -> str:
+        """What to do about masks whose codes are not the class map's."""
+        scan = scan_masks((pair.key, self.source.read(pair)[1]) for pair in pairs[:_LOOKED_AT])
+        try:
+            example = scan.to_toml().strip()
+        except PetsegError as error:
+            return f"look at the masks: {error}"
+        folder = Path(os.path.commonpath([str(Path(pair.mask).parent) for pair in pairs]))
+        command = f"`petseg classes {folder} --out classes.toml` writes one" if folder.is_dir() else "write one"
+        return f"give a class map (--classes); {command}, and for these masks it would be\n{example}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Lost:
+    packed: int
+    rejected: list[Rejected]
+    lost: list[str]
+    """Names of the map's classes without a pixel."""
+    keys: tuple[str, ...] = ()
+    """Of all samples that were looked at."""
+
+    @property
+    def seen(self) -> int:
+        return self.packed + len(self.rejected)
+
+    @classmethod
+    def of(cls, done: Iterable[ShardStats], classes: ClassTable) -> _Lost:
+        every = list(done)
+        packed = sum(stats.info.samples for stats in every if stats.info is not None)
+        pixels = Counter[int]()
+        for stats in every:
+            pixels.update(stats.pixel_counts)
+        lost = [name for code, name in zip(classes.codes, classes.names, strict=True) if not pixels[code]]
+        rejected = sorted((each for stats in every for each in stats.rejected), key=lambda each: each.key)
+        return cls(packed, rejected, lost, tuple(key for stats in every for key in stats.digests))
+
+
+def _of_class_map(rejected: Rejected) -> bool:
+    return UNKNOWN_CODES in rejected.reason or NO_CLASS in rejected.reason
+
+
+def _classes_of(pair: Pair) -> set[str]:
+    """The classes of files that a pair belongs to, in words."""
+    found: set[str] = set()
+    for what, where in (("image", pair.image), ("mask", pair.mask)):
+        path = Path(where)
+        if path.suffix.isascii() and path.suffix[1:].isalnum():
+            found |= {f"{what}s that end in {path.suffix}", f"{what}s in {path.parent}"}
+    return found
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,0 +1,90 @@
+"""What is left of thin classes after masks were made smaller."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from petseg.classes import ClassTable
+from petseg.data.shards.histogram import histogram
+
+_MASKS_LOST, _LEAST_MASKS = 0.05, 2
+_WIDTH = 1.5
+"""Mean width in pixels below which a class is in pieces."""
+
+Thin = tuple[int, int, int, int, int, int]
+"""Of a class over masks that were made smaller: masks with it before and after, its pixels before and after, how many
+of those before lie at its edge, and its pixels before times the scale."""
+
+
+def thinned(before: np.ndarray, after: np.ndarray) -> dict[int, Thin]:
+    """What a mask that was made smaller lost, by code.
+
+    Args:
+        before: the mask as it was: u8[H, W].
+        after: the mask as it is now.
+    """
+    edge = np.zeros(before.shape, bool)
+    for one, other in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
+        differs = before[one] != before[other]
+        edge[one] |= differs
+        edge[other] |= differs
+    had, has, edges = histogram(before)[0], histogram(after)[0], np.bincount(before[edge], minlength=256)
+    scale = min(after.shape) / min(before.shape)
+    return {
+        code: (1, int(has[code] > 0), int(had[code]), int(has[code]), int(edges[code]), round(had[code] * scale))
+        for code in np.flatnonzero(had).tolist()
+    }
+
+
+_NONE: Thin = (0, 0, 0, 0, 0, 0)
+
+
+def added(one: Mapping[int, Thin], other: Mapping[int, Thin]) -> dict[int, Thin]:
+    """Both together."""
+    found = dict(one)
+    for code, more in other.items():
+        a, b = found.get(code, _NONE), more
+        found[code] = (a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3], a[4] + b[4], a[5] + b[5])
+    return found
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Thinned:
+    """A class of which making masks smaller left little, or pieces."""
+
+    name: str
+    share_before: float
+    """Of all pixels, 0 to 1."""
+    share_after: float
+    masks_before: int
+    masks_after: int
+    width: float
+    """Mean width in pixels after: twice the area over the edge's length, which a pixel at the edge counts for."""
+
+
+def thinned_classes(every: Iterable[Mapping[int, Thin]], classes: ClassTable) -> tuple[Thinned, ...]:
+    """The classes that are hardly there any more, over all shards."""
+    total: dict[int, Thin] = {}
+    for each in every:
+        total = added(total, each)
+    pixels = [sum(found[place] for found in total.values()) or 1 for place in (2, 3)]
+    result: list[Thinned] = []
+    for code, name in zip(classes.codes, classes.names, strict=True):
+        masks, left, before, after, edge, area = total.get(code, _NONE)
+        lost = masks - left >= max(_LEAST_MASKS, _MASKS_LOST * masks)
+        width = 2 * area / edge if edge else np.inf
+        if lost or width < _WIDTH:
+            result.append(
+                Thinned(
+                    name=name,
+                    share_before=before / pixels[0],
+                    share_after=after / pixels[1],
+                    masks_before=masks,
+                    masks_after=left,
+                    width=width,
+                )
+            )
+    return tuple(result)
