@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -155,7 +156,11 @@ def show_listing(console: Console, listing: Listing) -> None:
         if splits
         else ""
     )
-    console.print(f"Found {counted(len(pairs), 'pair')} {escape(listing.rule)}{where}; for example")
+    console.print(f"Found {counted(len(pairs), 'pair')} {escape(listing.rule)}{where}:")
+    for what, places in (("images", [pair.image for pair in pairs]), ("masks", [pair.mask for pair in pairs])):
+        folders = Counter(_short(str(Path(place).parent), 2) for place in places).most_common()
+        more = f" and {counted(len(folders) - 4, 'more folder')}" if len(folders) > 4 else ""
+        console.print(f"  {what} in {', '.join(f'{escape(name)} ({n:,})' for name, n in folders[:4])}{more}")
     for pair in (pairs[0], pairs[len(pairs) // 2], pairs[-1])[: len(pairs)]:
         more = f" and {counted(len(pair.more_masks), 'more mask')}" if pair.more_masks else ""
         console.print(f"  {escape(pair.key)}: {escape(_short(pair.image))} with {escape(_short(pair.mask))}{more}")
@@ -173,9 +178,12 @@ def show_listing(console: Console, listing: Listing) -> None:
         )
 
 
-def _short(path: str) -> str:
-    """The end of a path, with two folders."""
-    return "/".join(Path(path).parts[-3:])
+def _short(path: str, parts: int = 3) -> str:
+    """The end of a path, without where a member lies in its tar."""
+    return "/".join(Path(_SPAN.sub("", path)).parts[-parts:])
+
+
+_SPAN = re.compile(r":\d+\+\d+$")
 
 
 def show_report(console: Console, report: PackReport, out: Path) -> None:
@@ -208,7 +216,7 @@ def show_report(console: Console, report: PackReport, out: Path) -> None:
         before, after = (f"{100 * share:.3g}%" for share in (each.share_before, each.share_after))
         console.print(
             f"--short-side {manifest.encoding.short_side} thins {escape(each.name)}: {before} of the pixels before and "
-            f"{after} after, in {each.masks_before:,} masks before and {each.masks_after:,} after; "
+            f"{after} after, in {each.masks_before:,} of the masks looked at before and in {each.masks_after:,} after; "
             f"its mean width is now {each.width:.2g} pixels. A larger one, or 0, keeps it."
         )
     if report.copies:

@@ -2,6 +2,8 @@
 
 import io
 import re
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -210,9 +212,24 @@ def test_a_dry_run_says_what_pairs_and_packs_nothing(pack):
     photo("src/images/alone.jpg"), save("src/masks/widow.png", shape(1))
     code, said = pack("src", INDEXED, "--dry-run")
     assert code == 0 and not Path("shards").exists()
-    assert "Found 3 pairs by name; for example 0: src/images/0.jpg with src/masks/0.png 1: " in said
+    assert "Found 3 pairs by name: images in src/images (3) masks in src/masks (3) 0: src/images/0.jpg with" in said
     assert "Left over: 1 file in images, such as alone.jpg: image without a mask" in said
     assert "Without a partner or a fit name: 1, such as widow: mask without an image" in said
+
+
+def test_a_process_of_its_own_says_the_same(pack):
+    drive()
+    code, said = pack("src", BINARY, "--dry-run")
+    command = [
+        Path(sys.executable).with_name("petseg-shard"),
+        "src",
+        "shards",
+        "--classes",
+        "classes.toml",
+        "--dry-run",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, " ".join(done.stderr.split())) == (code, said) == (2, said) and not done.stdout
 
 
 def test_a_layout_that_no_rule_knows_gets_an_option_that_works(pack):

@@ -50,17 +50,15 @@ def look_of(pixels: np.ndarray) -> str:
         Hexadecimal, 32 digits for each of the picture, its mirror image, and both upside down; empty for one with
         hardly anything on it.
     """
+    height, width = (side // 2 for side in pixels.shape[:2])
+    if min(height, width) > _SIDE:  # in a third of the time
+        pixels = cv2.resize(pixels[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA)
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     small = cv2.resize(grey, (_SIDE + 1, _SIDE + 1), interpolation=cv2.INTER_AREA).astype(np.int16)
-    found = b""
-    for turned in (small, small[:, ::-1], small[::-1], small[::-1, ::-1]):
-        across = turned[:_SIDE, 1:] - turned[:_SIDE, :_SIDE] > _STEP
-        down = turned[1:, :_SIDE] - turned[:_SIDE, :_SIDE] > _STEP
-        bits = np.concatenate([across.ravel(), down.ravel()])
-        if bits.sum() < _LEAST_BITS:
-            return ""
-        found += np.packbits(bits).tobytes()
-    return found.hex()
+    ways = np.stack([small, small[:, ::-1], small[::-1], small[::-1, ::-1]])
+    here = ways[:, :_SIDE, :_SIDE] + _STEP
+    bits = np.stack([ways[:, :_SIDE, 1:] > here, ways[:, 1:, :_SIDE] > here], axis=1).reshape(4, -1)
+    return "" if bits.sum(1).min() < _LEAST_BITS else np.packbits(bits, axis=1).tobytes().hex()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,7 +22,6 @@ from petseg.data.decode.resize import resize_image, resize_nearest
 from petseg.data.decode.rgb import AS_IT_IS, Tones, decode_picture
 from petseg.data.shards.histogram import histogram
 from petseg.data.shards.mask_files import RejectError, codes_of, read_mask, united
-from petseg.data.shards.thinning import Thin, thinned
 
 # What a baseline or progressive decoder takes; the rest (lossless, arithmetic) is for libjpeg alone.
 _BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
@@ -50,8 +49,10 @@ class Sample:
     """The image's bytes are the source's own."""
     palette: dict[int, tuple[int, int, int]]
     """The colours of the mask's palette by code, where its indices were taken for codes."""
-    thin: dict[int, Thin]
-    """What making the mask smaller left of its classes; empty where it was not."""
+    codes: np.ndarray
+    """The mask: u8[H, W]."""
+    before: np.ndarray | None
+    """The mask before it was made smaller, if it was."""
     converted: bool
     """The source's image was no sound, upright RGB JPEG, so that it had to be encoded anew whatever its size."""
 
@@ -101,12 +102,11 @@ def normalise(
         codes = turned(codes, orientation)
     pixels = turned(pixels, orientation)
     height, width = pixels.shape[:2]
-    thin: dict[int, Thin] = {}
+    before = None
     if 0 < short_side < min(height, width):
         scale = short_side / min(height, width)
         new = max(short_side, round(height * scale)), max(short_side, round(width * scale))
         before, pixels, codes = codes, resize_image(pixels, *new), resize_nearest(codes, *new)
-        thin = thinned(before, codes)
         keep = False
     elif short_side:
         keep = False
@@ -131,7 +131,8 @@ def normalise(
         progressive=keep and frame_marker(image) == _PROGRESSIVE,
         kept=keep,
         palette=indices,
-        thin=thin,
+        codes=codes,
+        before=before,
         converted=converted,
     )
 

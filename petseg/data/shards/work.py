@@ -17,7 +17,7 @@ from petseg.data.shards.normalise import normalise
 from petseg.data.shards.options import PackOptions
 from petseg.data.shards.pool import Report
 from petseg.data.shards.stats import ShardStats
-from petseg.data.shards.thinning import added
+from petseg.data.shards.thinning import added, thinned
 from petseg.data.shards.writer import ShardWriter
 from petseg.data.sources import Pair, Rejected, Source
 from petseg.data.sources.files import MAX_KEY
@@ -25,6 +25,9 @@ from petseg.data.tar import scan_tar
 from petseg.errors import PetsegError
 
 _REPORT_EVERY = 8
+
+_LOOKED_AT = 32
+"""Masks of a shard, about, whose classes are measured before and after they are made smaller."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,9 +101,10 @@ class ShardWork:
         stats = ShardStats(name=job.name)
         classes = self.source.classes
         unreported = 0
+        every = max(1, len(job.pairs) // _LOOKED_AT)
         options, tones = self.options, self.options.tones
         with ShardWriter(self.out, job.name, ENCODINGS[options.encoding]) as writer:
-            for pair in job.pairs:
+            for number, pair in enumerate(job.pairs):
                 try:
                     image, mask, *more = _read(self.source, pair, stats)
                     sample = normalise(
@@ -120,7 +124,8 @@ class ShardWork:
                 else:
                     stats.add_palette(sample.palette, pair.mask)
                     stats.looks[pair.key] = look_of(sample.pixels)
-                    stats.thin = added(stats.thin, sample.thin)
+                    if sample.before is not None and number % every == 0:
+                        stats.thin = added(stats.thin, thinned(sample.before, sample.codes))
                     writer.add(pair.key, sample.image, sample.mask)
                     stats.add(
                         sample.pixels,

@@ -22,7 +22,7 @@ _UNFIT = re.compile(r"[^A-Za-z0-9_-]+")
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 """Suffixes of pictures."""
 
-MASKS = frozenset({".png", ".bmp", ".gif", ".tif", ".tiff", ".pgm"})
+MASKS = frozenset({".png", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm"})
 """Suffixes of masks: formats that keep codes."""
 
 JPEGS = frozenset({".jpg", ".jpeg"})

@@ -23,6 +23,9 @@ def _inside(words: str) -> re.Pattern[str]:
 
 _IMAGE_AFFIX, _MASK_AFFIX = _affixes(_IMAGE_WORDS), _affixes(_MASK_WORDS)
 _IMAGE_INSIDE, _MASK_INSIDE = _inside(_IMAGE_WORDS), _inside(_MASK_WORDS)
+_IMAGE_SUFFIX = re.compile(r"\.(?:jpe?g|png|tiff?|bmp)$", re.IGNORECASE)
+"""Of a mask that is named after its image's file: `x.jpg.png`."""
+
 _NUMBERED = re.compile(rf"[_-]+(?:{_MASK_WORDS})[_-]?\d+$", re.IGNORECASE)
 """Of several masks of one image: `x_mask_1`."""
 
@@ -49,10 +52,10 @@ def says_mask(name: str) -> bool:
 def pair_names(images: Iterable[str], masks: Iterable[str]) -> tuple[dict[str, list[str]], dict[str, str]]:
     """Pair names without suffix, which may hold folders (`city/a`).
 
-    Equal names pair. Of the others, those pair that are equal without what tools put before, behind or between them
-    (`img_1` with `mask_1`, `a` with `a_mask`, `x_image` with `x_label`, `x` with `x_L`, `x_image_1` with `x_mask_1`),
-    where that leaves one image. Masks that are left over then belong to the image that they would have paired with, as
-    do numbered ones (`x_mask_1`), so that an image may have several.
+    Equal names pair, small and capital letters alike. Of the others, those pair that are equal without what tools put
+    before, behind or between them (`img_1` with `mask_1`, `a` with `a_mask`, `x_image` with `x_label`, `x` with `x_L`,
+    `x_image_1` with `x_mask_1`), where that leaves one image. Masks that are left over then belong to the image that
+    they would have paired with, as do numbered ones (`x_mask_1`), so that an image may have several.
 
     Returns:
         (masks by image, why the others are left out by name).
@@ -104,6 +107,8 @@ _BARE_IMAGE, _BARE_MASK = _without(_IMAGE_AFFIX), _without(_MASK_AFFIX)
 
 _BASES: tuple[tuple[Callable[[str], str], Callable[[str], str]], ...] = (
     (_itself, _itself),
+    (str.casefold, str.casefold),
+    (_itself, _without(_IMAGE_SUFFIX)),
     (_itself, _BARE_MASK),
     (_BARE_IMAGE, _BARE_MASK),
     (_without(_IMAGE_INSIDE), _without(_MASK_INSIDE)),

@@ -204,7 +204,8 @@ def test_bad_groups():
     [
         ("img_1", "mask_1"), ("img1", "mask1"), ("x_image", "x_label"), ("x", "x_L"), ("x", "x_mask"), ("x", "x-gt"),
         ("0001_sat", "0001_mask"), ("a/b_leftImg8bit", "a/b_gtFine_labelIds"), ("IMG_7", "IMG_7_seg"), ("x", "mask_x"),
-        ("x_image_1", "x_mask_1"), ("img_3_111", "mask_3_111"), ("a (4)", "a (4)_mask_1"),
+        ("IMG_8", "img_8"), ("x", "x.jpg"), ("x_image_1", "x_mask_1"), ("img_3_111", "mask_3_111"),
+        ("a (4)", "a (4)_mask_1"),
     ],
 )  # fmt: skip
 def test_names_that_pair(one, other):
