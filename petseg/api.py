@@ -79,7 +79,7 @@ def train(
         run = RunFolder(Path(options.pop("run_dir", "")))
         if not run.can_go_on:
             raise PetsegError(f"run_dir: {run.path} holds no run to go on with.")
-        resolved = resolve({**options, "shards": options.get("shards") or None}, run.config, goes_on=True)
+        resolved = resolve({**options, "shards": options.get("shards") or None}, run.config)
     else:
         resolved = resolve(options)
         if not resolved.shards:

@@ -196,22 +196,12 @@ RECIPES: dict[Recipe, dict[str, Any]] = {
 }  # fmt: skip
 
 
-BEFORE: dict[str, Any] = {"stem": 1, "max_width": 512}
-"""What runs mean that were begun before an option was there, where that is not its default."""
-
-
-def recorded(data: Mapping[str, Any]) -> TrainConfig:
-    """The configuration that a checkpoint holds, of any earlier version too."""
-    return TrainConfig(**{**BEFORE, **data})
-
-
-def resolve(flags: Mapping[str, Any], file: Path | None = None, *, goes_on: bool = False) -> TrainConfig:
+def resolve(flags: Mapping[str, Any], file: Path | None = None) -> TrainConfig:
     """Put a configuration together: defaults < recipe < TOML file < flags.
 
     Args:
         flags: options given by hand, by field name; None means not given.
         file: TOML file of options by field name.
-        goes_on: `file` is that of a run which goes on, perhaps of an earlier version.
 
     Raises:
         PetsegError: an unknown key, a value of the wrong kind or out of its range.
@@ -221,7 +211,7 @@ def resolve(flags: Mapping[str, Any], file: Path | None = None, *, goes_on: bool
     recipe = given.get("recipe", from_file.get("recipe", "default"))
     if not isinstance(recipe, str) or recipe not in RECIPES:
         raise PetsegError(f"--recipe: unknown recipe '{recipe}'; choose {', '.join(RECIPES)}.")
-    values = {**RECIPES[recipe], **(BEFORE if goes_on else {}), **from_file, **given, "recipe": recipe}
+    values = {**RECIPES[recipe], **from_file, **given, "recipe": recipe}
     try:
         return TrainConfig(**values)
     except PetsegError as error:

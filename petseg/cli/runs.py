@@ -56,7 +56,7 @@ def train_command(
         if config is not None:
             raise PetsegError("--config: a resumed run has its own config.toml; leave --config out.")
         run = _run_to_resume(flags.get("run_dir"))
-        resolved = resolve({**flags, "run_dir": None}, run.config, goes_on=True)
+        resolved = resolve({**flags, "run_dir": None}, run.config)
     else:
         demo = not (flags.get("shards") or written.get("shards"))
         given = dict(flags)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from petseg.classes import ClassTable
-from petseg.config import TrainConfig, recorded
+from petseg.config import TrainConfig
 from petseg.data.decode.rgb import AS_IT_IS, Tones
 from petseg.errors import PetsegError
 from petseg.inference.choices import amp_dtype
@@ -22,7 +22,7 @@ from petseg.model.networks import Network, OwnNetwork, build_model
 from petseg.model.transform import InputTransform
 
 FORMAT = 2
-"""Version of the checkpoints that this petseg writes, and the newest that it reads; 1 is read too."""
+"""Version of the checkpoints that this petseg writes and reads."""
 
 BEST, LAST = "best.pt", "last.pt"
 
@@ -34,7 +34,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU with `weights_only=True`.
 
     Raises:
-        PetsegError: no such file, damaged, not petseg's, or of a newer format.
+        PetsegError: no such file, damaged, not petseg's, or of another format.
     """
     try:
         written = path.read_bytes()
@@ -50,8 +50,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise PetsegError(f"{path} is no checkpoint of petseg's.")
     if not isinstance(data["format"], int):
         raise PetsegError(f"{path} is no checkpoint of petseg's.")
-    if data["format"] > FORMAT:
-        raise PetsegError(f"{path} has format {data['format']}, newer than this petseg's {FORMAT}: upgrade petseg.")
+    if data["format"] != FORMAT:
+        what = "newer" if data["format"] > FORMAT else "older"
+        how = "upgrade petseg" if data["format"] > FORMAT else "train again, or use the petseg that wrote it"
+        raise PetsegError(f"{path} has format {data['format']}, {what} than this petseg's {FORMAT}: {how}.")
     return data
 
 
@@ -74,18 +76,15 @@ def _seal_of(body: memoryview) -> bytes:
 
 
 def _check_whole(data: bytes) -> None:
-    """Check the seal, or without one (files of before) the checksums of the archive's members.
+    """Check the seal.
 
     Raises:
-        ValueError: something was altered.
+        ValueError: something was altered, or there is none.
         zipfile.BadZipFile: it is no zip file.
     """
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        if archive.comment:
-            if archive.comment != _seal_of(memoryview(data)[: -_SEAL - _LENGTH]):
-                raise ValueError("its bytes are not those that were written")
-        elif broken := archive.testzip():
-            raise ValueError(f"the checksum of {broken} does not hold")
+        if archive.comment != _seal_of(memoryview(data)[: -_SEAL - _LENGTH]):
+            raise ValueError("its bytes are not those that were written")
 
 
 def checkpoint_path(run: Path) -> Path:
@@ -179,7 +178,7 @@ def load_trained(run: Path, device: torch.device, *, network: nn.Module | None =
     path = checkpoint_path(run)
     data = load_checkpoint(path)
     try:
-        config = recorded({**data["config"], **changes})
+        config = TrainConfig(**{**data["config"], **changes})
         classes = ClassTable.from_dict(data["classes"])
         chosen = network_for(config, classes, network)
         load_weights(chosen, data["ema"] or data["model"], path)

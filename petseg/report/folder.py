@@ -69,9 +69,7 @@ def read_config(run: Path) -> Mapping[str, Any]:
     Raises:
         PetsegError: damaged.
     """
-    # Runs of before have one file for what was asked for and for what it came to.
-    resolved = run / "resolved.toml"
-    path = resolved if resolved.exists() else run / "config.toml"
+    path = run / "resolved.toml"
     if not path.is_file():
         return {}
     try:

@@ -68,7 +68,7 @@ def settle_best(run: Path) -> None:
 
 
 def load_training_state(run: RunFolder) -> dict[str, Any]:
-    """The last checkpoint of a run in today's format, with the sections `step`, `loader` and `progress`.
+    """The last checkpoint of a run, with the sections `step`, `loader` and `progress`.
 
     Raises:
         PetsegError: damaged, or a checkpoint without a training state, such as a copy of the best one.
@@ -76,16 +76,6 @@ def load_training_state(run: RunFolder) -> dict[str, Any]:
     path = run.last
     data = load_checkpoint(path)
     try:
-        if data["format"] == 1:
-            step = data["step"]
-            batch = step["samples"] // step["steps"] if step["steps"] else 0
-            samples = step["loss_steps"] * batch
-            mean = float(step["loss_sum"]) / max(step["loss_steps"], 1)
-            data["step"] = {**step, "loss_sum": mean * samples, "loss_samples": samples}
-            data["progress"] = {
-                **{name: data[name] for name in ("best", "clock", "part", "seconds")},
-                "records": [record for record in run.records() if record["epoch"] <= data["loader"]["epoch"]],
-            }
         return {**data, **{name: data[name] for name in ("model", "step", "loader", "progress")}}
     except (KeyError, TypeError) as error:
         raise PetsegError(

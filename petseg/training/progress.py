@@ -76,8 +76,7 @@ class Progress:
         """Put back what `state_dict` gave; this session's time goes on counting."""
         self.records = list(state["records"])
         self.best = state["best"]["epoch"]
-        # Checkpoints of before have the highest score in place of both, which was the best epoch's.
-        self.peak = dict(state.get("peak") or {"error": 0.0, **state["best"]})
+        self.peak = dict(state["peak"])
         self.clock.seconds.update(state["clock"])
         self.part = state["part"]
         self.earlier_seconds = state["seconds"]

@@ -73,7 +73,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> N
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set the learning rate of every group to its share of `rate`."""
     for group in optimizer.param_groups:
-        scaled = rate * group.get("lr_scale", 1.0)  # checkpoints of before have no shares
+        scaled = rate * group["lr_scale"]
         if isinstance(group["lr"], torch.Tensor):
             group["lr"].fill_(scaled)
         else:

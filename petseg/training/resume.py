@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from petseg.config import TrainConfig, flag_of, recorded
+from petseg.config import TrainConfig, flag_of
 from petseg.errors import PetsegError
 from petseg.training.progress import Progress
 from petseg.training.run_folder import RunFolder
@@ -34,7 +34,7 @@ def check_changes(config: TrainConfig, checkpoint: dict[str, Any], run: RunFolde
         PetsegError: an option that would change what the run learns, or fewer epochs than before.
     """
     try:
-        before = recorded(checkpoint["config"])
+        before = TrainConfig(**checkpoint["config"])
     except TypeError as error:
         raise PetsegError(f"{run.last} is damaged ({error}); start a new run.") from error
     if config.amp == "auto":

@@ -44,14 +44,3 @@ def test_patience_counts_from_the_highest_score():
         progress.records.append({"epoch": epoch})
     assert progress.best == 4 and progress.waited() == 3
     assert progress.is_out_of_patience(3) and not progress.is_out_of_patience(4)
-
-
-def test_a_checkpoint_of_before_goes_on():
-    """It has the highest score alone, whose epoch was the best."""
-    old = Progress().state_dict()
-    del old["peak"]
-    progress = Progress()
-    progress.load_state_dict({**old, "best": {"mean_iou": 0.6, "epoch": 7}})
-    assert progress.best == progress.peak["epoch"] == 7 and progress.peak["mean_iou"] == 0.6
-    progress.judge(8, 0.59, [0.5, 0.7])
-    assert progress.best == 7
