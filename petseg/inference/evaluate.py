@@ -20,7 +20,7 @@ from petseg.errors import PetsegError
 from petseg.inference.choices import amp_dtype, resolve_amp
 from petseg.inference.segment import Segmenter
 from petseg.inference.trained import TrainedModel
-from petseg.model.losses import combine, loss_sums
+from petseg.model.losses import combine, loss_sums, sums_length
 from petseg.model.metrics import confusion_matrices, constant_answer_mean_iou, mean_iou, metrics_from
 from petseg.model.networks import Network
 from petseg.model.transform import InputTransform
@@ -66,7 +66,7 @@ def evaluate(
     was_training = network.training
     network.eval()
     confusion = torch.zeros((n, n), dtype=torch.int64, device=world.device)
-    sums = torch.zeros(2 + 2 * n, dtype=torch.float64, device=world.device)
+    sums = torch.zeros(sums_length(n), dtype=torch.float64, device=world.device)
     per_image: list[tuple[torch.Tensor, torch.Tensor]] = []
     samples = torch.zeros(1, dtype=torch.int64, device=world.device)
     left = loader.plan.total
@@ -78,8 +78,7 @@ def evaluate(
             outputs = network(transform(batch.images))
         each = confusion_matrices(outputs.argmax(1), masks, n)
         confusion += each.sum(0)
-        ce_sum, pixels, overlap, size = loss_sums(outputs, masks)
-        sums += torch.cat([ce_sum.view(1), pixels.view(1), overlap, size]).double()
+        sums += loss_sums(outputs, masks, dice=dice > 0).double()
         per_image.append((batch.indices, each))
         if progress:
             progress(min(batch.indices.shape[0], left))  # the rest of the last batch is padding
@@ -90,9 +89,8 @@ def evaluate(
     world.sum(samples)
     total = confusion.cpu().numpy()
     ious = _image_ious(per_image, world)
-    loss = combine(sums[0], sums[1], sums[2 : 2 + n], sums[2 + n :], dice=dice)
     metrics = {
-        "loss": float(loss),
+        "loss": combine(sums, dice=dice).item(),
         **metrics_from(total, classes),
         "samples": int(samples),
         "skipped_samples": len(loader.skipped),

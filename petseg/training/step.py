@@ -19,7 +19,7 @@ from petseg.data.loaders.loader import Batch
 from petseg.distributed import World
 from petseg.inference.choices import amp_dtype
 from petseg.model.augment import Policy, augment
-from petseg.model.losses import segmentation_loss
+from petseg.model.losses import combine, loss_sums, sums_length
 from petseg.model.networks import Network, OwnNetwork
 from petseg.model.smp import SmpNetwork
 from petseg.model.transform import InputTransform, to_float
@@ -65,8 +65,7 @@ class TrainStep:
         self.total_samples = total_samples
         self.samples = 0
         self.steps = 0
-        self.loss_sum = torch.zeros((), dtype=torch.float64, device=world.device)
-        self.loss_samples = 0
+        self.loss_sums = torch.zeros(sums_length(len(classes)), dtype=torch.float64, device=world.device)
         self._amp_dtype = amp_dtype(amp)
         self._policy = Policy() if config.augment else None
         self._transform = transform
@@ -89,20 +88,22 @@ class TrainStep:
 
     def _eager_loss(
         self, images: torch.Tensor, codes: torch.Tensor, indices: torch.Tensor, epoch: torch.Tensor
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(the loss, what it is made of)."""
         masks = class_indices(self._table, codes, indices)
         x = to_float(images, channels_last=self.config.channels_last)
         if self._policy:
             x, masks = augment(x, masks, indices, epoch, seed=self.config.seed, policy=self._policy)
         with torch.autocast(self.device.type, self._amp_dtype, enabled=self._amp_dtype is not None):
             outputs = self._wrapped(self._transform.scale(x))
-        return segmentation_loss(outputs, masks, dice=self.config.dice)
+        sums = loss_sums(outputs, masks, dice=self.config.dice > 0)
+        return combine(sums, dice=self.config.dice), sums.detach()
 
-    def _compiled_loss(self, *inputs: torch.Tensor) -> torch.Tensor:
+    def _compiled_loss(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         from torch._dynamo.exc import TorchDynamoException  # takes a second to import
 
         try:
-            loss: torch.Tensor = self._compilation(*inputs)
+            found: tuple[torch.Tensor, torch.Tensor] = self._compilation(*inputs)
         except TorchDynamoException as error:
             # Whether a network's kernels compile is only known when they are compiled.
             lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
@@ -110,7 +111,7 @@ class TrainStep:
             self._note(f"torch.compile fails for this network ({cause}): training goes on without it.")
             self.compiled, self._loss = False, self._eager_loss
             return self._eager_loss(*inputs)
-        return loss
+        return found
 
     def __call__(self, batch: Batch, epoch: torch.Tensor) -> None:
         """Learn from one batch.
@@ -128,13 +129,12 @@ class TrainStep:
         learn = captured if captured is not None and captured.takes(batch.images) else self._learn
         learn(batch.images, batch.codes, batch.indices, epoch)
         rows = batch.indices.shape[0]
-        self.loss_samples += rows * self.world.size
         self.steps += 1
         self.samples += rows * self.world.size
 
     def _learn(self, images: torch.Tensor, codes: torch.Tensor, indices: torch.Tensor, epoch: torch.Tensor) -> None:
         """What the device does in a step, and nothing that the host has to know."""
-        loss = self._loss(images, codes, indices, epoch)
+        loss, sums = self._loss(images, codes, indices, epoch)
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
         if self._clip != math.inf:
@@ -144,7 +144,7 @@ class TrainStep:
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema:
             self.ema.average()
-        self.loss_sum += loss.detach().double() * indices.shape[0]
+        self.loss_sums += sums.double()
 
     def capture(self) -> None:
         """Record the step as one CUDA graph, where that is possible. To be called before the first step.
@@ -200,13 +200,12 @@ class TrainStep:
         return cast(Network, self.ema.network) if self.ema else self.network
 
     def mean_loss(self) -> float:
-        """Mean loss over the samples of all ranks since the epoch began. Waits for the device."""
-        return self.world.sum(self.loss_sum.clone()).item() / max(self.loss_samples, 1)
+        """The loss over the pixels of all ranks since the epoch began, as validation has it. Waits for the device."""
+        return combine(self.world.sum(self.loss_sums.clone()), dice=self.config.dice).item()
 
     def start_epoch(self) -> None:
         """Begin a new mean."""
-        self.loss_sum.zero_()
-        self.loss_samples = 0
+        self.loss_sums.zero_()
 
     @property
     def skipped_steps(self) -> int:
@@ -240,8 +239,7 @@ class TrainStep:
             "scaler": self.scaler.state_dict(),
             "samples": self.samples,
             "steps": self.steps,
-            "loss_sum": self.world.sum(self.loss_sum.clone()).item(),
-            "loss_samples": self.loss_samples,
+            "loss_sums": self.world.sum(self.loss_sums.clone()).tolist(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -252,8 +250,9 @@ class TrainStep:
         self.scaler.load_state_dict(state["scaler"])
         self.samples = state["samples"]
         self.steps = state["steps"]
-        self.loss_sum.fill_(state["loss_sum"] if self.world.is_main else 0.0)
-        self.loss_samples = state["loss_samples"]
+        self.loss_sums.zero_()
+        if self.world.is_main and "loss_sums" in state:  # without, the loss of that epoch counts from here
+            self.loss_sums += torch.tensor(state["loss_sums"], dtype=torch.float64, device=self.device)
 
     def _seed_dropout(self) -> None:
         """Dropout drawn anew from (seed, step, rank), so that no random state has to be saved for any rank."""

@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from petseg.model.losses import loss_sums, segmentation_loss
+from petseg.model.losses import combine, loss_sums, segmentation_loss
 
 
 def sample(seed=0, n=2, classes=3, side=9):
@@ -18,8 +18,9 @@ def test_cross_entropy_is_torchs():
     outputs, masks = sample()
     expected = F.cross_entropy(outputs, masks, ignore_index=255)
     torch.testing.assert_close(segmentation_loss(outputs, masks, dice=0.0), expected)
-    total, pixels, *_ = loss_sums(outputs, masks)
-    torch.testing.assert_close(total / pixels, expected)
+    for dice in (True, False):
+        total, pixels, *_ = loss_sums(outputs, masks, dice=dice)
+        torch.testing.assert_close(total / pixels, expected)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -57,11 +58,19 @@ def test_nothing_counted_is_a_finite_zero(dice):
     assert (outputs.grad == 0).all()
 
 
-def test_perfect_answer_is_near_zero_and_an_absent_class_costs_nothing():
-    masks = torch.zeros(1, 64, 64, dtype=torch.int64)
-    masks[:, :32] = 1
-    outputs = F.one_hot(masks, 3).permute(0, 3, 1, 2) * 40.0
-    assert segmentation_loss(outputs, masks).item() < 1e-4
+@pytest.mark.parametrize(("classes", "present"), [(3, 3), (21, 3), (150, 2)])
+def test_a_class_that_is_absent_puts_no_floor_under_the_loss(classes, present):
+    masks = torch.arange(present).repeat_interleave(1200 // present).view(1, 30, 40)
+    sure = torch.full((classes,), 0.01 / (classes - 1)).log()
+    outputs = torch.where(F.one_hot(masks, classes).permute(0, 3, 1, 2).bool(), np.log(0.99), sure.view(1, -1, 1, 1))
+    entropy = segmentation_loss(outputs, masks, dice=0.0).item()
+    assert 0.004 < segmentation_loss(outputs, masks).item() - entropy < 0.012
+
+
+def test_sums_of_parts_are_those_of_the_whole():
+    outputs, masks = sample(3, n=6, classes=5)
+    parts = sum(loss_sums(outputs[i : i + 2], masks[i : i + 2]) for i in (0, 2, 4))
+    torch.testing.assert_close(combine(parts, dice=1.0), segmentation_loss(outputs, masks))
 
 
 def test_fp16_outputs_of_512_px_do_not_overflow():
@@ -69,8 +78,8 @@ def test_fp16_outputs_of_512_px_do_not_overflow():
     outputs = torch.full((4, 3, 512, 512), 4.0, dtype=torch.float16)
     loss = segmentation_loss(outputs, masks)
     assert loss.dtype == torch.float32
-    # p = 1/3 everywhere: class 0 has Dice 2/3 / (1/3 + 1) = 0.5, the absent ones 0.
-    assert loss.item() == pytest.approx(np.log(3) + 1 - 0.5 / 3, rel=1e-3)
-    _, _, overlap, size = loss_sums(outputs, masks)
+    # p = 1/3 everywhere: class 0 has Dice 2/3 / (1/3 + 1) = 0.5, the absent ones do not count.
+    assert loss.item() == pytest.approx(np.log(3) + 0.5, rel=1e-3)
+    overlap, size, _ = loss_sums(outputs, masks)[2:].view(3, -1)
     assert overlap[0].item() == pytest.approx(4 * 512 * 512 / 3, rel=1e-4)
     assert size[1].item() == pytest.approx(4 * 512 * 512 / 3, rel=1e-4)

@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from petseg.classes import OXFORD
 from petseg.config import TrainConfig
 from petseg.data.loaders.loader import Batch
 from petseg.distributed import World
+from petseg.inference.evaluate import evaluate
 from petseg.model.networks import UNet
 from petseg.model.transform import InputTransform
 from petseg.training.step import TrainStep
@@ -45,6 +47,20 @@ def test_the_loss_goes_down():
     step.start_epoch()
     run(step, [0])
     assert step.mean_loss() < first / 2
+
+
+@pytest.mark.parametrize("dice", [0.0, 1.0])
+def test_training_and_validation_draw_the_same_loss(dice):
+    step = make(augment=False, dropout=0.0, lr=0.0, weight_decay=0.0, ema=0.0, dice=dice)
+    step.network.eval()  # BatchNorm as validation has it
+    run(step, range(3))
+
+    class Loader(list):
+        plan, skipped = SimpleNamespace(total=12), ()
+
+    batches = Loader(batch(k) for k in range(3))
+    found = evaluate(step.network, batches, OXFORD, step._transform, WORLD, amp="off", dice=dice).metrics
+    assert step.mean_loss() == pytest.approx(found["loss"], rel=1e-6)
 
 
 def test_going_on_is_bit_equal():

@@ -207,8 +207,9 @@ def test_a_folder_that_was_packed_anew_is_read_anew(packed_copy, name):
     expected = resize_image(reader.decoded(5)[0], 32, 32)
     assert not torch.equal(before, after)
     assert np.abs(after[5].numpy().astype(int) - expected).max() <= 6
-    if name == "webdataset":  # the processes have the new files under these names; threads have their own
-        with pytest.raises(PetsegError, match=r"train-.*\.tar is (another file than when it was opened|shorter than)"):
+    if name == "webdataset":  # the processes have the new files under these names, or none for a moment
+        words = r"train-.*\.tar(: sample .* cannot be read| is another file than when it was opened| is shorter than)"
+        with pytest.raises(PetsegError, match=words):
             list(old)
     else:
         assert torch.equal(torch.cat([batch.images for batch in old]), before)

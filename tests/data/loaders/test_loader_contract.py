@@ -156,7 +156,7 @@ def large(tmp_path_factory) -> Path:
         mask = rng.integers(1, 4, (height, width), dtype=np.uint8)
         Image.fromarray(mask).save(root / "masks" / f"{number}.png", compress_level=1)
     source = FolderSource(root / "images", root / "masks", OXFORD)
-    pack(source, root / "shards", PackOptions(split="random", short_side=0), workers=1)
+    pack(source, root / "shards", PackOptions(split="random", short_side=0), workers=1, allow_rejects=True)
     return root / "shards"
 
 
@@ -199,7 +199,7 @@ def hard(tmp_path_factory) -> Path:
         Image.fromarray(image).save(root / "images" / f"{number}.jpg", quality=98, subsampling=0)
         Image.fromarray(image[..., 0] // 128 + 1).save(root / "masks" / f"{number}.png")
     source = FolderSource(root / "images", root / "masks", OXFORD)
-    pack(source, root / "shards", PackOptions(split="random", short_side=0), workers=1)
+    pack(source, root / "shards", PackOptions(split="random", short_side=0), workers=1, allow_rejects=True)
     return root / "shards"
 
 
