@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from petseg.cli.app import run, train_app, umbrella
 from petseg.cli.ranks import wants_ranks
 from petseg.distributed import World, local_share, open_world, resolve_device
 from petseg.errors import PetsegError
@@ -24,7 +25,10 @@ OPTIONS = {
 
 def start(environment, ranks: int, *more: str) -> None:
     options = [word for pair in OPTIONS.items() for word in pair]
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
+    if ranks == 1:
+        assert run(train_app, "petseg-train", [*options, *more]) == 0
+        return
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     command = [sys.executable, *launcher, "-m", "petseg", "train", *options, *more]
     done = subprocess.run(
         command, env={**environment, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False, timeout=120
@@ -246,23 +250,20 @@ def test_ranks_that_cannot_meet_say_why(monkeypatch, names, words):
             pass
 
 
-def test_ranks_score_the_network_that_is_saved(packed, tmp_path, environment):
+def test_ranks_score_the_network_that_is_saved(packed, tmp_path, environment, capsys):
     """By the default options: BatchNorm, averaged weights, dropout, Dice. Each rank's BatchNorm sees other batches."""
-    run = tmp_path / "run"
+    folder = tmp_path / "run"
     launcher = ["-m", "petseg", "train", "--ranks", "2"]
     options = ["--size", "32", "--width", "4", "--depth", "3", "--device", "cpu", "--amp", "off", "--epochs", "2",
-               "--batch-size", "4", "--lr", "1e-2", "--shards", str(packed), "--run-dir", str(run)]  # fmt: skip
+               "--batch-size", "4", "--lr", "1e-2", "--shards", str(packed), "--run-dir", str(folder)]  # fmt: skip
     done = subprocess.run(
         [sys.executable, *launcher, *options], env={**environment, "OMP_NUM_THREADS": "1"}, capture_output=True,
         text=True, check=False, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    scored = subprocess.run(
-        [sys.executable, "-m", "petseg", "eval", str(run), "--split", "val", "--device", "cpu", "--json"],
-        env=environment, capture_output=True, text=True, check=True, timeout=120,
-    )  # fmt: skip
-    found = json.loads(scored.stdout.splitlines()[-1])
-    best = records[json.loads((run / "summary.json").read_text())["best_epoch"] - 1]["val"]
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert run(umbrella, "petseg", ["eval", str(folder), "--split", "val", "--device", "cpu", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    best = records[json.loads((folder / "summary.json").read_text())["best_epoch"] - 1]["val"]
     assert found["mean_iou"] == pytest.approx(best["mean_iou"], abs=1e-9)
     assert found["loss"] == pytest.approx(best["loss"], rel=1e-5)

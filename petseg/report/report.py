@@ -74,7 +74,7 @@ def write_report(
     """Write `report.html`, one file that asks for nothing else, into a run folder; whole or not at all.
 
     Args:
-        run_dir: a finished run's folder, with `summary.json`, and `metrics.jsonl` and `config.toml` where there are.
+        run_dir: a finished run's folder, with `summary.json`, and `metrics.jsonl` and `resolved.toml` where there are.
         panels: pictures for the gallery.
         worst: the pictures of the split with the lowest mean IoU, from the worst on.
         classes: the run's class table, for colours and for the names of foregrounds. None goes by the summary's

@@ -180,7 +180,9 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
     def make(*, name: str = "20260102-030405-unet", epochs: int = 4, config: Any = None, summary: Any = None) -> Path:
         run = tmp_path / name
         run.mkdir()
-        (run / "config.toml").write_text(tomli_w.dumps(config or {"recipe": "default", "batch_size": 32, "lr": 0.002}))
+        (run / "resolved.toml").write_text(
+            tomli_w.dumps(config or {"recipe": "default", "batch_size": 32, "lr": 0.002})
+        )
         records = [
             {
                 "epoch": epoch + 1, "train_loss": 1.6 - epoch / epochs, "lr": 0.001 * (epoch + 1),

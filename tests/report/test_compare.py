@@ -106,7 +106,7 @@ def _without_summary(run):
 def test_a_run_with_nothing_but_a_summary(two):
     for run in two:
         (run / "metrics.jsonl").unlink()
-        (run / "config.toml").unlink()
+        (run / "resolved.toml").unlink()
     found = compare(two)
     assert found.charts == () and found.options == () and column(found, "epochs").values == ("9", "4")
 

@@ -183,7 +183,7 @@ def test_values_of_the_wrong_kind_are_taken_for_unknown(make_run):
 def test_without_configuration_and_curves(make_run):
     run = make_run()
     (run / "metrics.jsonl").unlink()
-    (run / "config.toml").unlink()
+    (run / "resolved.toml").unlink()
     page = read(write_report(run, []))
     assert "No epoch was recorded." in page.text
     assert "Gallery" not in page.text and "Worst cases" not in page.text
@@ -257,7 +257,7 @@ def test_a_report_that_cannot_be_written_says_so_and_leaves_nothing_half_done(ma
         ("metrics.jsonl", b'{"epoch": 1}\n{"epo', "metrics.jsonl, line 2, is not JSON"),
         ("metrics.jsonl", b"3\n", "line 1, is no epoch's record"),
         ("metrics.jsonl", b"\xff\n", "metrics.jsonl cannot be read"),
-        ("config.toml", b"= 3", "config.toml is not TOML"),
+        ("resolved.toml", b"= 3", "resolved.toml is not TOML"),
     ],
 )
 def test_damaged_files_are_named(make_run, file, content, says):

@@ -17,8 +17,8 @@ from tests.torture.ranks import kill_ranks
 
 def test_packs_that_are_killed_go_on_to_the_same_bytes(tmp_path, environment, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", environment["XDG_CACHE_HOME"])
-    tally = kill_packs(tmp_path, random.Random(5), lambda tally: tally.kills >= 3)
-    assert tally.kills >= 3 and not tally.faults
+    tally = kill_packs(tmp_path, random.Random(5), lambda tally: tally.kills >= 2)
+    assert tally.kills >= 2 and not tally.faults
 
 
 @pytest.mark.slow
@@ -49,9 +49,9 @@ def test_two_nodes_learn_what_two_ranks_of_one_do(tmp_path):
 
 
 def test_altered_bytes_end_in_a_correct_result_or_one_sentence(tmp_path):
-    tally = fuzz(tmp_path, random.Random(3), lambda tally: sum(tally.cases.values()) >= 400)
+    tally = fuzz(tmp_path, random.Random(3), lambda tally: sum(tally.cases.values()) >= 300)
     assert not tally.faults and tally.cases.keys() == SHARES.keys()
-    assert sum(tally.refused.values()) > 200
+    assert sum(tally.refused.values()) > 150
 
 
 @pytest.mark.parametrize("case", ["shard", pytest.param("train", marks=pytest.mark.slow)])
