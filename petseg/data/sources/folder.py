@@ -118,7 +118,13 @@ class FolderSource:
     @property
     def _root(self) -> Path:
         """What all paths are relative to."""
-        return Path(os.path.commonpath([self.images, self.masks]))
+        folders = [self.images, self.masks]
+        if self.images.is_absolute() != self.masks.is_absolute():
+            folders = [folder.absolute() for folder in folders]
+        return Path(os.path.commonpath(folders))
+
+    def _within(self, folder: Path) -> Path:
+        return Path(os.path.relpath(folder, self._root))
 
     @property
     def _mask_suffixes(self) -> frozenset[str]:
@@ -129,7 +135,7 @@ class FolderSource:
         if not folder.is_dir():
             raise PetsegError(f"no such folder: {folder}; give folder:IMAGES,MASKS.")
         files, passed = below(folder)
-        within = folder.relative_to(self._root)
+        within = self._within(folder)
         return [(within / path).as_posix() for path in files], passed
 
     def _by_patterns(self) -> _Found:
@@ -182,9 +188,9 @@ class FolderSource:
             found.passed += passed_masks
             found.every = sorted({*files, *of_masks})
             inner, outer = set(of_masks), set(files)
-            here, there = (folder.relative_to(self._root) for folder in (self.images, self.masks))
+            here, there = (self._within(folder) for folder in (self.images, self.masks))
             # One folder may lie in the other: then a file of the inner one is none of the outer one's.
-            within = self.masks.is_relative_to(self.images)
+            within = there.is_relative_to(here)
             kinds = [
                 (path, False, PurePosixPath(_stem(path)).relative_to(here).as_posix())
                 for path in files

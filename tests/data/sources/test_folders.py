@@ -317,6 +317,14 @@ def test_images_and_masks_side_by_side_in_one_folder(tmp_path):
         assert reasons(listing) == {"c": "image without a mask", "d": "image without a mask"}
 
 
+def test_one_folder_by_its_full_path_and_the_other_from_here(tmp_path, monkeypatch):
+    image(tmp_path / "here" / "i" / "a.jpg"), mask(tmp_path / "m" / "a.png")
+    monkeypatch.chdir(tmp_path / "here")
+    for images, masks in (("i", f"{tmp_path}/m"), (f"{tmp_path}/here/i", "../m"), ("i", "../m")):
+        (pair,) = resolve_source(f"folder:{images},{masks}", classes=BINARY).listing().pairs
+        assert pair.key == "a" and Path(pair.image).is_file() and Path(pair.mask).is_file()
+
+
 def test_masks_below_the_images(tmp_path):
     image(tmp_path / "a.png"), mask(tmp_path / "truth" / "a.png")
     listing = FolderSource(tmp_path, tmp_path / "truth", BINARY).listing()
