@@ -61,7 +61,7 @@ def shard(
         typer.Option(
             metavar="official|random",
             help="official: the source's own lists or split folders, a seeded 10% of trainval as val; "
-            "random: 70/20/10. Default: official where there are any.",
+            "random: about 70/20/10. Default: official where there are any.",
             show_default=False,
         ),
     ] = None,
@@ -132,7 +132,8 @@ def shard(
         ),
     ] = None,
     allow_rejects: Annotated[
-        bool, typer.Option("--allow-rejects", help="Pack the others though more than half is rejected.")
+        bool,
+        typer.Option("--allow-rejects", help="Pack the rest, whatever was rejected and whatever class has no pixel."),
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what pairs with what and what is left over, and pack nothing.")
