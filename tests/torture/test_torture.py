@@ -49,9 +49,9 @@ def test_two_nodes_learn_what_two_ranks_of_one_do(tmp_path):
 
 
 def test_altered_bytes_end_in_a_correct_result_or_one_sentence(tmp_path):
-    tally = fuzz(tmp_path, random.Random(3), lambda tally: sum(tally.cases.values()) >= 300)
+    tally = fuzz(tmp_path, random.Random(3), lambda tally: sum(tally.cases.values()) >= 200)
     assert not tally.faults and tally.cases.keys() == SHARES.keys()
-    assert sum(tally.refused.values()) > 150
+    assert sum(tally.refused.values()) > 100
 
 
 @pytest.mark.parametrize("case", ["shard", pytest.param("train", marks=pytest.mark.slow)])
