@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from petseg.data.shards.pack import PackReport, pack
 from petseg.data.shards.plan import SPLITS
 from petseg.data.shards.ranges import parse_bands, parse_range, told_range
 from petseg.data.sources import TRAINVAL, Listing, Source
+from petseg.data.sources.tars import tar_of
 from petseg.errors import PetsegError
 
 SHOWN_REJECTS = 10
@@ -62,6 +62,8 @@ def pack_command(
         console.print(
             f"Oxford-IIIT Pet goes to {escape(str(download_dir))} (0.8 GB, checked by MD5; later runs use it again)."
         )
+    values, percentiles = parse_range(value_range) if value_range else (None, None)
+    chosen_bands = parse_bands(bands)
     given = {name: path for name, path in lists.items() if path is not None}
     if given and split == "random":
         raise PetsegError("--split random: leave it out, or the lists.")
@@ -79,11 +81,10 @@ def pack_command(
     show_listing(console, listing)
     if split is None:
         split = "official" if any(each.split for each in listing.pairs) else "random"
-    values, percentiles = parse_range(value_range) if value_range else (None, None)
     options = PackOptions(
         range=values,
         percentiles=percentiles,
-        bands=parse_bands(bands),
+        bands=chosen_bands,
         split=split,
         short_side=short_side,
         quality=quality,
@@ -180,10 +181,7 @@ def show_listing(console: Console, listing: Listing) -> None:
 
 def _short(path: str, parts: int = 3) -> str:
     """The end of a path, without where a member lies in its tar."""
-    return "/".join(Path(_SPAN.sub("", path)).parts[-parts:])
-
-
-_SPAN = re.compile(r":\d+\+\d+$")
+    return "/".join(Path(tar_of(path)).parts[-parts:])
 
 
 def show_report(console: Console, report: PackReport, out: Path) -> None:

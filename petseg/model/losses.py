@@ -56,8 +56,3 @@ def combine(sums: torch.Tensor, *, dice: float) -> torch.Tensor:
     lost = here * (1 - (2 * overlap + 1) / (size + 1))
     both: torch.Tensor = loss + dice * lost.sum() / here.sum().clamp(min=1)
     return both
-
-
-def segmentation_loss(outputs: torch.Tensor, masks: torch.Tensor, *, dice: float = 1.0) -> torch.Tensor:
-    """Cross-entropy plus `dice` times the Dice loss of a batch; f32 scalar, 0 if no pixel counts."""
-    return combine(loss_sums(outputs, masks, dice=dice > 0), dice=dice)

@@ -9,7 +9,7 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import deflate
 import numpy as np
@@ -70,8 +70,7 @@ def opened(data: bytes, *, max_pixels: int = MAX_PIXELS, allow_damaged: bool = F
     except MemoryError:
         raise  # that is not the image's fault
     except Exception as error:  # damaged bytes lead Pillow's plugins to raise nearly anything
-        text = " ".join(str(error).split()).rstrip(".")
-        raise PictureError(f"is damaged ({text or type(error).__name__})") from error
+        raise PictureError(f"is damaged ({told(error)})") from error
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = before
 
@@ -87,20 +86,42 @@ def one_page(image: Image.Image) -> None:
     if image.format in {"JPEG", "MPO"}:
         return
     frames = getattr(image, "n_frames", 1)
-    if image.format == "TIFF" and frames == 1:
-        # ImageJ writes a stack of any length as one page, and how long it is into the description.
-        text = str(image.tag_v2.get(270, ""))  # type: ignore[attr-defined]
-        stack = re.search(r"^images=(\d+)", text, re.MULTILINE) if text.startswith("ImageJ=") else None
-        frames = int(stack[1]) if stack else 1
-    elif image.format == "TIFF":
-        kinds = []
-        for number in range(frames):
-            image.seek(number)
-            kinds.append(image.tag_v2.get(254, 0))  # type: ignore[attr-defined]
-        image.seek(0)
-        frames = sum(not kind & 0b101 for kind in kinds)  # TIFF 6.0: neither of reduced size nor a transparency mask
-    if frames > 1:
-        raise PictureError(f"holds {frames} pages: save each as a file of its own")
+    if image.format == "TIFF":
+        kinds, description = [0], str(image.tag_v2.get(270, ""))  # type: ignore[attr-defined]
+        if frames > 1:
+            kinds = []
+            for number in range(frames):
+                image.seek(number)
+                kinds.append(image.tag_v2.get(254, 0))  # type: ignore[attr-defined]
+            image.seek(0)
+        frames = tiff_pages(kinds, description)
+    refuse_pages(frames)
+
+
+def tiff_pages(kinds: Iterable[int], description: str) -> int:
+    """How many pictures a TIFF holds.
+
+    Args:
+        kinds: tag 254 of every page (TIFF 6.0): those of reduced size and transparency masks do not count.
+        description: tag 270. ImageJ writes a stack of any length as one page, and how long it is into here.
+    """
+    stack = re.search(r"^images=(\d+)", description, re.MULTILINE) if description.startswith("ImageJ=") else None
+    return max(sum(not kind & 0b101 for kind in kinds), int(stack[1]) if stack else 1)
+
+
+def refuse_pages(count: int) -> None:
+    """Refuse more than one.
+
+    Raises:
+        PictureError: so it is.
+    """
+    if count > 1:
+        raise PictureError(f"holds {count} pages: save each as a file of its own")
+
+
+def told(error: Exception) -> str:
+    """What an exception says, on one line."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def check_whole(data: bytes, image: Image.Image) -> None:

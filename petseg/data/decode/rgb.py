@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,6 +21,9 @@ from petseg.data.decode.pictures import (
     exif_orientation,
     one_page,
     opened,
+    refuse_pages,
+    tiff_pages,
+    told,
 )
 
 RGB_BANDS = (1, 2, 3)
@@ -283,39 +287,25 @@ def _to_8_bits(values: np.ndarray, tones: Tones) -> np.ndarray:
     return np.rint(np.clip(np.nan_to_num(scaled, nan=0.0, posinf=255.0, neginf=0.0), 0, 255)).astype(np.uint8)
 
 
-class _tiff:  # noqa: N801 - a context manager that reads like a function
+@contextlib.contextmanager
+def _tiff(data: bytes) -> Iterator[Any]:
     """The first page of a TIFF; whatever goes wrong inside the block is a `PictureError`."""
+    import tifffile
 
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def __enter__(self) -> Any:
-        import tifffile
-
-        try:
-            self._file = tifffile.TiffFile(io.BytesIO(self._data))
-            return self._file.pages[0]
-        except Exception as error:
-            raise PictureError(f"is damaged ({_told(error)})") from error
-
-    def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
-        self._file.close()
-        if isinstance(error, Exception) and not isinstance(error, PictureError | MemoryError):
-            raise PictureError(f"is damaged ({_told(error)})") from error
-
-
-def _told(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".")[:120] or type(error).__name__
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            yield file.pages[0]
+    except (PictureError, MemoryError):
+        raise
+    except Exception as error:
+        raise PictureError(f"is damaged ({told(error)[:120]})") from error
 
 
 def _read_tiff(data: bytes, max_pixels: int) -> Bands:
     with _tiff(data) as page:
         if page.imagewidth * page.imagelength > max_pixels:
             raise PictureError(f"is too large ({page.imagewidth}x{page.imagelength})")
-        whole = [each for each in page.parent.pages if not each.tags.valueof(254, 0) & 0b101]  # see `one_page`
-        pages = max(len(whole), int((page.parent.imagej_metadata or {}).get("images", 1)))
-        if pages > 1:
-            raise PictureError(f"holds {pages} pages: save each as a file of its own")
+        refuse_pages(tiff_pages((each.tags.valueof(254, 0) for each in page.parent.pages), page.description))
         if int(page.photometric) not in _SHOWN_AS:
             raise PictureError(f"is a TIFF of the kind {page.photometric.name}, which is not read: save it anew")
         if any(at + n > len(data) for at, n in zip(page.dataoffsets, page.databytecounts, strict=True)):

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from petseg.data.shards.plan import SPLITS
+
 _SIDE, _STEP = 8, 2
 _LEAST_BITS = 16
 _NEAR = 6
@@ -66,7 +68,7 @@ class Copies:
     """Pictures that stand in two splits."""
 
     pairs: tuple[tuple[str, str], ...]
-    """Keys, those of the smaller split second."""
+    """Keys; the first one's split comes before the second one's."""
     splits: dict[tuple[str, str], int]
     """How many pairs stand in which two splits."""
     group: str | None
@@ -86,14 +88,12 @@ def find_copies(looks: Mapping[str, str], split_of: Mapping[str, str]) -> Copies
     if len(keys) < 2:
         return None
     bits = np.frombuffer(bytes.fromhex("".join(looks[key] for key in keys)), np.uint8).reshape(len(keys), 4, -1)
-    number = {name: place for place, name in enumerate(("train", "val", "test"))}
-    splits = np.array([number[split_of[key]] for key in keys])
+    splits = np.array([SPLITS.index(split_of[key]) for key in keys])
     found = _alike(bits, splits, near=_NEAR if len(keys) <= _MOST_COMPARED else 0)
     if not found:
         return None
     pairs = tuple((keys[one], keys[other]) for one, other in found)
-    names = list(number)
-    counts = Counter((names[splits[one]], names[splits[other]]) for one, other in found)
+    counts = Counter((split_of[one], split_of[other]) for one, other in pairs)
     return Copies(pairs=pairs, splits=dict(sorted(counts.items())), group=group_for(pairs, list(split_of)))
 
 

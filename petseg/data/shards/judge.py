@@ -53,7 +53,7 @@ class Judge:
         """
         found = _Lost.of(done, self.source.classes)
         if found.seen >= _ENOUGH_SEEN and len(found.rejected) >= _ENOUGH_REJECTS:
-            self._judge(found, least=_ENOUGH_REJECTS, what=f"after {found.seen:,} of {len(self.pairs):,} samples, ")
+            self._judge(found, early=True)
 
     def at_the_end(self, done: Iterable[ShardStats], listed: Iterable[Rejected]) -> None:
         """Judge the whole.
@@ -70,15 +70,16 @@ class Judge:
         before = list(listed)
         if found.packed and len(found.rejected) + len(before) > found.packed:
             found = _Lost(found.packed, [*before, *found.rejected], found.lost)
-        self._judge(found, least=_LEAST_OF_A_CLASS, what="")
+        self._judge(found, early=False)
         if found.packed and found.lost:
             raise RefusedError(
                 f"no mask holds {_listed(found.lost)}, which the class map has: correct its codes or colours, or take "
                 f"out what the masks lack (`petseg classes` shows what they hold).{_AGAIN}"
             )
 
-    def _judge(self, found: _Lost, *, least: int, what: str) -> None:
+    def _judge(self, found: _Lost, *, early: bool) -> None:
         rejected = found.rejected
+        what = f"after {found.seen:,} of {len(self.pairs):,} samples, " if early else ""
         if not rejected:
             return
         first = rejected[0]
@@ -94,7 +95,7 @@ class Judge:
                 f"{what}{len(rejected):,} of {found.seen:,} were rejected, {first.key} because {first.reason}: {how}"
             )
         fault = [each for each in rejected if each.key in self.pairs and _of_class_map(each)]
-        if found.lost and fault and (not what or len(fault) >= least):
+        if found.lost and len(fault) >= (_ENOUGH_REJECTS if early else 1):
             # A class map has to fit the masks that were packed, too.
             left_out = {each.key for each in rejected}
             some = [self.pairs[each.key] for each in fault[: _LOOKED_AT // 2]]
@@ -110,7 +111,7 @@ class Judge:
                 f"{what}{len(rejected):,} of {found.seen:,} were rejected, nearly all for one reason, {alike[0].key} "
                 f"because {alike[0].reason}: {self._advice(alike)}{_AGAIN}"
             )
-        self._refuse_class_of_files(found, least, what)
+        self._refuse_class_of_files(found, _ENOUGH_REJECTS if early else _LEAST_OF_A_CLASS, what)
 
     def _refuse_class_of_files(self, found: _Lost, least: int, what: str) -> None:
         """Refuse where all files of one folder or suffix were rejected, and hardly any others."""

@@ -22,16 +22,12 @@ _OUTER, _MOST_OUTSIDE = 0.1, 4
 class Values:
     """What values pictures of more than 8 bits have; adding is exact, in any order."""
 
-    kind: str = ""
-    """`whole` numbers or `float`."""
     low: float = np.inf
     high: float = -np.inf
     counts: np.ndarray = field(default_factory=lambda: np.zeros(_BINS, np.int64))
     """By the upper 16 bits of the values as float32, in ascending order: steps of less than 1% of a value."""
-    first: str = ""
-    """The first picture by key."""
-    other: str = ""
-    """The first one of the other kind, where there is one."""
+    first: dict[str, str] = field(default_factory=dict)
+    """By kind, `whole` numbers or `float`: the first picture by key."""
 
     def add(self, values: np.ndarray, key: str) -> None:
         """Count a picture's values; what is not finite is left out."""
@@ -44,20 +40,12 @@ class Values:
         bits = flat.astype(np.float32).view(np.uint32)
         ordered = np.where(bits >> 31, ~bits, bits | 0x80000000) >> 16
         counts = np.bincount(ordered, minlength=_BINS)
-        self.merge(Values(kind, float(flat.min()), float(flat.max()), counts, key))
+        self.merge(Values(float(flat.min()), float(flat.max()), counts, {kind: key}))
 
     def merge(self, more: Values) -> None:
         """Add what was counted elsewhere."""
-        if not more.kind:
-            return
-        if not self.kind or (more.kind != self.kind and more.first < self.first):
-            self.kind, self.first, swapped = more.kind, more.first, self.first
-            self.other = min(filter(None, (self.other, more.other, swapped)), default="")
-        elif more.kind != self.kind:
-            self.other = min(filter(None, (self.other, more.first)))
-        else:
-            self.first = min(self.first, more.first)
-            self.other = min(filter(None, (self.other, more.other)), default="")
+        for kind, key in more.first.items():
+            self.first[kind] = min(key, self.first.get(kind, key))
         self.low, self.high = min(self.low, more.low), max(self.high, more.high)
         self.counts = self.counts + more.counts
 
@@ -68,43 +56,47 @@ class Values:
         value = (bits & np.uint32(0x7FFFFFFF)) if bits >> 31 else ~bits
         return float(np.clip(np.asarray(value, np.uint32).view(np.float32), self.low, self.high))
 
+    def between(self, low: float, high: float) -> tuple[float, float]:
+        """From one percentile to another."""
+        return _some(self.percentile(low, upper=False), self.percentile(high, upper=True))
+
     def range(self) -> tuple[float, float]:
         """From the least to the greatest value, or to 0 and the end of the scale where these are near.
 
         Raises:
             PetsegError: pictures of both kinds, or a few values that decide.
         """
-        if self.other:
+        if len(self.first) > 1:
+            one, other = sorted(self.first.values())
             raise PetsegError(
-                f"{self.first} and {self.other} are of different kinds, one of whole numbers beyond 8 bits and one of "
-                "floats, for which no one range holds: convert one kind."
+                f"{one} and {other} are of different kinds, one of whole numbers beyond 8 bits and one of floats, for "
+                "which no one range holds: convert one kind."
             )
+        ((kind, first),) = self.first.items()
         low, high = self.low, self.high
         if 0 <= low <= high * (1 - _NEAR):
             low = 0.0
-        high = next((top for top in _TOPS[self.kind] if _NEAR * top <= high <= top), high)
-        if self.kind == "whole" and self.low >= 0 and self.high <= 255:
+        high = next((top for top in _TOPS[kind] if _NEAR * top <= high <= top), high)
+        if kind == "whole" and self.low >= 0 and self.high <= 255:
             low, high = 0.0, 255.0
-        if self.kind == "float" and self.low >= 0 and self.high == 0:
-            high = 1.0
-        inner = self.percentile(100 - _OUTER, upper=True) - self.percentile(_OUTER, upper=False)
-        if _MOST_OUTSIDE * inner < self.high - self.low:
+        inner = self.between(_OUTER, 100 - _OUTER)
+        if _MOST_OUTSIDE * (inner[1] - inner[0]) < self.high - self.low:
             raise PetsegError(
-                f"the values of {self.first} and its like are {_told(self.low)} to {_told(self.high)}, but nearly all "
-                f"within {_told(self.percentile(_OUTER, upper=False))} to "
-                f"{_told(self.percentile(100 - _OUTER, upper=True))}: give --range LOW HIGH, such as "
-                f"--range p{_OUTER:g} p{100 - _OUTER:g}, for what becomes black and white."
+                f"the values of {first} and its like are {told_range(self.low, self.high)}, but nearly all within "
+                f"{told_range(*inner)}: give --range LOW HIGH, such as --range p{_OUTER:g} p{100 - _OUTER:g}, for what "
+                "becomes black and white."
             )
-        return (low, high) if low < high else (low, low + 1)
+        return _some(low, high)
+
+
+def _some(low: float, high: float) -> tuple[float, float]:
+    """A range, where all values may be one."""
+    return (low, high) if low < high else (low, low + 1)
 
 
 def told_range(low: float, high: float) -> str:
     """`0 to 4095`."""
-    return f"{_told(low)} to {_told(high)}"
-
-
-def _told(value: float) -> str:
-    return f"{value:.6g}"
+    return f"{low:.6g} to {high:.6g}"
 
 
 def parse_range(asked: Iterable[str]) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:

@@ -141,11 +141,10 @@ def survey(source: Source, pairs: Sequence[Pair], options: PackOptions, *, worke
             first[kind] = min(key, first.get(kind, key))
     if work.frames:
         options = replace(options, mask_orientation=_mask_orientation(first))
-    if values.kind and options.percentiles:
-        low, high = options.percentiles
-        ends = values.percentile(low, upper=False), values.percentile(high, upper=True)
-        return replace(options, range=ends if ends[0] < ends[1] else (ends[0], ends[0] + 1), percentiles=None)
-    return replace(options, range=values.range() if values.kind else options.range, percentiles=None)
+    if values.first:
+        found_range = values.between(*options.percentiles) if options.percentiles else values.range()
+        options = replace(options, range=found_range, percentiles=None)
+    return replace(options, percentiles=None)
 
 
 def _mask_orientation(first: dict[str, str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ _WIDTH = 1.5
 
 _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
-Thin = tuple[int, int, int, int, int, int]
+Thin = tuple[int, ...]
 """Of a class over masks that were made smaller: masks with it before and after, its pixels before and after, how many
 of those before lie at its edge, and its pixels before times the scale."""
 
@@ -43,11 +44,7 @@ _NONE: Thin = (0, 0, 0, 0, 0, 0)
 
 def added(one: Mapping[int, Thin], other: Mapping[int, Thin]) -> dict[int, Thin]:
     """Both together."""
-    found = dict(one)
-    for code, more in other.items():
-        a, b = found.get(code, _NONE), more
-        found[code] = (a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3], a[4] + b[4], a[5] + b[5])
-    return found
+    return {code: tuple(map(operator.add, one.get(code, _NONE), other.get(code, _NONE))) for code in {**one, **other}}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import unicodedata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from petseg.data.sources import TRAINVAL, Pair
 from petseg.errors import PetsegError
@@ -82,6 +82,11 @@ def _leads_up(path: Path, real: str) -> bool:
         return False
     target = os.path.realpath(path)
     return real == target or real.startswith(target.rstrip("/") + "/")
+
+
+def stem(path: str) -> str:
+    """A path with `/` without its suffix."""
+    return PurePosixPath(path).with_suffix("").as_posix()
 
 
 def read_files(pair: Pair) -> tuple[bytes, ...]:

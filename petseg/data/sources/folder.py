@@ -18,6 +18,7 @@ from petseg.data.sources.files import (
     heads,
     named_split,
     read_files,
+    stem,
     unfit_key,
 )
 from petseg.data.sources.pairing import (
@@ -144,7 +145,7 @@ class FolderSource:
         found = _Found(passed=passed, counted=(len(matched.images_alone), len(matched.masks_alone)), every=files)
         found.masks = {matched.names[image]: [image, *masks] for image, masks in matched.masks.items()}
         for paths, reason in ((matched.images_alone, NO_MASK), (matched.masks_alone, NO_IMAGE)):
-            found.rejected += [Rejected(key=_stem(path), reason=reason) for path in paths]
+            found.rejected += [Rejected(key=stem(path), reason=reason) for path in paths]
         return found
 
     def _by_names(self) -> _Found:
@@ -181,8 +182,8 @@ class FolderSource:
         files, passed = self._files(self.images)
         images, masks, found = _Names(), _Names(), _Found(passed=passed, every=files)
         if self.masks == self.images:
-            stems = {_stem(path) for path in files if PurePosixPath(path).suffix.lower() != ".png"}
-            kinds = [(path, _is_mask(path, stands_twice=_stem(path) in stems), _without_kind(path)) for path in files]
+            stems = {stem(path) for path in files if PurePosixPath(path).suffix.lower() != ".png"}
+            kinds = [(path, _is_mask(path, stands_twice=stem(path) in stems), _without_kind(path)) for path in files]
         else:
             of_masks, passed_masks = self._files(self.masks)
             found.passed += passed_masks
@@ -192,12 +193,12 @@ class FolderSource:
             # One folder may lie in the other: then a file of the inner one is none of the outer one's.
             within = there.is_relative_to(here)
             kinds = [
-                (path, False, PurePosixPath(_stem(path)).relative_to(here).as_posix())
+                (path, False, PurePosixPath(stem(path)).relative_to(here).as_posix())
                 for path in files
                 if not (within and path in inner)
             ]
             kinds += [
-                (path, True, PurePosixPath(_stem(path)).relative_to(there).as_posix())
+                (path, True, PurePosixPath(stem(path)).relative_to(there).as_posix())
                 for path in of_masks
                 if within or path not in outer
             ]
@@ -330,7 +331,8 @@ def with_val(pairs: list[Pair]) -> list[Pair]:
 def holds_pairs(root: Path) -> bool:
     """Whether a folder has, at most two below it, folders that are named like images and masks."""
     names: set[str] = set()
-    for folder in (root, *_folders(root), *(inner for outer in _folders(root) for inner in _folders(outer))):
+    outer = _folders(root)
+    for folder in (root, *outer, *(inner for each in outer for inner in _folders(each))):
         names |= {path.name.lower() for path in _folders(folder)}
         if names & IMAGE_FOLDERS and names & MASK_FOLDERS:
             return True
@@ -385,10 +387,6 @@ def _folder(path: str) -> str:
     return str(PurePosixPath(path).parent)
 
 
-def _stem(path: str) -> str:
-    return PurePosixPath(path).with_suffix("").as_posix()
-
-
 def _either(suffixes: frozenset[str]) -> str:
     """`.bmp, .gif or .png`."""
     *others, last = sorted(suffixes)
@@ -412,5 +410,5 @@ def _is_mask(path: str, *, stands_twice: bool) -> bool:
 
 def _without_kind(path: str) -> str:
     """A file's name without suffix and without the first folder that says what it is."""
-    parts, at = _stem(path).split("/"), _kind_at(path)
+    parts, at = stem(path).split("/"), _kind_at(path)
     return "/".join(parts if at is None else parts[:at] + parts[at + 1 :])

@@ -7,9 +7,13 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from petseg.data.sources.files import stem
 from petseg.errors import PetsegError
 
 _WILDCARD = re.compile(r"\*\*/|\*|\?|\{[^{}]*\}")
+_TIED = re.compile(r"(?<!\.)\{[^{}]*,[^{}]*\}")
+"""Braces that stand for the same on both sides, if both have them; those behind a dot are suffixes."""
+
 _EXPRESSIONS = {"**/": "((?:.*/)?)", "*": "([^/]*)", "?": "([^/])"}
 
 Values = tuple[str, ...]
@@ -94,7 +98,7 @@ def match_all(patterns: Iterable[PairPattern], files: Sequence[str]) -> Matched:
         times[name] = times.get(name, 0) + 1
     for image, name in found.names.items():
         if times[name] > 1 or not name:
-            found.names[image] = re.sub(r"\.[^./]*$", "", image)
+            found.names[image] = stem(image)
     return found
 
 
@@ -103,7 +107,7 @@ def _at(values: Values, places: tuple[int, ...]) -> Values:
 
 
 def _braces(side: str) -> set[frozenset[str]]:
-    return {_alternatives(found) for found in re.findall(r"(?<!\.)\{[^{}]*,[^{}]*\}", side)}
+    return {_alternatives(found) for found in _TIED.findall(side)}
 
 
 def _alternatives(braces: str) -> frozenset[str]:
@@ -119,6 +123,6 @@ def _expression(side: str, shared: set[frozenset[str]]) -> re.Pattern[str]:
             pattern += _EXPRESSIONS[wildcard]
         else:
             alternatives = _alternatives(wildcard)
-            tied = alternatives in shared and side[match.start() - 1 : match.start()] != "."
+            tied = alternatives in shared and _TIED.match(side, match.start())
             pattern += f"({'' if tied else '?:'}{'|'.join(map(re.escape, sorted(alternatives)))})"
     return re.compile(pattern + re.escape(side[at:]))

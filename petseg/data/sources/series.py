@@ -6,6 +6,7 @@ has alone stands for that image: `21` for `21_training.tif` among its like, and 
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -292,12 +293,11 @@ def _looks_like_image(root: Path, series: Series, mask_of: dict[str, str]) -> bo
     return kind == _mode(root / image) != _mode(root / mask_of[image])
 
 
+@functools.lru_cache(maxsize=64)
 def _mode(path: Path) -> str:
     """Pillow's name for what a pixel of a picture is, by its header."""
     try:
-        with path.open("rb") as file:
-            data = file.read()
-        with opened(data) as picture:
+        with opened(path.read_bytes()) as picture:
             return picture.mode
     except (OSError, PictureError):
         return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from petseg.classes import ClassTable
 from petseg.data.sources import Listing, Pair, Rejected
 from petseg.data.sources.files import HEADER_BYTES, IMAGES, MASKS, fit_key, named_split, refuse_unfinished, unfit_key
 from petseg.data.sources.folder import with_val
-from petseg.data.tar import Component, members_of, split_name
+from petseg.data.tar import Component, group, members_of, split_name
 from petseg.errors import PetsegError
 from petseg.system import open_file, read_at
 
@@ -70,7 +71,7 @@ class TarsSource:
             key = fit_key(before + sample.name)
             reason = unfit_key(key)
             if key in pairs:
-                reason = f"its key stands twice (also in {pairs[key].image.rpartition(':')[0]})"
+                reason = f"its key stands twice (also in {tar_of(pairs[key].image)})"
             if reason:
                 rejected.append(Rejected(key=f"{path.name}:{sample.name}", reason=reason))
                 continue
@@ -119,15 +120,11 @@ class _Sample(NamedTuple):
 
 
 def _samples(path: Path) -> Iterator[_Sample | Rejected]:
-    """The samples of a tar, in the order of their first members."""
-    found: dict[str, list[Component]] = {}
-    for member in members_of(path, "fetch it again, or unpack it", links=True):
-        name, _ = split_name(member.name)
-        if name and not name.endswith("/"):
-            found.setdefault(name, []).append(member)
-    for name, members in found.items():
-        chosen = _choose(members)
-        if isinstance(chosen, str) and (parts := _by_last_dot(members)):
+    """The samples of a tar, by name."""
+    members = members_of(path, "fetch it again, or unpack it", links=True)
+    for name, components in group(sorted(members, key=lambda member: split_name(member.name)[0])):
+        chosen = _choose(components)
+        if isinstance(chosen, str) and (parts := _by_last_dot(components)):
             yield from (_Sample(path, part, *pair) for part, pair in parts.items())
         elif isinstance(chosen, str):
             yield Rejected(key=f"{path.name}:{name}", reason=chosen)
@@ -158,6 +155,14 @@ def _keys_restart(samples: Sequence[_Sample]) -> bool:
 
 def _bytes_of(sample: _Sample) -> tuple[bytes, bytes]:
     return _read(_where(sample.path, sample.image)), _read(_where(sample.path, sample.mask))
+
+
+def tar_of(where: str) -> str:
+    """The path of the tar in which a member is; where a file is is that itself."""
+    return _SPAN.sub("", where)
+
+
+_SPAN = re.compile(r":\d+\+\d+$")
 
 
 def _where(path: Path, member: Component) -> str:
