@@ -230,7 +230,8 @@ def show_report(console: Console, report: PackReport, out: Path) -> None:
 def _copies_line(copies: Copies, split_by: str) -> str:
     where = ", ".join(f"{n:,} of {one} and {other}" for (one, other), n in copies.splits.items())
     (first, second), *_ = copies.pairs
-    said = f"Copies of one picture, as it is or flipped, stand in two splits: {where}, such as {first} and {second}."
+    what = "Copies of one picture (as it is, flipped, or augmented by name) stand in two splits"
+    said = f"{what}: {where}, such as {first} and {second}."
     if split_by != "chance":
         return f"{said} Scores on them say little; {split_by} say who is where."
     if copies.group is None:

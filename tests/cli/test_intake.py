@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from petseg import Manifest, load
 
@@ -101,7 +101,7 @@ def test_two_annotators(pack):
             save(f"src/masks/{n}_anno2.png", shape(n + 1)),
         )
     code, said = pack("src", BINARY)
-    assert code == 2 and "these fit together" in said
+    assert code == 2 and "0.jpg has 2 masks (masks/0_anno1.png, masks/0_anno2.png), and 3 more images" in said
     first = pairs_of(said)[:2]
     assert "anno1" in first[1]
     assert pack("src", BINARY, *first)[0] == 0
@@ -164,6 +164,22 @@ def test_a_folder_of_masks_for_each_image(pack):
     assert all((mask == united).all() for mask in masks_in("shards").values())
 
 
+@pytest.mark.parametrize(("source", "folder"), [("src", "masks"), ("folder:src", "images")])
+def test_one_class_a_file_is_united_or_asked_about(pack, source, folder):
+    for n in range(5):
+        photo(f"src/images/{n}.jpg", n), save(f"src/{folder}/{n}-seg.png", shape(n, 1))
+    save(f"src/{folder}/3-fish.png", shape(9, 2))  # of few images: no series
+    classes = "codes = [0, 1, 2]\n"
+    if folder == "images":
+        Path("src/images").rename("src/side")
+    code, said = pack(source, classes)
+    assert code == 2 and "3.jpg has 2 masks" in said and "3-fish.png" in said
+    assert pack(source, classes, "--merge-masks")[0] == 0
+    (key,) = (key for key in masks_in("shards") if key.endswith("3"))
+    fish, seg = shape(9, 2), shape(3, 1)
+    assert (masks_in("shards")[key] == np.where(fish > 0, fish, seg)).all()
+
+
 def test_masks_that_disagree_are_no_union(pack):
     for n in range(3):
         photo(f"src/images/{n}.jpg", n), save(f"src/masks/{n}_mask.png", shape(n, 1))
@@ -217,19 +233,40 @@ def test_a_dry_run_says_what_pairs_and_packs_nothing(pack):
     assert "Without a partner or a fit name: 1, such as widow: mask without an image" in said
 
 
-def test_a_process_of_its_own_says_the_same(pack):
-    drive()
-    code, said = pack("src", BINARY, "--dry-run")
-    command = [
-        Path(sys.executable).with_name("petseg-shard"),
-        "src",
-        "shards",
-        "--classes",
-        "classes.toml",
-        "--dry-run",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, " ".join(done.stderr.split())) == (code, said) == (2, said) and not done.stdout
+def soft() -> None:
+    for n in range(6):
+        photo(f"src/images/{n}.jpg", n)
+        save(f"src/masks/{n}.png", np.asarray(Image.fromarray(shape(n)).filter(ImageFilter.GaussianBlur(1.2))))
+
+
+def deep() -> None:
+    for n in range(4):
+        save(f"src/images/{n}.png", stripes(n, 4080).astype(np.uint16)), save(f"src/masks/{n}.png", shape(n))
+
+
+def lost() -> None:
+    for n in range(6):
+        photo(f"src/images/{n}.jpg", n), save(f"src/masks/{n}.png", np.zeros((24, 32), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("draw", "code", "words"),
+    [
+        (soft, 2, "are these soft edges? threshold = 128 in the class map takes them"),
+        (deep, 0, "Images of more than 8 bits: 0 to 4095 became 0 to 255"),
+        (drive, 2, "could be test/mask/01_test_mask.gif, as its name says, or test/1st_manual/01_manual1.gif"),
+        (lost, 2, "no mask holds thing, which the class map has"),
+    ],
+    ids=["masks", "images", "pairs", "lost"],
+)
+def test_a_process_of_its_own(draw, code, words):
+    draw()
+    Path("classes.toml").write_text(BINARY)
+    command = [Path(sys.executable).with_name("petseg-shard"), "src", "shards", "--classes", "classes.toml"]
+    done = subprocess.run([*command, "--short-side", "0"], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert words in " ".join((done.stdout + done.stderr).split()) and "Traceback" not in done.stderr
+    assert Path("shards/manifest.json").exists() == (code == 0)
 
 
 def test_a_layout_that_no_rule_knows_gets_an_option_that_works(pack):
@@ -447,7 +484,7 @@ def test_copies_in_two_splits_are_named_with_the_group_that_keeps_them_together(
         code == 0 and "10 files in test" not in said and "12 files in test, such as 0.png: image without a mask" in said
     )
     assert (
-        "Copies of one picture, as it is or flipped, stand in two splits" in said
+        "Copies of one picture (as it is, flipped, or augmented by name) stand in two splits" in said
         and "--group '(\\d+)' keeps them" in said
     )
     Path("shards").rename("first")

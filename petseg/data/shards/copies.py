@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from petseg.data.shards.plan import SPLITS
+from petseg.data.sources.series import rows_of_parts
 
 _SIDE, _STEP = 8, 2
 _LEAST_BITS = 16
@@ -75,8 +76,32 @@ class Copies:
     """A regular expression for `--group` that keeps nearly all of them together, if there is one."""
 
 
+_AUGMENTED = re.compile(r"(?:^|[-_])aug(?:s|mented|mentations?)?(?=[-_\d]|$)", re.IGNORECASE)
+"""What says in a key that a picture was made of another one."""
+
+
+def _named_copies(split_of: Mapping[str, str]) -> set[tuple[str, str]]:
+    """Pairs of keys in two splits of which one says that it was made of the other: `aug-image_3_1` of `image-3`.
+
+    The other is the one that has the first part, or parts in a row, to itself that both have.
+    """
+    made = [key for key in split_of if _AUGMENTED.search(key)]
+    of_part: dict[str, str | None] = {}
+    for key in split_of.keys() - set(made) if made else ():
+        for part, _, _ in rows_of_parts(key):
+            of_part[part] = None if of_part.get(part, key) != key else key
+    found: set[tuple[str, str]] = set()
+    for key in made:
+        rows = sorted(rows_of_parts(_AUGMENTED.sub("", key)), key=lambda row: (len(row[1]), -len(row[0])))
+        other = next((of_part[part] for part, _, _ in rows if of_part.get(part)), None)
+        if other is not None and split_of[other] != split_of[key]:
+            one, two = sorted((other, key), key=lambda each: SPLITS.index(split_of[each]))
+            found.add((one, two))
+    return found
+
+
 def find_copies(looks: Mapping[str, str], split_of: Mapping[str, str]) -> Copies | None:
-    """Pictures that look alike, as they stand or flipped, in two splits.
+    """Pictures that look alike, as they stand or flipped, or say that they were made of each other, in two splits.
 
     Of more than 100,000 pictures, those that look the same are found, and not those that nearly do.
 
@@ -85,14 +110,14 @@ def find_copies(looks: Mapping[str, str], split_of: Mapping[str, str]) -> Copies
         split_of: every sample's split by key.
     """
     keys = sorted(key for key, look in looks.items() if look)
-    if len(keys) < 2:
+    if not keys:
         return None
     bits = np.frombuffer(bytes.fromhex("".join(looks[key] for key in keys)), np.uint8).reshape(len(keys), 4, -1)
     splits = np.array([SPLITS.index(split_of[key]) for key in keys])
     found = _alike(bits, splits, near=_NEAR if len(keys) <= _MOST_COMPARED else 0)
-    if not found:
+    pairs = tuple(sorted({(keys[one], keys[other]) for one, other in found} | _named_copies(split_of)))
+    if not pairs:
         return None
-    pairs = tuple((keys[one], keys[other]) for one, other in found)
     counts = Counter((split_of[one], split_of[other]) for one, other in pairs)
     return Copies(pairs=pairs, splits=dict(sorted(counts.items())), group=group_for(pairs, list(split_of)))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -26,11 +26,13 @@ from petseg.data.sources.pairing import (
     MASK_FOLDERS,
     NO_IMAGE,
     NO_MASK,
+    extended,
     pair_names,
     says_mask,
+    says_no_classes,
 )
 from petseg.data.sources.pattern import PairPattern, match_all
-from petseg.data.sources.series import Series, choices, proposals, rivals_of, says_no_classes, series_of
+from petseg.data.sources.series import Series, choices, proposals, rivals_of, series_of
 from petseg.errors import PetsegError
 
 _JPEG_MASK = "mask that is a JPEG, which does not keep codes (threshold = 128 in a class map of two classes takes it)"
@@ -44,7 +46,8 @@ class FolderSource:
     `city/a.jpg` pairs with `city/a.png`, or with `city/a_mask.png` and the like; its key is `city-a`. Where both
     folders are the same, files below a folder named like `masks` are masks, those below one named like `images` are
     images (and `train/images/a.jpg` pairs with `train/masks/a.png`); side by side, a mask is what is named like one, or
-    the PNG of two files of one name. A folder with one image and all of its masks, one object each, is one sample.
+    the PNG of two files of one name, or a PNG whose name is that of a file of another kind and more. A folder with one
+    image and all of its masks, one object each, is one sample.
 
     Folders that are named like splits are the splits, where there are `train` and `val` or `test` (a folder `train`
     beside `car` and `bus` is a vehicle); pairs in none of them are left out then.
@@ -183,7 +186,7 @@ class FolderSource:
         images, masks, found = _Names(), _Names(), _Found(passed=passed, every=files)
         if self.masks == self.images:
             stems = {stem(path) for path in files if PurePosixPath(path).suffix.lower() != ".png"}
-            kinds = [(path, _is_mask(path, stands_twice=stem(path) in stems), _without_kind(path)) for path in files]
+            kinds = [(path, _is_mask(path, stems), _without_kind(path)) for path in files]
         else:
             of_masks, passed_masks = self._files(self.masks)
             found.passed += passed_masks
@@ -399,13 +402,14 @@ def _kind_at(path: str) -> int | None:
     return next((at for at, name in enumerate(folders) if name.lower() in MASK_FOLDERS | IMAGE_FOLDERS), None)
 
 
-def _is_mask(path: str, *, stands_twice: bool) -> bool:
-    """Whether a file is a mask, in a folder that holds images too."""
+def _is_mask(path: str, others: Collection[str]) -> bool:
+    """Whether a file is a mask, in a folder that holds images too; `others`: stems of files that are no PNG."""
     at = _kind_at(path)
     if at is not None:
         return path.split("/")[at].lower() in MASK_FOLDERS
     where = PurePosixPath(path)
-    return says_mask(where.stem) or (where.suffix.lower() == ".png" and stands_twice)
+    beside = stem(path) in others or extended(stem(path), others) is not None
+    return says_mask(where.stem) or (where.suffix.lower() == ".png" and beside)
 
 
 def _without_kind(path: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 _IMAGE_WORDS = "image|img|im|photo|picture|rgb|sat|leftImg8bit"
 _MASK_WORDS = (
@@ -44,6 +44,21 @@ MASK_FOLDERS = frozenset({
 """Names of folders (in small letters) that hold masks."""
 
 
+PART = re.compile(r"[^\W\d_]+|\d+")
+"""A part of a name: a run of letters or of digits."""
+
+_NOT_CLASSES = re.compile(
+    "segmentationobject|instances?|instance(train)?ids|panoptic|colou?rs?|overlays?|vis|visuali[sz]ations?|previews?",
+    re.IGNORECASE,
+)
+"""Parts of names of pictures beside masks that hold something else: single objects, or colours for the eye."""
+
+
+def says_no_classes(path: str) -> bool:
+    """Whether names say that a picture beside a mask holds single objects, or colours for the eye."""
+    return any(_NOT_CLASSES.fullmatch(part) for part in PART.findall(path))
+
+
 def says_mask(name: str) -> bool:
     """Whether a file's name, without suffix, says that it is a mask."""
     return (_MASK_AFFIX.search(name) or _NUMBERED.search(name)) is not None
@@ -55,7 +70,8 @@ def pair_names(images: Iterable[str], masks: Iterable[str]) -> tuple[dict[str, l
     Equal names pair, small and capital letters alike. Of the others, those pair that are equal without what tools put
     before, behind or between them (`img_1` with `mask_1`, `a` with `a_mask`, `x_image` with `x_label`, `x` with `x_L`,
     `x_image_1` with `x_mask_1`), where that leaves one image. Masks that are left over then belong to the image that
-    they would have paired with, as do numbered ones (`x_mask_1`), so that an image may have several.
+    they would have paired with, as do numbered ones (`x_mask_1`) and those whose names are an image's and more
+    (`x-fish`, `x_anno2`), so that an image may have several.
 
     Returns:
         (masks by image, why the others are left out by name).
@@ -78,9 +94,25 @@ def pair_names(images: Iterable[str], masks: Iterable[str]) -> tuple[dict[str, l
             if len(ours) == 1 and ours[0] in found:
                 found[ours[0]] = sorted([*found[ours[0]], *theirs])
                 of_masks -= set(theirs)
+    for mask in sorted(of_masks):
+        image = None if says_no_classes(mask) else extended(mask, every - left_out.keys())
+        if image is not None:
+            found[image] = sorted([*found.get(image, []), mask])
+            of_images.discard(image)
+            of_masks.discard(mask)
     left_out.update(dict.fromkeys(of_images, NO_MASK))
     left_out.update(dict.fromkeys(of_masks, NO_IMAGE))
     return found, left_out
+
+
+def extended(name: str, names: Collection[str]) -> str | None:
+    """The longest of some names that a name begins with, up to a separator: `city/x` of `city/x-fish`."""
+    folder, slash, last = name.rpartition("/")
+    ends = [match.start() for match in _SEPARATOR.finditer(last)]
+    return next((base for end in reversed(ends) if (base := f"{folder}{slash}{last[:end]}") in names), None)
+
+
+_SEPARATOR = re.compile(r"[-_. ]+")
 
 
 def _grouped(

@@ -7,7 +7,6 @@ has alone stands for that image: `21` for `21_training.tif` among its like, and 
 from __future__ import annotations
 
 import functools
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,9 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from petseg.data.decode.pictures import PictureError, opened
 from petseg.data.sources.files import IMAGES, MASKS, named_split
-from petseg.data.sources.pairing import IMAGE_FOLDERS, MASK_FOLDERS, says_mask
-
-_PART = re.compile(r"[^\W\d_]+|\d+")
+from petseg.data.sources.pairing import IMAGE_FOLDERS, MASK_FOLDERS, PART, says_mask, says_no_classes
 
 _IMAGES_LOOKED_AT, _OTHERS_LOOKED_AT = 200, 2_000
 """Files of a folder, the first by name."""
@@ -25,12 +22,6 @@ _IMAGES_LOOKED_AT, _OTHERS_LOOKED_AT = 200, 2_000
 _MOST_PARTS = 12
 _COVERED = 0.5
 """Share of a folder's images that a series goes with at least."""
-
-_NOT_CLASSES = re.compile(
-    "segmentationobject|instances?|instance(train)?ids|panoptic|colou?rs?|overlays?|vis|visuali[sz]ations?|previews?",
-    re.IGNORECASE,
-)
-"""Parts of names of pictures beside masks that hold something else: single objects, or colours for the eye."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +98,6 @@ def rivals_of(root: Path, mask_of: dict[str, str], others: Iterable[str]) -> lis
     ]
 
 
-def says_no_classes(path: str) -> bool:
-    """Whether names say that a picture beside a mask holds single objects, or colours for the eye."""
-    return any(_NOT_CLASSES.fullmatch(part) for part in _PART.findall(path))
-
-
 def proposals(root: Path, files: Iterable[str], *, most: int = 3) -> list[Series]:
     """Series of images and masks among files that no rule pairs, the likeliest first."""
     kinds: dict[tuple[str, str], list[str]] = {}
@@ -158,7 +144,7 @@ def _named_after_others(paths: Sequence[str]) -> set[str]:
     longer: set[str] = set()
     for path in paths:
         stem = PurePosixPath(path).stem
-        ends = [match.start() for match in _PART.finditer(stem)][1:]
+        ends = [match.start() for match in PART.finditer(stem)][1:]
         if any(stem[:end].rstrip(" _-.") in stems - {stem} for end in ends):
             longer.add(path)
     return longer
@@ -167,7 +153,7 @@ def _named_after_others(paths: Sequence[str]) -> set[str]:
 def _likeness(root: Path, series: Series) -> int:
     """How much a series of two looks like images and their masks."""
     image, mask = series.partners[0]
-    words = [part.lower() for part in _PART.findall(series.others)]
+    words = [part.lower() for part in PART.findall(series.others)]
     modes = _mode(root / image), _mode(root / mask)
     said = says_mask(PurePosixPath(mask).stem) or any(word in MASK_FOLDERS for word in words)
     return (
@@ -216,14 +202,14 @@ def _compared(image_folder: str, images: list[str], folder: str, names: list[str
     images = images[:_IMAGES_LOOKED_AT]
     of_part: dict[str, str | None] = {}
     for path in images:
-        for part, _, _ in _rows_of_parts(PurePosixPath(path).stem):
+        for part, _, _ in rows_of_parts(PurePosixPath(path).stem):
             of_part[part] = None if of_part.get(part, path) != path else path
     if len(images) == 1:
         of_part = {part: path for part, path in of_part.items() if any(c.isdigit() for c in part)}
     by_shape: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {}
     for path in names[:_OTHERS_LOOKED_AT]:
         where = PurePosixPath(path)
-        for part, before, after in _rows_of_parts(where.stem):
+        for part, before, after in rows_of_parts(where.stem):
             image = of_part.get(part)
             if image is not None:
                 if image != path:
@@ -250,9 +236,9 @@ def _within(folder: str, name: str) -> str:
     return name if folder == "." else f"{folder}/{name}"
 
 
-def _rows_of_parts(stem: str) -> list[tuple[str, str, str]]:
+def rows_of_parts(stem: str) -> list[tuple[str, str, str]]:
     """(parts in a row, what stands before, what stands behind), the longest first."""
-    parts = list(_PART.finditer(stem))[:_MOST_PARTS]
+    parts = list(PART.finditer(stem))[:_MOST_PARTS]
     rows = [
         (stem[first.start() : last.end()], stem[: first.start()], stem[last.end() :])
         for number, first in enumerate(parts)
@@ -284,7 +270,7 @@ def _other_split(one: str, other: str) -> bool:
 
 def _says_image(pattern: str) -> bool:
     folders = PurePosixPath(pattern).parts[:-1]
-    return any(part.lower() in IMAGE_FOLDERS for folder in folders for part in _PART.findall(folder))
+    return any(part.lower() in IMAGE_FOLDERS for folder in folders for part in PART.findall(folder))
 
 
 def _looks_like_image(root: Path, series: Series, mask_of: dict[str, str]) -> bool:

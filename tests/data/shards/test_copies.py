@@ -47,6 +47,19 @@ def test_blank_pictures_are_no_copies_of_each_other():
     assert find_copies({"a": "", "b": ""}, {"a": "train", "b": "val"}) is None
 
 
+def test_what_says_that_it_was_made_of_another_picture_is_its_copy():
+    pictures = drawn(12)
+    looks = {f"train-{n}": look_of(picture) for n, picture in enumerate(pictures)}
+    looks |= {f"train-aug-image_{n}_11{n}": look_of(np.rot90(pictures[n])) for n in range(4)}
+    split_of = {key: "test" if key.startswith("train-aug") else "train" for key in looks}
+    copies = find_copies(looks, split_of)
+    assert copies is not None and copies.group == r"(\d+)"
+    assert set(copies.pairs) == {(f"train-{n}", f"train-aug-image_{n}_11{n}") for n in range(4)}
+    assert find_copies(looks, dict.fromkeys(looks, "train")) is None
+    plain = {key.replace("aug", "august"): look for key, look in looks.items()}  # a month
+    assert find_copies(plain, {key: "test" if "august" in key else "train" for key in plain}) is None
+
+
 def test_crowds_end_in_time():
     look = look_of(drawn(1)[0])
     looks = {f"k{n}": look for n in range(3000)}
