@@ -127,7 +127,7 @@ def train_command(
     from benchmarks import train
     from benchmarks.data import QUICK_SAMPLES, SAMPLES, prepare, source_of
     from petseg.data.loaders.build import resolve_loader
-    from petseg.distributed import resolve_device
+    from petseg.device import resolve_device
 
     made = source_of(source, QUICK_SAMPLES if quick else SAMPLES)
     repeats = _repeats(repeats, quick=quick)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from petseg.api import load, train
+    from petseg.api import evaluate, load, predict, train, write_report
     from petseg.classes import ClassTable
     from petseg.config import TrainConfig
     from petseg.data.loaders.build import build_loader
@@ -13,29 +13,36 @@ if TYPE_CHECKING:
     from petseg.data.loaders.samples import OrderedSamples
     from petseg.data.shards.manifest import Manifest
     from petseg.errors import PetsegError
+    from petseg.inference.export import export
     from petseg.inference.segment import Segmenter
     from petseg.model.networks import UNet
-    from petseg.training.trainer import FitResult
+    from petseg.training.conclude import FitResult
+    from petseg.training.reporter import Reporter
 
 __all__ = [
-    "Batch", "ClassTable", "FitResult", "Loader", "Manifest", "OrderedSamples", "PetsegError", "Segmenter",
-    "TrainConfig", "UNet", "build_loader", "load", "train",
+    "Batch", "ClassTable", "FitResult", "Loader", "Manifest", "OrderedSamples", "PetsegError", "Reporter", "Segmenter",
+    "TrainConfig", "UNet", "build_loader", "evaluate", "export", "load", "predict", "train", "write_report",
 ]  # fmt: skip
 
 _HOMES = {
     "Batch": "petseg.data.loaders.loader",
     "ClassTable": "petseg.classes",
-    "FitResult": "petseg.training.trainer",
+    "FitResult": "petseg.training.conclude",
     "Loader": "petseg.data.loaders.loader",
     "Manifest": "petseg.data.shards.manifest",
     "OrderedSamples": "petseg.data.loaders.samples",
     "PetsegError": "petseg.errors",
+    "Reporter": "petseg.training.reporter",
     "Segmenter": "petseg.inference.segment",
     "TrainConfig": "petseg.config",
     "UNet": "petseg.model.networks",
     "build_loader": "petseg.data.loaders.build",
+    "evaluate": "petseg.api",
+    "export": "petseg.inference.export",
     "load": "petseg.api",
+    "predict": "petseg.api",
     "train": "petseg.api",
+    "write_report": "petseg.api",
 }
 
 

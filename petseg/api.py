@@ -2,41 +2,28 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from torch import nn
 
-from petseg.config import TrainConfig, resolve
-from petseg.distributed import open_world, resolve_device
-from petseg.errors import PetsegError
+from petseg.config import TrainConfig
+from petseg.data.shards.manifest import Manifest
+from petseg.device import open_world, resolve_device
+from petseg.errors import OptionError, PetsegError
+from petseg.inference.evaluate import evaluate_full_size, score
+from petseg.inference.predict import Prediction, Probabilities
+from petseg.inference.predict import predict as write_predictions
 from petseg.inference.segment import Segmenter
-from petseg.inference.trained import load_trained
+from petseg.inference.trained import TrainedModel, load_trained
 from petseg.report.panels import report_run
-from petseg.training.run_folder import RunFolder, folder_for
-from petseg.training.trainer import Callback, FitResult, fit
-
-logger = logging.getLogger("petseg")
-
-
-class _Log:
-    """A `Reporter` that logs: one line an epoch, and every note."""
-
-    def note(self, text: str) -> None:
-        logger.info(text)
-
-    def epoch_started(self, epoch: int, epochs: int, steps: int) -> None:
-        pass
-
-    def step(self, images_per_s: float, data_wait_pct: float, memory_mb: float) -> None:
-        pass
-
-    def epoch_ended(self, record: dict[str, Any]) -> None:
-        score = record["val"]["mean_iou"] if record["val"] else None
-        logger.info("epoch %d: loss %.3f, val mean IoU %s", record["epoch"], record["train_loss"], score)
+from petseg.run.folder import RunFolder, folder_for
+from petseg.training.conclude import FitResult
+from petseg.training.fit import fit
+from petseg.training.reporter import Callback, Log, Reporter, Reporters
+from petseg.training.resume import Resume, settle
+from petseg.training.tensorboard import EventWriter
 
 
 def train(
@@ -44,20 +31,22 @@ def train(
     network: nn.Module | None = None,
     callbacks: Sequence[Callback] = (),
     *,
-    resume: bool | Literal["auto"] = False,
+    resume: Resume = False,
+    reporter: Reporter | None = None,
 ) -> FitResult:
     """Train as `petseg-train` does: the same run folder, checkpoints, scores and report.
-
-    What the command would say goes to the logger `petseg` (`logging.basicConfig(level="INFO")` shows it).
 
     Args:
         config: options by name, as in a run's config.toml; `shards` must be among them.
         network: one of your own in place of `arch`: from images f32[N, 3, H, W] to logits [N, C, H, W], or to a dict
             with them as `out`, as torchvision's segmentation networks give it. It is trained in place.
-        callbacks: called in rank 0 with the record of each epoch: the line of metrics.jsonl, with `epoch`,
-            `train_loss`, `lr`, `val` (a dict of scores), `images_per_s` and more.
-        resume: go on with `run_dir` from its last checkpoint; other options may be left out. `"auto"` goes on where
-            `run_dir` holds a run that saved something, and else starts it there.
+        callbacks: hear of the run in rank 0: each a `petseg.Reporter`, or a function that is called with the record of
+            each epoch: the line of metrics.jsonl, with `epoch`, `train_loss`, `lr`, `val` (a dict of scores),
+            `images_per_s` and more.
+        resume: go on with `run_dir` (or the newest run in `runs/`) from its last checkpoint; other options may be left
+            out. `"auto"` goes on where `run_dir` holds a run that saved something, and else starts it there.
+        reporter: shows the run to a person. Default: the logger `petseg` (`logging.basicConfig(level="INFO")` shows
+            it).
 
     Returns:
         The run: its `summary` (the scores), `run.path` (its folder) and `trained` (its best network).
@@ -70,34 +59,150 @@ def train(
         >>> result.summary["mean_iou"]  # doctest: +SKIP
         0.71
     """
-    options = config.to_dict() if isinstance(config, TrainConfig) else dict(config)
-    if resume == "auto":
-        if not options.get("run_dir"):
-            raise PetsegError("run_dir: resume='auto' needs the folder that it is to look into.")
-        resume = RunFolder(Path(options["run_dir"])).can_go_on
-    if resume:
-        run = RunFolder(Path(options.pop("run_dir", "")))
-        if not run.can_go_on:
-            raise PetsegError(f"run_dir: {run.path} holds no run to go on with.")
-        resolved = resolve({**options, "shards": options.get("shards") or None}, run.config)
-    else:
-        resolved = resolve(options)
-        if not resolved.shards:
-            raise PetsegError("shards: name a folder that petseg-shard wrote.")
-    with open_world(resolved.device) as world:
-        if not resume:
-            run = RunFolder(Path(world.broadcast(folder_for(resolved))))
-        result = fit(resolved, run, world, _Log(), resume=resume, network=network, callbacks=callbacks)
+    settled, run = settle(config, resume)
+    if not settled.shards:
+        raise OptionError("shards", "name a folder that petseg-shard wrote.")
+    heard = [reporter or Log(), *callbacks]
+    with open_world(settled.device) as world:
+        if settled.tensorboard and world.is_main:
+            heard.append(EventWriter())
+        where = run or RunFolder(Path(world.broadcast(folder_for(settled))))
+        result = fit(settled, where, world, Reporters(heard), resume=run is not None, network=network)
         if world.is_main and result.trained is not None:
-            report_result(result, world.device)
+            assert result.manifest and result.test and result.summary, "the run reached its end"
+            shards, split = Path(result.trained.config.shards), result.summary["split"]
+            report_run(where.path, result.trained, shards, result.manifest, split, result.test.image_iou, world.device)
         return result
 
 
-def report_result(result: FitResult, device: torch.device) -> Path:
-    """Write the report of a run that has just reached its end, from what it still has in memory; its path."""
-    assert result.trained and result.manifest and result.test and result.summary, "the run did not reach its end"
-    shards, split = Path(result.trained.config.shards), result.summary["split"]
-    return report_run(result.run.path, result.trained, shards, result.manifest, split, result.test.image_iou, device)
+def evaluate(
+    run: Path | str | TrainedModel,
+    split: str = "test",
+    *,
+    shards: Path | str | None = None,
+    network: nn.Module | None = None,
+    full_size: bool = False,
+    tta: bool = False,
+    device: str = "auto",
+    progress: Callable[[int], None] | None = None,
+    **changes: Any,
+) -> dict[str, Any]:
+    """Score a run on a split, as the run itself did unless told otherwise.
+
+    Args:
+        run: run folder, a checkpoint in it, or what `load_trained` gave, on the device.
+        split: name of a split.
+        shards: shard folder; default: the run's own.
+        network: one of the same kind, where the run trained a network of your own; it stays as it is.
+        full_size: score at each picture's own size in the shards.
+        tta: average with the mirrored picture, in twice the time.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        progress: called with the number of samples after each batch.
+        changes: options of the run that are to be others: `size`, `loader`, `amp`, `channels_last`, `verify`,
+            `on_bad_sample`.
+
+    Returns:
+        The scores by name: `mean_iou`, `iou` (by class), `dice`, `pixel_accuracy`, `foreground_iou`, all 0 to 1, and
+        more, as in summary.json.
+
+    Raises:
+        PetsegError: no such run or split, or shards of other classes.
+    """
+    where = resolve_device(device)
+    trained = run if isinstance(run, TrainedModel) else load_trained(Path(run), where, network=network, **changes)
+    trained = trained.mirrored() if tta else trained
+    folder = shards_of(trained, shards)
+    manifest = Manifest.load(folder)
+    if full_size:
+        return evaluate_full_size(trained, folder, manifest, split, device=where, progress=progress)
+    return score(trained, folder, manifest, split, device=where, progress=progress).metrics
+
+
+def predict(
+    run: Path | str | Segmenter,
+    images: Sequence[Path | str] | Path | str,
+    out: Path | str,
+    *,
+    network: nn.Module | None = None,
+    device: str = "auto",
+    probabilities: Probabilities = "",
+    allow_damaged: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> list[Prediction]:
+    """Write masks (PNG, the class codes) and overlays of photos, each at its own size.
+
+    Args:
+        run: run folder, a checkpoint in it, or what `petseg.load` gave.
+        images: photos, or folders of photos.
+        out: folder for the results, made if need be.
+        network: one of the same kind, where the run trained a network of your own; it stays as it is.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        probabilities: `png` or `npy` to write each class's probabilities too.
+        allow_damaged: take photos of which a part is missing, too.
+        progress: called with 1 after each photo.
+
+    Returns:
+        What was written, one entry a photo.
+
+    Raises:
+        PetsegError: no such run, or photos that could not be read; what could be done was done.
+    """
+    segmenter = run if isinstance(run, Segmenter) else load(run, device, network)
+    photos = [images] if isinstance(images, Path | str) else images
+    return write_predictions(
+        segmenter,
+        [Path(photo) for photo in photos],
+        Path(out),
+        probabilities=probabilities,
+        allow_damaged=allow_damaged,
+        progress=progress,
+    )
+
+
+def write_report(
+    run: Path | str,
+    *,
+    shards: Path | str | None = None,
+    network: nn.Module | None = None,
+    device: str = "auto",
+    progress: Callable[[int], None] | None = None,
+) -> Path:
+    """Make a finished run's report.html again, from what its folder and its shards hold.
+
+    Args:
+        run: run folder.
+        shards: shard folder; default: the run's own.
+        network: one of the same kind, where the run trained a network of your own; it stays as it is.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        progress: called with the number of samples after each batch that is scored.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        PetsegError: no finished run, or its shards are gone.
+    """
+    folder = RunFolder(Path(run))
+    split, where = folder.summary()["split"], resolve_device(device)
+    trained = load_trained(folder.path, where, network=network)
+    data = shards_of(trained, shards)
+    manifest = Manifest.load(data)
+    scored = score(trained, data, manifest, split, device=where, progress=progress)
+    return report_run(folder.path, trained, data, manifest, split, scored.image_iou, where)
+
+
+def shards_of(trained: TrainedModel, given: Path | str | None) -> Path:
+    """The shards that a call is about: those that were given, or the run's own.
+
+    Raises:
+        PetsegError: the run's own are gone.
+    """
+    if given is not None:
+        return Path(given)
+    own = Path(trained.config.shards)
+    if not own.is_dir():
+        raise PetsegError(f"{own}, where the run's shards were, is no folder any more: give --shards.")
+    return own
 
 
 def load(
@@ -115,7 +220,7 @@ def load(
     Args:
         run: run folder (its best checkpoint), or a checkpoint in it.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        network: a fresh one of the same kind, where the run trained a network of your own.
+        network: one of the same kind, where the run trained a network of your own; it stays as it is.
         amp: mixed precision, `auto`, `bf16`, `fp16` or `off`; None for what the device has if the run had any.
         tta: average with the mirrored picture (test-time augmentation), in twice the time.
         tile: short side in pixels of the tiles that a picture is cut into, each squashed to the network's size; 0

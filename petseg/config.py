@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 import re
 import tomllib
@@ -11,9 +12,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from petseg.errors import PetsegError
+from petseg.errors import OptionError, PetsegError
 
 Recipe = Literal["default", "oxford", "seed", "demo"]
+
+
+class _Unset:
+    """The value of an option that nobody gave: its recipe's, else its default."""
+
+    def __repr__(self) -> str:
+        return "<its recipe's>"
+
+
+_UNSET: Any = _Unset()
 
 
 def option(
@@ -25,19 +36,22 @@ def option(
     maximum: float | None = None,
 ) -> Any:
     """A field with what its flag and its check need; `panel` is the part of `--help` that it stands in."""
-    return field(default=default, metadata={"help": help, "panel": panel, "min": minimum, "max": maximum})
+    known = {"default": default, "help": help, "panel": panel, "min": minimum, "max": maximum}
+    return field(default=_UNSET, metadata=known)
 
 
 _ARCH = re.compile(r"unet|seed|own|smp:[\w-]+:[\w.-]+", re.ASCII)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class TrainConfig:
     """Everything that a training run depends on. Values are checked when it is made.
 
-    Made by `resolve`, in this order: defaults < recipe < TOML file < flags.
+    An option that is not given has its recipe's value, and its default where the recipe has none.
 
     Example:
+        >>> TrainConfig(recipe="seed", epochs=10)
+        TrainConfig(recipe='seed', epochs=10)
         >>> TrainConfig(shards="shards/oxford", size="97x133", epochs=10).height_width
         (97, 133)
     """
@@ -90,7 +104,8 @@ class TrainConfig:
     dice: float = option(1.0, "Weight of the Dice loss beside cross-entropy; 0 for none.", minimum=0)
     optimizer: Literal["auto", "muon", "adamw", "adam"] = option(
         "auto",
-        "Optimiser. muon: for convolution filters, adamw for the rest. auto: muon; adamw with a pretrained encoder.",
+        "Optimiser. muon: for convolution filters, adamw for the rest. auto: muon; adamw for what "
+        "starts from trained weights, and for a network of your own.",
     )
     lr: float = option(6e-3, "Highest learning rate.", minimum=0)
     weight_decay: float = option(0.1, "Weight decay (muon, adamw).", minimum=0)
@@ -139,25 +154,53 @@ class TrainConfig:
         0.0, "Save after so many minutes too; 0 for at the ends of epochs alone.", minimum=0, panel="Run"
     )
     init_from: str = option("", "Run folder or checkpoint to take the first weights from.")
+    init_head: Literal["auto", "keep", "new"] = option(
+        "auto", "The last layers of --init-from. auto: kept for the same classes, new for another number of them."
+    )
+    freeze: Literal["none", "encoder"] = option(
+        "none", "What keeps its first weights: the encoder, its BatchNorm too.", panel="Network"
+    )
     gallery: int = option(8, "Test pictures in the report.", minimum=0, maximum=64, panel="Run")
     tensorboard: bool = option(False, "Write TensorBoard events too.", panel="Run")
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
         for spec in dataclasses.fields(self):
+            if getattr(self, spec.name) is _UNSET:
+                # `recipe` is the first field, so the others can go by it.
+                object.__setattr__(self, spec.name, self._unless_given(spec))
             _check(spec, hints[spec.name], getattr(self, spec.name))
         parse_size(self.size)
         if not _ARCH.fullmatch(self.arch):
-            raise PetsegError(
-                f"--arch: unknown network '{self.arch}'; choose unet, seed or smp:ARCH:ENCODER, such as "
-                "smp:Unet:resnet34."
+            raise OptionError(
+                "arch",
+                f"unknown network '{self.arch}'; choose unet, seed or smp:ARCH:ENCODER, such as smp:Unet:resnet34.",
             )
         if self.encoder_weights and not self.arch.startswith("smp:"):
-            raise PetsegError(
-                f"--encoder-weights: --arch {self.arch} has no encoder to pretrain; give smp:ARCH:ENCODER."
+            raise OptionError(
+                "encoder_weights", f"--arch {self.arch} has no encoder to pretrain; give smp:ARCH:ENCODER."
             )
+        if self.freeze != "none" and not (self.encoder_weights or self.init_from):
+            raise OptionError(
+                "freeze", "only trained weights are worth keeping: give --encoder-weights or --init-from too."
+            )
+        if self.freeze != "none" and self.arch == "own":
+            raise OptionError("freeze", "set requires_grad of your own network's parameters instead.")
         if self.encoder_weights and self.init_from:
-            raise PetsegError("--encoder-weights: --init-from gives the encoder its first weights too; leave one out.")
+            raise OptionError("encoder_weights", "--init-from gives the encoder its first weights too; leave one out.")
+
+    def _unless_given(self, spec: dataclasses.Field[Any]) -> Any:
+        if spec.name == "recipe":
+            return spec.metadata["default"]
+        return RECIPES[self.recipe].get(spec.name, spec.metadata["default"])
+
+    def __repr__(self) -> str:
+        given = [
+            f"{spec.name}={value!r}"
+            for spec in dataclasses.fields(self)
+            if (value := getattr(self, spec.name)) != self._unless_given(spec) or spec.name == "recipe"
+        ]
+        return f"TrainConfig({', '.join(given)})"
 
     @property
     def height_width(self) -> tuple[int, int]:
@@ -169,13 +212,38 @@ class TrainConfig:
         return dataclasses.asdict(self)
 
     def to_toml(self) -> str:
-        """The resolved configuration as a file that `--config` takes."""
+        """The configuration as a file that `--config` takes. Under a time limit it names no epochs."""
         import tomli_w
 
-        return tomli_w.dumps(self.to_dict())
+        options = self.to_dict()
+        if self.max_minutes:
+            del options["epochs"]
+        return tomli_w.dumps(options)
+
+    def idle(self) -> list[tuple[str, str]]:
+        """(name, why) of every option that was given but does nothing beside the others."""
+        unet = f"--arch {self.arch} has no such option"
+        rules = {
+            **dict.fromkeys(
+                ("width", "depth", "max_width", "stem", "dropout", "norm", "upsample"), (self.arch == "unet", unet)
+            ),
+            "warmup": (self.schedule == "cosine", f"--schedule {self.schedule} has a rise of its own, or none"),
+            "weight_decay": (self.optimizer != "adam", "--optimizer adam has none; adamw is the one with it"),
+            "init_head": (bool(self.init_from), "it is for --init-from"),
+            "encoder_lr_scale": (
+                bool(self.encoder_weights or self.init_from),
+                "it is for an encoder with trained weights",
+            ),
+        }
+        specs = {spec.name: spec for spec in dataclasses.fields(self)}
+        return [
+            (name, why)
+            for name, (acts, why) in rules.items()
+            if not acts and getattr(self, name) != self._unless_given(specs[name])
+        ]
 
 
-RECIPES: dict[Recipe, dict[str, Any]] = {
+RECIPES: dict[str, dict[str, Any]] = {
     "default": {},
     # Batches that fill a GPU, decoded once and kept on it. Not compiled: that would take as long as the run.
     "oxford": {
@@ -196,28 +264,51 @@ RECIPES: dict[Recipe, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def resolve(flags: Mapping[str, Any], file: Path | None = None) -> TrainConfig:
-    """Put a configuration together: defaults < recipe < TOML file < flags.
+def resolve(flags: Mapping[str, Any], file: Path | None = None, *, recipe: Recipe = "default") -> TrainConfig:
+    """Put a configuration together: defaults < the file's recipe < the file < a recipe among the flags < flags.
+
+    `epochs` and `max_minutes` exclude each other: that of the flags drops that of the file.
 
     Args:
         flags: options given by hand, by field name; None means not given.
         file: TOML file of options by field name.
+        recipe: for where neither names one.
 
     Raises:
-        PetsegError: an unknown key, a value of the wrong kind or out of its range.
+        PetsegError: an unknown key, a value of the wrong kind or out of its range, or both limits in one place.
     """
     given = {name: value for name, value in flags.items() if value is not None}
-    from_file = read_toml(file) if file else {}
-    recipe = given.get("recipe", from_file.get("recipe", "default"))
-    if not isinstance(recipe, str) or recipe not in RECIPES:
-        raise PetsegError(f"--recipe: unknown recipe '{recipe}'; choose {', '.join(RECIPES)}.")
-    values = {**RECIPES[recipe], **from_file, **given, "recipe": recipe}
+    written = read_toml(file) if file else {}
+    layers = ((written, f"{file}: "), (given, ""))
+    values: dict[str, Any] = {"recipe": recipe}
+    for layer, where in layers:
+        if isinstance(named := layer.get("recipe"), str):
+            values.update(RECIPES.get(named, {}))
+        if layer.get("max_minutes") and "epochs" in layer:
+            raise PetsegError(f"{where}--max-minutes: it settles the epochs, so leave --epochs out.")
+        if "epochs" in layer:
+            values.pop("max_minutes", None)
+        elif layer.get("max_minutes"):
+            values.pop("epochs", None)
+        values.update(layer)
+    unknown = next((name for name in values if name not in _names()), None)
+    if unknown is not None:
+        raise PetsegError(f"unknown option '{unknown}'; {_near(unknown)}")
     try:
         return TrainConfig(**values)
-    except PetsegError as error:
+    except OptionError as error:
         # Say which of the two places the bad value came from.
-        culprit = next((name for name in from_file if name not in given and f"{flag_of(name)}:" in str(error)), None)
+        culprit = error.option in written and error.option not in given
         raise PetsegError(f"{file}: {error}" if culprit else str(error)) from None
+
+
+def _names() -> set[str]:
+    return {spec.name for spec in dataclasses.fields(TrainConfig)}
+
+
+def _near(name: str) -> str:
+    near = difflib.get_close_matches(name, _names(), n=1)
+    return f"did you mean '{near[0]}'?" if near else "see petseg-train --help for the names."
 
 
 def read_toml(file: Path) -> dict[str, Any]:
@@ -234,14 +325,9 @@ def read_toml(file: Path) -> dict[str, Any]:
         raise PetsegError(f"--config: {file} cannot be read ({error}).") from error
     except tomllib.TOMLDecodeError as error:
         raise PetsegError(f"--config: {file} is not TOML: {error}.") from error
-    known = {spec.name for spec in dataclasses.fields(TrainConfig)}
     for name in data:
-        if name not in known:
-            import difflib
-
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else "see petseg-train --help for the names."
-            raise PetsegError(f"{file}: unknown key '{name}'; {hint}")
+        if name not in _names():
+            raise PetsegError(f"{file}: unknown key '{name}'; {_near(name)}")
     return data
 
 
@@ -253,37 +339,33 @@ def parse_size(text: str) -> tuple[int, int]:
     """
     parts = str(text).lower().split("x")
     if len(parts) > 2 or not all(p.isascii() and p.isdecimal() and len(p) < 10 for p in parts):
-        raise PetsegError(f"--size: '{text}' is no size; give N (such as 128) or HxW (such as 97x133).")
+        raise OptionError("size", f"'{text}' is no size; give N (such as 128) or HxW (such as 97x133).")
     height, width = int(parts[0]), int(parts[-1])
     if not (1 <= height <= 8192 and 1 <= width <= 8192):
-        raise PetsegError(f"--size: {text} is outside 1 to 8192 px a side.")
+        raise OptionError("size", f"{text} is outside 1 to 8192 px a side.")
     return height, width
 
 
-def flag_of(name: str) -> str:
-    """`--batch-size` of the field `batch_size`."""
-    return "--" + name.replace("_", "-")
-
-
 def _check(spec: dataclasses.Field[Any], kind: Any, value: Any) -> None:
-    flag = flag_of(spec.name)
     if get_origin(kind) is Literal:
         choices = get_args(kind)
         if value not in choices:
-            raise PetsegError(f"{flag}: unknown value '{value}'; choose {', '.join(map(str, choices))}.")
+            raise OptionError(spec.name, f"unknown value '{value}'; choose {', '.join(map(str, choices))}.")
         return
     # TOML knows whole numbers where a float is meant; Python knows booleans that pass for whole numbers.
     fits = isinstance(value, int | float) if kind is float else isinstance(value, kind)
     if not fits or (isinstance(value, bool) and kind is not bool):
-        raise PetsegError(f"{flag}: '{value}' is not a {_KINDS[kind]}.")
+        raise OptionError(spec.name, f"'{value}' is not a {_KINDS[kind]}.")
     if isinstance(value, str) and not _is_utf8(value):
-        raise PetsegError(f"{flag}: '{value}' is not valid UTF-8, as the run's files are: rename the folder or file.")
+        raise OptionError(
+            spec.name, f"'{value}' is not valid UTF-8, as the run's files are: rename the folder or file."
+        )
     if isinstance(value, float) and not math.isfinite(value):
-        raise PetsegError(f"{flag}: {value} is not a finite number; give one.")
+        raise OptionError(spec.name, f"{value} is not a finite number; give one.")
     low, high = spec.metadata["min"], spec.metadata["max"]
     if (low is not None and not value >= low) or (high is not None and not value <= high):
         limits = f"at least {low}" if high is None else f"{low} to {high}"
-        raise PetsegError(f"{flag}: {value} is out of range; give {limits}.")
+        raise OptionError(spec.name, f"{value} is out of range; give {limits}.")
 
 
 def _is_utf8(text: str) -> bool:

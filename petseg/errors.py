@@ -17,3 +17,21 @@ class PetsegError(Exception):
 
 class RefusedError(PetsegError):
     """A pack that lost too much, or whose masks disagree; its folder may be used again for another try."""
+
+
+class OptionError(PetsegError):
+    """A bad value of one option.
+
+    Args:
+        option: its name, as `TrainConfig` has it.
+        text: what is wrong with it and what to do.
+    """
+
+    def __init__(self, option: str, text: str) -> None:
+        super().__init__(f"{flag_of(option)}: {text}")
+        self.option = option
+
+
+def flag_of(name: str) -> str:
+    """`--batch-size` of the option `batch_size`."""
+    return "--" + name.replace("_", "-")

@@ -3,7 +3,6 @@
 import io
 import os
 import shutil
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from petseg.data.shards.options import PackOptions
 from petseg.data.shards.pack import pack
 from petseg.data.sources.oxford import OxfordSource
 from petseg.data.sources.synthetic import SyntheticSource
+from petseg.training.reporter import Reporter
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -127,22 +127,19 @@ def packed_copy(packed, tmp_path) -> Path:
     return shutil.copytree(packed, tmp_path / "packed")
 
 
-@dataclass
-class Listener:
-    """A reporter that remembers, and calls `on_step` with the number of each step."""
+class Listener(Reporter):
+    """Remembers, and calls `on_step` with the number of each step."""
 
-    notes: list[str] = field(default_factory=list)
-    records: list[dict[str, Any]] = field(default_factory=list)
-    steps: int = 0
-    on_step: Any = None
+    def __init__(self, on_step=None):
+        self.notes: list[str] = []
+        self.records: list[dict[str, Any]] = []
+        self.steps = 0
+        self.on_step = on_step
 
     def note(self, text):
         self.notes.append(text)
 
-    def epoch_started(self, epoch, epochs, steps):
-        pass
-
-    def step(self, images_per_s, data_wait_pct, memory_mb):
+    def step(self, *_):
         self.steps += 1
         if self.on_step:
             self.on_step(self.steps)
@@ -157,16 +154,16 @@ def train_with(packed, tmp_path):
 
     def make(options):
         from petseg.config import resolve
-        from petseg.distributed import World, resolve_device
-        from petseg.training.run_folder import RunFolder
-        from petseg.training.trainer import fit
+        from petseg.device import World, resolve_device
+        from petseg.run.folder import RunFolder
+        from petseg.training.fit import fit
 
         def run(name="run", *, resume=False, on_step=None, **given):
             """(result, listener) of a run in the folder `name`, or of its going on."""
             folder = RunFolder(tmp_path / name)
             asked = given if resume else {**options, "shards": str(packed), **given}
             config = resolve(asked, folder.config if resume else None)
-            listener = Listener(on_step=on_step)
+            listener = Listener(on_step)
             world = World(rank=0, size=1, device=resolve_device(options["device"]))
             return fit(config, folder, world, listener, resume=resume), listener
 

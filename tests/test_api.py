@@ -2,6 +2,9 @@
 
 import json
 import logging
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from torch import nn
 import petseg
 from petseg.cli.app import run, train_app, umbrella
 from petseg.errors import PetsegError
-from petseg.inference.trained import load_checkpoint
+from petseg.run.checkpoint import load_checkpoint
 
 TINY = {
     "size": "32", "width": 4, "depth": 3, "batch_size": 8, "epochs": 2, "device": "cpu", "amp": "off", "gallery": 2,
@@ -90,10 +93,129 @@ def test_a_network_of_ones_own(options, capsys, as_dict):
     photo = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
     own = petseg.load(options["run_dir"], "cpu", network=Own(as_dict=as_dict))
     assert set(np.unique(own.predict(photo))) <= {1, 2, 3}
-    with pytest.raises(PetsegError, match="the network is yours"):
+    with pytest.raises(PetsegError, match="this run's network is yours"):
         petseg.load(options["run_dir"])
     assert run(umbrella, "petseg", ["eval", options["run_dir"]]) == 2
-    assert "the network is yours: give it to petseg.train or petseg.load" in capsys.readouterr().err
+    assert "give it as `network` to petseg.train, load, predict, evaluate, export or write_report" in (
+        capsys.readouterr().err
+    )
+
+
+def test_everything_takes_a_network_of_ones_own_and_leaves_it_as_it_is(options, tmp_path):
+    result = petseg.train(options, network=Own())
+    fresh = Own().train()
+    before = {name: value.clone() for name, value in fresh.state_dict().items()}
+    path = options["run_dir"]
+    assert petseg.evaluate(path, network=fresh, device="cpu")["mean_iou"] == result.summary["mean_iou"]
+    Image.new("RGB", (40, 30)).save(tmp_path / "photo.png")
+    (written,) = petseg.predict(path, tmp_path / "photo.png", tmp_path / "out", network=fresh, device="cpu")
+    assert written.mask.is_file()
+    report = (result.run.path / "report.html").read_bytes()
+    assert petseg.write_report(path, network=fresh, device="cpu").read_bytes() == report
+    assert petseg.export(path, "torch-export", network=fresh).path.is_file()
+    again = petseg.train(
+        {**options, "run_dir": str(tmp_path / "again"), "init_from": path, "lr": 1e-12, "epochs": 1, "ema": 0.0},
+        network=fresh,
+    )
+    assert again.run.resolved()["optimizer"] == "adamw"
+    assert abs(again.summary["mean_iou"] - result.summary["mean_iou"]) < 0.05, "it starts from the other's weights"
+    assert fresh.training and all(p.requires_grad for p in fresh.parameters())
+    assert any(not torch.equal(before[name], value) for name, value in fresh.state_dict().items()), "in place"
+    other = Own().eval()
+    petseg.load(path, "cpu", network=other).predict(np.zeros((8, 8, 3), np.uint8))
+    assert all(p.requires_grad for p in other.parameters())
+
+
+def test_a_network_that_cannot_learn_from_a_batch_of_one(options):
+    class Pooled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
+
+        def forward(self, x):
+            return x + self.pool(x)
+
+    with pytest.raises(PetsegError, match=r"cannot learn from batches of 1 pictures .* give a larger --batch-size"):
+        petseg.train({**options, "batch_size": 1}, network=Pooled())
+    assert petseg.train({**options, "epochs": 1}, network=Pooled()).summary["epochs"] == 1
+
+
+class Logits(nn.Module):
+    """A network whose auxiliary head has no part in its output, as torchvision's have one."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.aux = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        return {"out": self.body(x), "aux": self.aux(x)}
+
+
+RANKS = """
+import sys
+import torch
+from test_api import Logits
+import petseg
+from petseg.classes import OXFORD
+from petseg.config import TrainConfig
+from petseg.device import open_world
+from petseg.model.networks import OwnNetwork
+from petseg.model.transform import InputTransform
+from petseg.training.step import TrainStep
+
+with open_world("cpu") as world:
+    torch.manual_seed(world.rank)  # as a script leaves it that seeds nothing
+    network = Logits()
+    result = petseg.train(
+        {"shards": sys.argv[1], "run_dir": sys.argv[2], "size": "32", "batch_size": 4, "epochs": 1, "device": "cpu",
+         "amp": "off", "lr": 1e-9, "optimizer": "adam", "gallery": 0},
+        network=network,
+    )
+    torch.manual_seed(world.rank)
+    config = TrainConfig(arch="own", optimizer="adamw", amp="off", compile="off")
+    ours, transform = OwnNetwork(Logits()), InputTransform((0.5,) * 3, (0.25,) * 3)
+    step = TrainStep(ours, config, OXFORD, transform, world, total_samples=100)
+    for value in step.ema.network.state_dict().values():
+        total = value.clone()
+        torch.distributed.all_reduce(total)
+        assert torch.allclose(total, 2 * value), "every rank averages rank 0's weights"
+"""
+
+
+@pytest.mark.slow
+def test_unused_parameters_and_other_first_weights_on_two_ranks(packed, tmp_path, environment):
+    (tmp_path / "script.py").write_text(RANKS)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*command, str(tmp_path / "script.py"), str(packed), str(tmp_path / "run")],
+        env={**environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)},
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_reporter_is_a_callback_and_tensorboard_writes_from_python_too(options):
+    class Tracker(petseg.Reporter):
+        def __init__(self):
+            self.heard = []
+
+        def started(self, run, config):
+            self.heard.append((run.path.name, config.optimizer))
+
+        def epoch_ended(self, record):
+            self.heard.append(record["epoch"])
+
+    tracker = Tracker()
+    result = petseg.train({**options, "tensorboard": True}, callbacks=[tracker])
+    assert tracker.heard == [("run", "muon"), 1, 2]
+    assert list(result.run.path.glob("events.out.tfevents.*"))
+
+
+def test_options_that_do_nothing_are_named(options, caplog):
+    with caplog.at_level(logging.INFO, "petseg"):
+        petseg.train({**options, "epochs": 1, "warmup": 0.3, "sync_batchnorm": True, "gallery": 0})
+    assert "--warmup 0.3 does nothing here: --schedule onecycle has a rise of its own" in caplog.text
+    assert "--sync-batchnorm does nothing here: this run has one rank" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -111,9 +233,9 @@ def test_a_network_that_does_not_fit(options, tmp_path, network, words):
 
 
 def test_what_train_refuses(options):
-    with pytest.raises(PetsegError, match="shards: name a folder"):
+    with pytest.raises(PetsegError, match="--shards: name a folder"):
         petseg.train({"epochs": 2})
-    with pytest.raises(PetsegError, match="holds no run to go on with"):
+    with pytest.raises(PetsegError, match=r"nothing to resume: .*run has no last\.pt"):
         petseg.train(options, resume=True)
     petseg.train({**options, "epochs": 1})
     with pytest.raises(PetsegError, match="leave your own out"):

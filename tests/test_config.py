@@ -15,6 +15,51 @@ def test_precedence(tmp_path):
     assert resolve({}) == TrainConfig()
 
 
+def test_a_recipe_acts_wherever_it_is_named(tmp_path):
+    seed = resolve({"recipe": "seed"})
+    assert TrainConfig(recipe="seed") == seed and seed.arch == "seed" and seed.batch_size == 32
+    assert TrainConfig(recipe="seed", epochs=7) == resolve({"recipe": "seed", "epochs": 7})
+    file = tmp_path / "whole.toml"
+    file.write_text(TrainConfig(shards="x").to_toml())
+    assert resolve({"recipe": "seed"}, file) == TrainConfig(recipe="seed", shards="x")
+    assert resolve({}, None, recipe="demo") == TrainConfig(recipe="demo")
+
+
+def test_epochs_and_minutes_exclude_each_other(tmp_path):
+    with pytest.raises(PetsegError, match="--max-minutes: it settles the epochs, so leave --epochs out"):
+        resolve({"epochs": 3, "max_minutes": 2.0})
+    for written, given, epochs, minutes in (
+        ({"max_minutes": 2.0}, {"epochs": 7}, 7, 0.0),
+        ({"epochs": 7}, {"max_minutes": 2.0}, 60, 2.0),
+        ({"max_minutes": 2.0}, {"lr": 0.1}, 60, 2.0),
+    ):
+        file = tmp_path / "c.toml"
+        file.write_text(TrainConfig(**written).to_toml())
+        found = resolve(given, file)
+        assert (found.epochs, found.max_minutes) == (epochs, minutes)
+
+
+def test_a_repr_is_what_was_given():
+    assert repr(TrainConfig(recipe="demo", epochs=3, shards="x")) == "TrainConfig(recipe='demo', shards='x', epochs=3)"
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({"schedule": "onecycle", "warmup": 0.3}, ["warmup"]),
+        ({"recipe": "seed", "width": 8, "norm": "group"}, ["width", "norm"]),
+        ({"arch": "smp:Unet:resnet18", "dropout": 0.1}, ["dropout"]),
+        ({"optimizer": "adam", "weight_decay": 0.3}, ["weight_decay"]),
+        ({"encoder_lr_scale": 0.1}, ["encoder_lr_scale"]),
+        ({"recipe": "seed"}, []),
+        ({"recipe": "oxford"}, []),
+        ({"schedule": "cosine", "warmup": 0.3, "width": 8}, []),
+    ],
+)
+def test_options_that_do_nothing_are_known(options, names):
+    assert [name for name, _ in TrainConfig(**options).idle()] == names
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_toml_round_trip(tmp_path, recipe):
     config = resolve({"recipe": recipe, "shards": 'a "b"\\c', "lr": 1, "size": "97x133"})

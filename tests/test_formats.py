@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from petseg.cli.app import run, train_app, umbrella
-from petseg.inference.trained import load_checkpoint
+from petseg.run.checkpoint import load_checkpoint
 
 FORMAT_2 = Path(__file__).parent / "fixtures" / "format-2"
 

@@ -15,7 +15,7 @@ import torch
 from benchmarks.data import Cell, prepare, source_of
 from benchmarks.harness import ROOT
 from petseg.data.loaders.loader import Batch, Loader
-from petseg.distributed import resolve_device
+from petseg.device import resolve_device
 
 DEVICE = resolve_device("auto")
 ON_GPU = DEVICE.type == "cuda"

@@ -10,8 +10,8 @@ from torch import nn
 
 from petseg.classes import ClassTable
 from petseg.config import TrainConfig
-from petseg.distributed import World, resolve_device
-from petseg.inference.trained import network_for, transform_for
+from petseg.device import World, resolve_device
+from petseg.model.build import network_for, transform_for
 from petseg.training import auto
 from petseg.training.step import TrainStep
 from petseg.training.telemetry import peak_memory_mb
@@ -72,17 +72,16 @@ def petseg_step(
     """The step of petseg on one device, with `auto` resolved as in a run of it."""
     auto.tune_process(DEVICE)
     net = network(config, classes)
-    chosen = auto.resolve(config, DEVICE, net, ENDLESS, 0)
-    if chosen.notes:
-        raise SystemExit(chosen.notes[0])
+    world = World(rank=0, size=1, device=DEVICE)
+    config, notes = auto.settle(config, world, net, ENDLESS, 0)
+    if notes:
+        raise SystemExit(notes[0])
     step = TrainStep(
         net.to(DEVICE),
         config,
         classes,
         transform_for(config, mean, std).to(DEVICE),
-        World(rank=0, size=1, device=DEVICE),
-        amp=chosen.amp,
-        compile=chosen.compile,
+        world,
         total_samples=ENDLESS,
         note=sys.exit,
     )

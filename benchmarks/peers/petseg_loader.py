@@ -4,7 +4,7 @@ import torch
 from _serve import arguments, endless, serve
 
 from petseg import build_loader
-from petseg.distributed import resolve_device
+from petseg.device import resolve_device
 
 args = arguments(("--loader", "webdataset"), ("--cache", "none"), ("--shards", "shards"))
 torch.set_num_threads(args.workers)

@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -209,11 +209,11 @@ def train(
     ] = 1,
 ) -> None:
     """Train a network. Without --shards, pets are drawn, packed and learned in minutes."""
-    from petseg.cli.runs import Resume, train_command
+    from petseg.cli.runs import train_command
 
     given = list(context.obj)
     args = given[1:] if context.parent else given
-    how: Resume = "auto" if auto_resume else resume
+    how: bool | Literal["auto"] = "auto" if auto_resume else resume
     raise typer.Exit(train_command(flags, config=config, resume=how, ranks=ranks, args=args))
 
 

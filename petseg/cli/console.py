@@ -21,11 +21,15 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from petseg.training.reporter import Reporter
+
 if TYPE_CHECKING:
     from petseg.classes import ClassTable
+    from petseg.config import TrainConfig
     from petseg.data.shards.manifest import Manifest
     from petseg.data.shards.scan import MaskScan
     from petseg.report.compare import Comparison
+    from petseg.run.folder import RunFolder
 
 
 def out() -> Console:
@@ -67,8 +71,8 @@ def progress(
         yield advance, lambda total: bar.update(task, total=total)
 
 
-class ConsoleReporter:
-    """A `Reporter` for the terminal: one bar that is filled once an epoch, one line an epoch."""
+class ConsoleReporter(Reporter):
+    """For the terminal: one bar that is filled once an epoch, one line an epoch."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -83,6 +87,8 @@ class ConsoleReporter:
         )
         self._task: TaskID | None = None
         self._epochs = 0
+        self.run: RunFolder | None = None
+        """The run's folder, once it has one."""
 
     def __enter__(self) -> ConsoleReporter:
         self._bar.start()
@@ -90,6 +96,10 @@ class ConsoleReporter:
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
+
+    def started(self, run: RunFolder, _config: TrainConfig) -> None:
+        """Remember where it is."""
+        self.run = run
 
     def note(self, text: str) -> None:
         """Say one sentence."""

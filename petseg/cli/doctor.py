@@ -292,8 +292,7 @@ def _will_use() -> list[Check]:
     import torch
 
     from petseg.data.loaders.build import decoders, resolve_loader
-    from petseg.distributed import resolve_device
-    from petseg.inference.choices import resolve_amp
+    from petseg.device import resolve_amp, resolve_device
     from petseg.training.auto import missing_compiler
 
     device = resolve_device("auto")

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
-from petseg.config import TrainConfig, flag_of
+from petseg.config import TrainConfig
+from petseg.errors import flag_of
 
 
 def with_train_flags(command: Callable[..., None]) -> Callable[..., None]:
@@ -39,7 +40,7 @@ def _parameter(spec: dataclasses.Field[Any], kind: Any) -> inspect.Parameter:
     is_choice = get_origin(kind) is Literal
     plain = str if is_choice else kind
     help_text = spec.metadata["help"]
-    default = spec.default
+    default = spec.metadata["default"]
     info = typer.Option(
         f"{flag}/--no-{flag[2:]}" if kind is bool else flag,
         help=help_text,

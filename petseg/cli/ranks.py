@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from petseg.distributed import count_from_environment, resolve_device
+from petseg.device import count_from_environment, resolve_device
 from petseg.errors import PetsegError
 from petseg.system import usable_cores
 

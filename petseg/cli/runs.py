@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
-import torch
 from rich.console import Console
 from rich.markup import escape
 
+from petseg.api import evaluate, predict, shards_of, train, write_report
 from petseg.cli import console as screen
 from petseg.cli.ranks import launch, wants_ranks
-from petseg.config import TrainConfig, read_toml, resolve
+from petseg.config import TrainConfig, resolve
 from petseg.data.shards.manifest import Manifest
 from petseg.data.sources.files import MANIFEST_NAME
-from petseg.distributed import World, local_share, open_world, resolve_device
-from petseg.errors import PetsegError
-from petseg.inference.evaluate import score
-from petseg.inference.trained import TrainedModel, load_trained
-from petseg.training.run_folder import RUNS, SUMMARY, RunFolder, folder_for, newest_run_folder
-from petseg.training.trainer import FitResult, Reporter, fit
-
-Resume = bool | Literal["auto"]
-"""Whether a run goes on; `auto` where its folder holds one that saved something."""
+from petseg.device import World, local_share, open_world, resolve_device
+from petseg.inference.trained import load_trained
+from petseg.run.folder import REPORT, SUMMARY, RunFolder
+from petseg.training.conclude import FitResult
+from petseg.training.resume import Resume, settle
+from petseg.training.verdict import Verdict
 
 DEMO_SAMPLES = 1000
 """Pets drawn for a run without shards."""
@@ -42,48 +40,32 @@ def train_command(
         PetsegError: bad input.
     """
     console = screen.out()
-    run: RunFolder | None = None
-    demo = False
-    written = read_toml(config) if config else {}
-    if resume == "auto":
-        folder = flags.get("run_dir") or written.get("run_dir")
-        if not folder:
-            raise PetsegError("--auto-resume: give the --run-dir that it is to look into.")
-        resume = RunFolder(Path(folder)).can_go_on
-        if resume:  # by the same command that began it
-            flags, config = {**written, **{name: value for name, value in flags.items() if value is not None}}, None
-    if resume:
-        if config is not None:
-            raise PetsegError("--config: a resumed run has its own config.toml; leave --config out.")
-        run = _run_to_resume(flags.get("run_dir"))
-        resolved = resolve({**flags, "run_dir": None}, run.config)
-    else:
-        demo = not (flags.get("shards") or written.get("shards"))
-        given = dict(flags)
-        if demo and not (flags.get("recipe") or written.get("recipe")):
-            given["recipe"] = "demo"
-        resolved = resolve(given, config)
-    if wants_ranks(ranks, resolved.device):
+    asked, run = settle(flags, resume, config)
+    demo = run is None and not asked.shards
+    if demo:
+        asked = resolve(flags, config, recipe="demo")
+    if wants_ranks(ranks, asked.device):
         if not demo:
-            Manifest.load(Path(resolved.shards))  # one sentence here rather than one a rank
+            Manifest.load(Path(asked.shards))  # one sentence here rather than one a rank
         return launch(ranks, args)
-    with open_world(resolved.device) as world:
+    with open_world(asked.device) as world:
         if not world.is_main:
             console = Console(quiet=True)
         if demo:
-            resolved = resolve({**resolved.to_dict(), "shards": str(_demo_shards(console, world, resolved))})
-        if run is None:
-            run = RunFolder(Path(world.broadcast(folder_for(resolved))))
-        try:
-            with screen.ConsoleReporter(console) as reporter:
-                watcher = _with_events(reporter, run, resolved, world)
-                result = fit(resolved, run, world, watcher, resume=resume)
-            if world.is_main:
-                _conclude(console, result, demo=demo, device=world.device)
-        except KeyboardInterrupt as stopped:
-            if run.can_go_on:
-                raise type(stopped)(f"interrupted. Go on with: {_go_on(run)}") from None
-            raise
+            asked = dataclasses.replace(asked, shards=str(_demo_shards(console, world, asked)))
+        with screen.ConsoleReporter(console) as reporter:
+            try:
+                result = train(
+                    dataclasses.replace(asked, run_dir=str(run.path)) if run else asked,
+                    resume=run is not None,
+                    reporter=reporter,
+                )
+            except KeyboardInterrupt as stopped:
+                if reporter.run is not None and reporter.run.can_go_on:
+                    raise type(stopped)(f"interrupted. Go on with: {_go_on(reporter.run)}") from None
+                raise
+        if world.is_main:
+            _conclude(console, result, demo=demo)
         return result.exit_code
 
 
@@ -103,20 +85,12 @@ def evaluate_command(
     Raises:
         PetsegError: bad input.
     """
-    from petseg.inference.evaluate import evaluate_full_size
-
     console = screen.out()
-    where = resolve_device(device)
-    trained = load_trained(run, where, **{name: value for name, value in changes.items() if value is not None})
-    trained = trained.mirrored() if tta else trained
-    folder = _shards_of(trained, shards)
-    manifest = Manifest.load(folder)
+    trained = load_trained(run, resolve_device(device), **{name: v for name, v in changes.items() if v is not None})
+    folder = shards_of(trained, shards)
     with screen.progress(console, f"scoring {split}") as (advance, expect):
-        expect(manifest.split(split).samples)
-        if full_size:
-            metrics = evaluate_full_size(trained, folder, manifest, split, device=where, progress=advance)
-        else:
-            metrics = score(trained, folder, manifest, split, device=where, progress=advance).metrics
+        expect(Manifest.load(folder).split(split).samples)
+        metrics = evaluate(trained, split, shards=folder, full_size=full_size, tta=tta, device=device, progress=advance)
     size = "each picture's own size" if full_size else trained.config.size
     size += ", averaged with the mirror image's scores" if tta else ""
     console.print(screen.metrics_table(metrics, f"{trained.path} on {split} of {folder}, at {size}", trained.classes))
@@ -149,7 +123,7 @@ def predict_command(
         PetsegError: bad input; what could be done was done.
     """
     from petseg.inference.photos import pictures_in
-    from petseg.inference.predict import Probabilities, in_percent, predict
+    from petseg.inference.predict import Probabilities, in_percent
     from petseg.inference.segment import Segmenter
 
     console = screen.out()
@@ -201,21 +175,11 @@ def report_command(run: Path, *, shards: Path | None, device: str) -> None:
     Raises:
         PetsegError: no finished run, or its shards are gone.
     """
-    summary = RunFolder(run).summary()
-    if summary is None:
-        raise PetsegError(f"{run} has no {SUMMARY}: give the folder of a run that reached its end.")
-    from petseg.report.panels import report_run
-
     console = screen.out()
-    where = resolve_device(device)
-    trained = load_trained(run, where)
-    folder = _shards_of(trained, shards)
-    manifest = Manifest.load(folder)
-    split = summary["split"]
-    with screen.progress(console, f"scoring {split}") as (advance, expect):
-        expect(manifest.split(split).samples)
-        scored = score(trained, folder, manifest, split, device=where, progress=advance)
-    report = report_run(run, trained, folder, manifest, split, scored.image_iou, where)
+    summary = RunFolder(run).summary()
+    with screen.progress(console, f"scoring {summary['split']}") as (advance, expect):
+        expect(int(summary["samples"]))
+        report = write_report(run, shards=shards, device=device, progress=advance)
     console.print(f"Report: [bold]{escape(os.path.relpath(report))}[/]")
 
 
@@ -235,26 +199,6 @@ def compare_command(runs: Sequence[Path], out: Path) -> None:
     for note in comparison.notes:
         console.print(escape(note))
     console.print(f"Curves: [bold]{escape(os.path.relpath(out))}[/]")
-
-
-def _shards_of(trained: TrainedModel, given: Path | None) -> Path:
-    """The shards that a command is to use: those that were given, or the run's own."""
-    if given is not None:
-        return given
-    own = Path(trained.config.shards)
-    if not own.is_dir():
-        raise PetsegError(f"{own}, where the run's shards were, is no folder any more: give --shards.")
-    return own
-
-
-def _run_to_resume(run_dir: str | None) -> RunFolder:
-    run = RunFolder(Path(run_dir)) if run_dir else newest_run_folder(RUNS)
-    if not run.can_go_on:
-        raise PetsegError(
-            f"--resume: nothing to resume: {run.path} has no {run.last.name} with its {run.config.name}; give the "
-            "--run-dir of a run that saved one."
-        )
-    return run
 
 
 def _go_on(run: RunFolder) -> str:
@@ -281,26 +225,14 @@ def _demo_shards(console: Console, world: World, config: TrainConfig) -> Path:
     return folder
 
 
-def _with_events(reporter: screen.ConsoleReporter, run: RunFolder, config: TrainConfig, world: World) -> Reporter:
-    if not (config.tensorboard and world.is_main):
-        return reporter
-    from petseg.training.tensorboard import EventWriter
-
-    return EventWriter(reporter, run.path)
-
-
-def _conclude(console: Console, result: FitResult, *, demo: bool, device: torch.device) -> None:
+def _conclude(console: Console, result: FitResult, *, demo: bool) -> None:
     run = result.run.path
     if result.summary is None:
         console.print(f"Stopped and saved. Go on with: {escape(_go_on(result.run))}")
         return
     if result.trained is None:
         return  # there was nothing left to do, which was said
-    from petseg.api import report_result
-
     summary = result.summary
-    with console.status("writing the report ..."):
-        report = report_result(result, device)
     console.print(
         screen.metrics_table(
             summary, f"{summary['split']} split, {summary['samples']:,} samples", result.trained.classes
@@ -308,10 +240,9 @@ def _conclude(console: Console, result: FitResult, *, demo: bool, device: torch.
     )
     console.print(
         f"{summary['images_per_s']:,.0f} images/s on {escape(summary['device'])}, loader {summary['loader']}, "
-        f"{summary['seconds']:.0f} s in all. {escape(summary['verdict'].capitalize())}; to go faster try "
-        f"[bold]{escape(summary['advice'])}[/]."
+        f"{summary['seconds']:.0f} s in all. {escape(Verdict(**summary['verdict']).sentence())}"
     )
-    console.print(f"Report: [bold]{escape(os.path.relpath(report))}[/]  (numbers: {escape(str(run / SUMMARY))})")
+    console.print(f"Report: [bold]{escape(os.path.relpath(run / REPORT))}[/]  (numbers: {escape(str(run / SUMMARY))})")
     if demo:
         fetch, train = screen.command("petseg-shard oxford shards/oxford"), screen.command("petseg-train")
         console.print(

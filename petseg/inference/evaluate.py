@@ -15,9 +15,8 @@ from petseg.data.loaders.build import build_loader, resolve_loader
 from petseg.data.loaders.loader import Loader
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.reader import ShardReader
-from petseg.distributed import World
+from petseg.device import World, amp_dtype, resolve_amp
 from petseg.errors import PetsegError
-from petseg.inference.choices import amp_dtype, resolve_amp
 from petseg.inference.segment import Segmenter
 from petseg.inference.trained import TrainedModel
 from petseg.model.losses import combine, loss_sums, sums_length

@@ -77,7 +77,13 @@ class Deployable(nn.Module):
 
 
 def export(
-    run: Path, fmt: Format, out: Path | None = None, *, image: Path | None = None, dynamic_size: bool = False
+    run: Path | str,
+    fmt: Format = "onnx",
+    out: Path | str | None = None,
+    *,
+    network: nn.Module | None = None,
+    image: Path | str | None = None,
+    dynamic_size: bool = False,
 ) -> ExportReport:
     """Write a trained network as ONNX or as a torch.export program, and prove that the file computes the same.
 
@@ -88,6 +94,7 @@ def export(
     Args:
         run: run folder or checkpoint.
         fmt: `onnx` or `torch-export`.
+        network: one of the same kind, where the run trained a network of your own; it stays as it is.
         out: file to write, or a folder for `model.onnx` or `model.pt2`; default: the run's folder.
         image: photo to try it on; default: a sample of the run's shards, or a drawn pet if they are gone.
         dynamic_size: take any H and W that are multiples of the network's stride, from twice that on. Objects are still
@@ -100,11 +107,11 @@ def export(
         raise PetsegError(f"--format: unknown format '{fmt}'; choose {' or '.join(get_args(Format))}.")
     if fmt == "onnx":
         _require_onnx()
-    trained = load_trained(run, torch.device("cpu"))
-    path = _target(trained, fmt, out)
+    trained = load_trained(Path(run), torch.device("cpu"), network=network)
+    path = _target(trained, fmt, Path(out) if out else None)
     multiple = trained.network.stride if dynamic_size else 0
     size, other = _sizes(trained.config.height_width, multiple)
-    tried, pixels = (str(image), _photo(image, trained.tones)) if image else _sample(trained)
+    tried, pixels = (str(image), _photo(Path(image), trained.tones)) if image else _sample(trained)
     model = Deployable(trained).eval()
     metadata = _metadata(trained, multiple)
     # Exporters look at the suffix, so the unfinished file keeps it.

@@ -14,8 +14,8 @@ from torch import nn
 
 from petseg.classes import ClassTable
 from petseg.data.decode.resize import resize_image
+from petseg.device import Amp, resolve_amp
 from petseg.errors import PetsegError
-from petseg.inference.choices import Amp, resolve_amp
 from petseg.inference.photos import Picture, as_pixels
 from petseg.inference.trained import TrainedModel
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import copy
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from petseg.errors import PetsegError
+from petseg.model.freezing import Freezable
 from petseg.model.padding import pad_to_multiple
 from petseg.model.smp import PREFIX, SmpNetwork
 
@@ -16,10 +18,11 @@ Norm = Literal["batch", "group"]
 Upsample = Literal["transpose", "bilinear"]
 
 
-class UNet(nn.Module):
+class UNet(Freezable):
     """U-Net after Ronneberger, Fischer and Brox (MICCAI 2015), with padding, normalisation and any input size.
 
-    Level i has min(width * 2**i, max_width) channels and two 3x3 convolutions; the default is 7.8 million parameters.
+    Level i has min(width * 2**i, max_width) channels and two 3x3 convolutions; the default, which is
+    petseg-train's, is 1.3 million parameters.
 
     Args:
         classes: output channels.
@@ -37,17 +40,20 @@ class UNet(nn.Module):
         torch.Size([1, 3, 97, 133])
     """
 
+    HEAD = "head."
+    """What the names of the last layers' weights begin with."""
+
     def __init__(
         self,
         *,
         classes: int = 3,
-        width: int = 32,
+        width: int = 16,
         depth: int = 5,
-        max_width: int = 512,
+        max_width: int = 128,
         dropout: float = 0.0,
         norm: Norm = "batch",
         upsample: Upsample = "transpose",
-        stem: int = 1,
+        stem: int = 2,
     ) -> None:
         super().__init__()
         channels = [min(width * 2**level, max_width) for level in range(depth)]
@@ -72,6 +78,10 @@ class UNet(nn.Module):
                     nn.init.zeros_(module.bias)
         nn.init.normal_(self.head.weight, std=0.01)
 
+    def encoder_parts(self) -> tuple[nn.Module, ...]:
+        """Everything down to the bottom."""
+        return self.stem, self.down
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits f[N, classes, H, W] of images f[N, 3, H, W]; H and W need not be multiples of the stride."""
         x, (height, width) = pad_to_multiple(x, self.stride)
@@ -95,7 +105,7 @@ class UNet(nn.Module):
         return outputs.float().softmax(dim=1)
 
 
-class SeedUNet(nn.Module):
+class SeedUNet(Freezable):
     """The notebook's network, layer for layer: 64-128-256, 2,174,089 parameters for 3 classes.
 
     Every convolution, the transposed ones and the last one too, is followed by ReLU and then by BatchNorm with momentum
@@ -104,6 +114,7 @@ class SeedUNet(nn.Module):
     """
 
     stride = 4
+    HEAD = "head."
 
     def __init__(self, *, classes: int = 3) -> None:
         super().__init__()
@@ -115,6 +126,10 @@ class SeedUNet(nn.Module):
         self.up1 = _seed_upsampling(128, 64)
         self.merge1 = _seed_conv(128, 64)
         self.head = _seed_conv(64, classes)
+
+    def encoder_parts(self) -> tuple[nn.Module, ...]:
+        """Everything down to the bottom."""
+        return self.down1, self.down2, self.bottom
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Sigmoid outputs f[N, classes, H, W] in 0-1 of images f[N, 3, H, W]."""
@@ -145,6 +160,8 @@ class OwnNetwork(nn.Module):
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
+        self.has_unused = False
+        """Whether some parameters have no part in the output, which DistributedDataParallel has to know."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits f[N, classes, H, W] of images f[N, 3, H, W]."""
@@ -157,42 +174,39 @@ class OwnNetwork(nn.Module):
         """Class probabilities f32[N, C, H, W], summing to 1, of the network's outputs."""
         return outputs.float().softmax(dim=1)
 
-    @torch.no_grad()
-    def check_outputs(self, classes: int, height: int, width: int) -> None:
-        """Try it on one picture.
+    def check(self, classes: int, height: int, width: int, batch_size: int) -> None:
+        """Try a copy of it on one picture, and on a training batch of two, or of one where no more are to come.
 
         Raises:
-            PetsegError: it does not take pictures of this size, or its outputs are no logits of `classes` classes.
+            PetsegError: it does not take pictures of this size, its outputs are no logits of `classes` classes, or it
+                cannot learn from batches of this size.
         """
-        parameter = next(self.parameters(), torch.zeros(()))
-        training = self.training
-        try:
-            outputs = self.eval()(torch.zeros(1, 3, height, width, device=parameter.device))
-        except Exception as error:  # anything may go wrong in there
-            raise PetsegError(f"network: it does not take pictures of {height}x{width} px ({error}).") from error
-        finally:
-            self.train(training)
-        found, wanted = tuple(outputs.shape), (1, classes, height, width)
-        if found != wanted:
-            raise PetsegError(f"network: its outputs are {list(found)}, and {list(wanted)} are wanted.")
+        trial = copy.deepcopy(self)
+        device = next(self.parameters(), torch.zeros(())).device
+        rows = min(batch_size, 2)
+        with torch.random.fork_rng(devices=[]):  # its dropout draws, and the run's numbers are to be the same
+            try:
+                with torch.no_grad():
+                    found = list(trial.eval()(torch.zeros(1, 3, height, width, device=device)).shape)
+            except Exception as error:  # anything may go wrong in there
+                raise PetsegError(f"network: it does not take pictures of {height}x{width} px ({error}).") from error
+            if found != (wanted := [1, classes, height, width]):
+                raise PetsegError(f"network: its outputs are {found}, and {wanted} are wanted.")
+            try:
+                trial.train()(torch.zeros(rows, 3, height, width, device=device)).sum().backward()
+            except Exception as error:  # BatchNorm over one value, for one
+                more = "; give a larger --batch-size" if rows == 1 else ""
+                raise PetsegError(
+                    f"network: it cannot learn from batches of {rows} pictures of {height}x{width} px ({error}){more}."
+                ) from error
+        self.has_unused = any(p.requires_grad and p.grad is None for p in trial.parameters())
 
 
 Network = UNet | SeedUNet | SmpNetwork | OwnNetwork
 
 
-def build_model(
-    arch: str,
-    *,
-    classes: int,
-    width: int = 32,
-    depth: int = 5,
-    max_width: int = 512,
-    dropout: float = 0.0,
-    norm: Norm = "batch",
-    upsample: Upsample = "transpose",
-    stem: int = 1,
-) -> Network:
-    """The network that `--arch` names; only `unet` has options of its own.
+def build_model(arch: str, *, classes: int, **unet: Any) -> Network:
+    """The network that `--arch` names; `unet` are options of `UNet`, and the others have none.
 
     Raises:
         PetsegError: an unknown name, `own`, which only its owner can build, or see `SmpNetwork`.
@@ -202,12 +216,12 @@ def build_model(
     if arch == "seed":
         return SeedUNet(classes=classes)
     if arch == "unet":
-        return UNet(
-            classes=classes, width=width, depth=depth, max_width=max_width, dropout=dropout, norm=norm,
-            upsample=upsample, stem=stem,
-        )  # fmt: skip
+        return UNet(classes=classes, **unet)
     if arch == "own":
-        raise PetsegError("--arch own: the network is yours: give it to petseg.train or petseg.load from Python.")
+        raise PetsegError(
+            "this run's network is yours, so no command can build it: from Python give it as `network` to "
+            "petseg.train, load, predict, evaluate, export or write_report."
+        )
     raise PetsegError(f"--arch: unknown network '{arch}'; choose unet, seed or smp:ARCH:ENCODER.")
 
 

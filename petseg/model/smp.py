@@ -12,12 +12,13 @@ import torch
 from torch import nn
 
 from petseg.errors import PetsegError
+from petseg.model.freezing import Freezable
 from petseg.model.padding import pad_to_multiple
 
 PREFIX = "smp:"
 
 
-class SmpNetwork(nn.Module):
+class SmpNetwork(Freezable):
     """A network of segmentation_models.pytorch for images of any size.
 
     Args:
@@ -32,6 +33,8 @@ class SmpNetwork(nn.Module):
         torch.Size([1, 3, 97, 133])
     """
 
+    HEAD = "module.segmentation_head."
+
     def __init__(self, arch: str, *, classes: int) -> None:
         super().__init__()
         self.name, self.classes = arch, classes
@@ -44,6 +47,10 @@ class SmpNetwork(nn.Module):
         """The part that can be pretrained; its parameters are those of `state_dict` under `module.encoder`."""
         encoder: nn.Module = self.module.encoder
         return encoder
+
+    def encoder_parts(self) -> tuple[nn.Module, ...]:
+        """The encoder."""
+        return (self.encoder,)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits f[N, classes, H, W] of images f[N, 3, H, W]; H and W need not be multiples of the stride."""

@@ -15,11 +15,11 @@ from urllib.parse import quote
 from petseg.errors import PetsegError
 from petseg.report import words
 from petseg.report.curves import DASHES, Chart, chart, epochs_of, line
-from petseg.report.folder import foregrounds_of, read_config, read_records, read_summary
+from petseg.report.foregrounds import foregrounds_of
 from petseg.report.looks import class_looks
 from petseg.report.page import write_page
-from petseg.report.report import REPORT
 from petseg.report.words import mapping, number
+from petseg.run.folder import REPORT, RunFolder
 
 MOST_CLASSES = 6
 """Classes that get a column and a chart each; with more, only their mean is shown."""
@@ -117,11 +117,12 @@ def write_comparison(comparison: Comparison, path: Path) -> None:
 def _read(folder: Path) -> _Run:
     if not folder.is_dir():
         raise PetsegError(f"no such run: {folder}; give the folder that petseg-train wrote.")
-    records = read_records(folder / "metrics.jsonl")
-    summary = read_summary(folder / "summary.json") if (folder / "summary.json").exists() else {}
+    run = RunFolder(folder)
+    records = run.records()
+    summary = run.summary() if run.is_finished else {}
     if not records and not summary:
         raise PetsegError(f"{folder} is no run's folder, or no epoch of it was finished yet.")
-    return _Run(folder, summary, records, read_config(folder))
+    return _Run(folder, summary, records, run.resolved())
 
 
 def _names(folders: Sequence[Path]) -> tuple[str, ...]:

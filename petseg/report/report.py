@@ -10,13 +10,12 @@ from typing import Any
 from petseg.classes import ClassTable
 from petseg.report import words
 from petseg.report.curves import charts
-from petseg.report.folder import foregrounds_of, read_config, read_records, read_summary
+from petseg.report.foregrounds import foregrounds_of
 from petseg.report.gallery import Panel, gallery_rows, probability_colours, tile_side
 from petseg.report.looks import ClassLook, class_looks
 from petseg.report.page import write_page
 from petseg.report.words import mapping, number
-
-REPORT = "report.html"
+from petseg.run.folder import REPORT, RunFolder
 
 _PHASES = (
     ("data", "Waiting for data"),
@@ -87,12 +86,12 @@ def write_report(
         PetsegError: the run has no summary, one of its files is damaged, or the report cannot be written.
         ValueError: a panel has more classes than the class table.
     """
-    summary = read_summary(run_dir / "summary.json")
-    records = read_records(run_dir / "metrics.jsonl")
-    config = read_config(run_dir)
+    run = RunFolder(run_dir)
+    summary, records, config = run.summary(), run.records(), run.resolved()
     # Classes without a name get one, but never beyond a class table that is known.
     count = max((panel.classes for panel in (*panels, *worst)), default=0)
     looks = class_looks(classes, list(mapping(summary.get("iou"))), count)
+    judged = mapping(summary.get("verdict"))
     side = tile_side(len(panels) + len(worst))
     best = number(summary.get("best_epoch"))
     path = run_dir / REPORT
@@ -111,7 +110,7 @@ def write_report(
         scores=_scores(summary, classes, looks),
         confusion=_confusion(summary, looks),
         shares=_shares(mapping(summary.get("time"))),
-        verdict=_verdict(summary),
+        verdict={name: _text(judged.get(name)) for name in ("kind", "why", "option", "remark")},
         gallery=gallery_rows(panels, looks, side=side),
         worst=gallery_rows(worst, looks, side=side),
         ramp=[tuple(rgb) for rgb in probability_colours()[::32].tolist()],
@@ -243,10 +242,3 @@ def _shares(time: Mapping[str, Any]) -> list[Share]:
         Share(phase=phase, label=label, time=words.duration(seconds), percent=round(100 * seconds / total, 3))
         for phase, label, seconds in known
     ]
-
-
-def _verdict(summary: Mapping[str, Any]) -> dict[str, str]:
-    """`loader-bound`, the rest of the sentence, the flag, and what is said about the flag in brackets."""
-    head, _, rest = _text(summary.get("verdict")).rstrip(". ").partition(": ")
-    flag, _, remark = _text(summary.get("advice")).partition(" (")
-    return {"head": head, "rest": rest, "flag": flag, "remark": remark.removesuffix(")")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import importlib.util
 import logging
 import os
@@ -10,15 +11,14 @@ import platform
 import shutil
 import sys
 import time
-from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from petseg.config import TrainConfig
 from petseg.data.loaders.build import resolve_loader
-from petseg.inference.choices import resolve_amp
+from petseg.device import World, resolve_amp
 from petseg.model.networks import Network
 from petseg.system import available_memory
 
@@ -31,19 +31,6 @@ GPU_STEP_SECONDS, GPU_FLOPS_PER_S = 0.002, 60e12
 
 CACHE_SHARE = {"cuda": 1 / 4, "cpu": 1 / 16}
 """Of the free memory: the rest of a GPU's is the network's, whose need is known only later."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Choices:
-    """What `auto` came to."""
-
-    loader: str
-    amp: Literal["bf16", "fp16", "off"]
-    compile: bool
-    cache: Literal["none", "host", "device"]
-    optimizer: Literal["muon", "adamw", "adam"]
-    notes: tuple[str, ...] = ()
-    """Sentences for the person who started the run."""
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
@@ -135,28 +122,40 @@ def resolve_cache(
 
 
 def resolve_optimizer(config: TrainConfig) -> Literal["muon", "adamw", "adam"]:
-    """`auto` is Muon, but AdamW with pretrained weights: what AdamW had taught an encoder, Muon undoes.
+    """`auto` is Muon, but AdamW for what starts from trained weights: what AdamW had taught them, Muon undoes.
 
-    By how much, benchmarks/README.md says.
+    By how much, benchmarks/README.md says. Nobody knows what somebody's own network has learned before.
     """
     if config.optimizer != "auto":
         return config.optimizer
-    return "adamw" if config.encoder_weights else "muon"
+    return "adamw" if config.encoder_weights or config.init_from or config.arch == "own" else "muon"
 
 
-def resolve(
-    config: TrainConfig, device: torch.device, network: Network, samples: int, cached_bytes: int, ranks: int = 1
-) -> Choices:
-    """Resolve every `auto` of a configuration; arguments as for `resolve_compile` and `resolve_cache`."""
-    compile_, note = resolve_compile(config.compile, device, network, config, samples)
-    return Choices(
-        loader=resolve_loader(config.loader, device),
-        amp=resolve_amp(config.amp, device),
-        compile=compile_,
-        cache=resolve_cache(config.cache, device, cached_bytes, ranks),
+def settle(
+    config: TrainConfig, world: World, network: Network, samples: int, cached_bytes: int
+) -> tuple[TrainConfig, list[str]]:
+    """Settle every `auto` of a configuration, once for a run.
+
+    Args:
+        config: what was asked for.
+        world: the ranks.
+        network: on any device.
+        samples: training samples of the whole run on each rank.
+        cached_bytes: of all samples that a cache would keep.
+
+    Returns:
+        (the configuration without any `auto`; sentences for the person who started the run).
+    """
+    compiled, note = resolve_compile(config.compile, world.device, network, config, samples)
+    settled = dataclasses.replace(
+        config,
+        loader=cast(Any, resolve_loader(config.loader, world.device)),
+        amp=resolve_amp(config.amp, world.device),
+        compile="on" if compiled else "off",
+        cache=resolve_cache(config.cache, world.device, cached_bytes, world.size),
         optimizer=resolve_optimizer(config),
-        notes=(note,) if note else (),
     )
+    return settled, [note] if note else []
 
 
 def training_flops(network: Network, height: int, width: int) -> float:

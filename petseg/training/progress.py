@@ -13,6 +13,25 @@ from petseg.training.telemetry import Clock, Phase
 
 
 @dataclass(kw_only=True, slots=True)
+class Part:
+    """An epoch that is not whole yet."""
+
+    clock: dict[Phase, float]
+    """The run's clock at its beginning."""
+    samples: int = 0
+    """Seen by all ranks."""
+    earlier_seconds: float = 0.0
+    """Of the sessions before this one."""
+    began: float = field(default_factory=time.perf_counter)
+    """When it began, or was taken up in this session."""
+
+    @property
+    def seconds(self) -> float:
+        """Wall time so far."""
+        return self.earlier_seconds + time.perf_counter() - self.began
+
+
+@dataclass(kw_only=True, slots=True)
 class Progress:
     """A section of the checkpoint; it is whatever the run would otherwise forget."""
 
@@ -23,8 +42,8 @@ class Progress:
     best: int = 0
     """The epoch (from 1) whose weights count as the best."""
     clock: Clock = field(default_factory=Clock)
-    part: tuple[dict[Phase, float], int] | None = None
-    """Of an epoch that was stopped half-way: the clock at its beginning, and the samples that were seen."""
+    part: Part | None = None
+    """The epoch that is going on, None between two."""
     earlier_seconds: float = 0.0
     """Wall time of the sessions before this one."""
     began: float = field(default_factory=time.perf_counter)
@@ -34,6 +53,20 @@ class Progress:
     def seconds(self) -> float:
         """Wall time of all sessions together."""
         return self.earlier_seconds + time.perf_counter() - self.began
+
+    def begin_epoch(self) -> Part:
+        """Begin an epoch, or take up the one that was stopped half-way."""
+        if self.part is None:
+            self.part = Part(clock=dict(self.clock.seconds))
+        else:
+            self.part.earlier_seconds = sum(self.clock.seconds.values()) - sum(self.part.clock.values())
+            self.part.began = time.perf_counter()
+        return self.part
+
+    def end_epoch(self, record: dict[str, Any]) -> None:
+        """Keep an epoch's record."""
+        self.records.append(record)
+        self.part = None
 
     def judge(self, epoch: int, score: float, image_scores: Collection[float]) -> None:
         """Settle whether an epoch is the best so far: the latest within one standard error of the highest score is.
@@ -68,7 +101,7 @@ class Progress:
             "peak": self.peak,
             "best": {"epoch": self.best},
             "clock": dict(self.clock.seconds),
-            "part": self.part,
+            "part": (self.part.clock, self.part.samples) if self.part else None,
             "seconds": self.seconds,
         }
 
@@ -78,5 +111,7 @@ class Progress:
         self.best = state["best"]["epoch"]
         self.peak = dict(state["peak"])
         self.clock.seconds.update(state["clock"])
-        self.part = state["part"]
+        if state["part"] is not None:
+            clock, samples = state["part"]
+            self.part = Part(clock=clock, samples=samples)
         self.earlier_seconds = state["seconds"]

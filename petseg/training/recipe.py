@@ -11,18 +11,18 @@ from torch import nn
 
 from petseg.config import TrainConfig
 from petseg.model.smp import SmpNetwork
-from petseg.training.auto import resolve_optimizer
 from petseg.training.muon import Muon, filters_of
 
 
 def build_optimizer(network: nn.Module, config: TrainConfig, device: torch.device) -> torch.optim.Optimizer:
-    """Muon, fused AdamW or fused Adam. Weight decay spares biases and normalisation, as usual.
+    """Muon, fused AdamW or fused Adam, of a settled configuration. Weight decay spares biases and normalisation.
 
-    A pretrained encoder learns at `encoder_lr_scale` of the rate.
+    An encoder that starts from trained weights learns at `encoder_lr_scale` of the rate.
     """
     capturable = device.type == "cuda"
-    choice = resolve_optimizer(config)
-    encoder = set(network.encoder.parameters()) if isinstance(network, SmpNetwork) and config.encoder_weights else set()
+    choice = config.optimizer
+    learned = bool(config.encoder_weights or config.init_from)
+    encoder = set(network.encoder.parameters()) if isinstance(network, SmpNetwork) and learned else set()
     filters = set(filters_of(network)) if choice == "muon" else set()
     parts = [([p for p in network.parameters() if p not in encoder], 1.0)]
     if encoder:
@@ -44,6 +44,7 @@ def build_optimizer(network: nn.Module, config: TrainConfig, device: torch.devic
         group["lr"] = torch.tensor(config.lr, device=device) if capturable else config.lr
     if choice == "muon":
         return Muon(groups, capturable=capturable)
+    assert choice in {"adamw", "adam"}, f"'{choice}' is not settled"
     kind = torch.optim.AdamW if choice == "adamw" else torch.optim.Adam
     return kind(groups, fused=True, capturable=capturable)
 

@@ -1,15 +1,19 @@
-"""What may change when a run goes on, and whether it has anywhere to go."""
+"""Whether a run goes on, from where, what may change then, and whether it has anywhere to go."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from petseg.config import TrainConfig, flag_of
-from petseg.errors import PetsegError
+from petseg.config import TrainConfig, read_toml, resolve
+from petseg.errors import OptionError, PetsegError, flag_of
+from petseg.run.folder import RUNS, RunFolder, newest_run_folder
 from petseg.training.progress import Progress
-from petseg.training.run_folder import RunFolder
+
+Resume = bool | Literal["auto"]
+"""Whether a run goes on; `auto` where its folder holds one that saved something, else it starts there."""
 
 FREE = frozenset(
     {
@@ -22,11 +26,47 @@ FREE = frozenset(
 digest; a batch size changes with the number of ranks.)"""
 
 
+def settle(
+    asked: TrainConfig | Mapping[str, Any], resume: Resume = False, file: Path | None = None
+) -> tuple[TrainConfig, RunFolder | None]:
+    """What a call asks for: a configuration, and the run that goes on, or None for a new one.
+
+    Args:
+        asked: options by name, None for those not given; or a whole configuration, which is taken as it is.
+        resume: see `Resume`. A run that goes on has its own config.toml; options in `asked` override it.
+        file: TOML file of options, which those in `asked` override.
+
+    Raises:
+        PetsegError: nothing to go on with, or a bad option.
+    """
+    whole = asked if isinstance(asked, TrainConfig) else None
+    given = {} if isinstance(asked, TrainConfig) else {name: v for name, v in asked.items() if v is not None}
+    folder = whole.run_dir if whole else given.get("run_dir")
+    if resume == "auto":
+        folder = folder or (read_toml(file).get("run_dir") if file else None)
+        if not folder:
+            raise PetsegError("--auto-resume: give the --run-dir that it is to look into.")
+        resume = RunFolder(Path(folder)).can_go_on
+        if resume and file:  # by the same command that began it
+            given, file = {**read_toml(file), **given}, None
+    if not resume:
+        return whole or resolve(given, file), None
+    if file is not None:
+        raise PetsegError("--config: a resumed run has its own config.toml; leave --config out.")
+    run = RunFolder(Path(folder)) if folder else newest_run_folder(RUNS)
+    if not run.can_go_on:
+        raise PetsegError(
+            f"--resume: nothing to resume: {run.path} has no {run.last.name} with its {run.config.name}; give the "
+            "--run-dir of a run that saved one."
+        )
+    return whole or resolve({**given, "run_dir": None}, run.config), run
+
+
 def check_changes(config: TrainConfig, checkpoint: dict[str, Any], run: RunFolder) -> TrainConfig:
     """The configuration that a run goes on with.
 
     Args:
-        config: the run's config.toml with the flags of this call.
+        config: the run's config.toml with the options of this call.
         checkpoint: the run's last one.
         run: its folder, for messages.
 
@@ -45,16 +85,17 @@ def check_changes(config: TrainConfig, checkpoint: dict[str, Any], run: RunFolde
         config = dataclasses.replace(config, epochs=before.epochs)
     for spec in dataclasses.fields(TrainConfig):
         old, new = getattr(before, spec.name), getattr(config, spec.name)
-        flag = flag_of(spec.name)
         if spec.name == "epochs" and new < old:
-            raise PetsegError(f"{flag} {new}: this run was begun with {old}, and its schedule only stretches upwards.")
+            raise OptionError(
+                "epochs", f"{new} is too few: this run was begun with {old}, and its schedule only stretches upwards."
+            )
         same = old == new or (
             spec.name in ("init_from", "encoder_weights") and Path(old).absolute() == Path(new).absolute()
         )
         if not same and spec.name not in FREE and spec.name != "epochs":
             raise PetsegError(
-                f"{flag} {new}: {run.path} was begun with {old or 'none'}, and another value would change what it "
-                "learns: leave it out, or start a new run."
+                f"{flag_of(spec.name)} {new}: {run.path} was begun with {old or 'none'}, and another value would "
+                "change what it learns: leave it out, or start a new run."
             )
     return config
 
@@ -66,5 +107,8 @@ def finished_summary(config: TrainConfig, checkpoint: dict[str, Any], run: RunFo
     epoch = checkpoint["loader"]["epoch"]
     if epoch < config.epochs and not progress.is_out_of_patience(config.patience):
         return None
-    summary = run.summary()
-    return summary if summary is not None and summary.get("epochs") == epoch else None
+    try:
+        summary = run.summary()
+    except PetsegError:
+        return None  # not there, or damaged: it is written again
+    return summary if summary.get("epochs") == epoch else None

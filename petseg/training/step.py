@@ -16,8 +16,7 @@ from torch import nn
 from petseg.classes import ClassTable, class_indices
 from petseg.config import TrainConfig
 from petseg.data.loaders.loader import Batch
-from petseg.distributed import World
-from petseg.inference.choices import amp_dtype
+from petseg.device import World, amp_dtype
 from petseg.model.augment import Policy, augment
 from petseg.model.losses import combine, loss_sums, sums_length
 from petseg.model.networks import Network, OwnNetwork
@@ -32,12 +31,10 @@ class TrainStep:
 
     Args:
         network: on the device, in its memory format.
-        config: resolved options.
+        config: options, every `auto` settled.
         classes: class table of the shards.
         transform: input transform, on the device.
         world: ranks; with several the network is wrapped in DistributedDataParallel.
-        amp: resolved `--amp`.
-        compile: resolved `--compile`.
         total_samples: samples that all ranks will see in the whole run, for the schedule.
         note: is told in a sentence what turned out not to be possible.
     """
@@ -50,8 +47,6 @@ class TrainStep:
         transform: InputTransform,
         world: World,
         *,
-        amp: str,
-        compile: bool,
         total_samples: int,
         note: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -59,14 +54,13 @@ class TrainStep:
         self.config = config
         self.classes = classes
         self.device = world.device
-        self.ema = Ema(network, config.ema) if config.ema else None
         self.optimizer = build_optimizer(network, config, world.device)
-        self.scaler = torch.amp.GradScaler(world.device.type, enabled=amp == "fp16")
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.amp == "fp16")
         self.total_samples = total_samples
         self.samples = 0
         self.steps = 0
         self.loss_sums = torch.zeros(sums_length(len(classes)), dtype=torch.float64, device=world.device)
-        self._amp_dtype = amp_dtype(amp)
+        self._amp_dtype = amp_dtype(config.amp)
         self._policy = Policy() if config.augment else None
         self._transform = transform
         # Networks of others may have dropout of their own.
@@ -76,13 +70,17 @@ class TrainStep:
         wrapped: nn.Module = network
         if world.size > 1:
             wrapped = nn.parallel.DistributedDataParallel(
-                network, device_ids=[world.device.index] if world.device.type == "cuda" else None
+                network,
+                device_ids=[world.device.index] if world.device.type == "cuda" else None,
+                find_unused_parameters=isinstance(network, OwnNetwork) and network.has_unused,
             )
         self._wrapped = wrapped
+        # After the wrapping, which gives every rank the weights of the first.
+        self.ema = Ema(network, config.ema) if config.ema else None
         self._table = classes.device_table(world.device)
-        self.compiled = compile
-        self._loss = cast(Any, self._compiled_loss if compile else self._eager_loss)
-        self._compilation = cast(Any, torch.compile(self._eager_loss) if compile else None)
+        self.compiled = config.compile == "on"
+        self._loss = cast(Any, self._compiled_loss if self.compiled else self._eager_loss)
+        self._compilation = cast(Any, torch.compile(self._eager_loss) if self.compiled else None)
         self._note = note
         self._captured: CapturedStep | None = None
 

@@ -1,4 +1,4 @@
-"""Where the time goes, and what to do about it."""
+"""Where the time goes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-
-LOADER_BOUND_PCT = 20.0
-COMPUTE_BOUND_PCT = 5.0
 
 Phase = Literal["data", "compute", "evaluation", "other"]
 
@@ -53,25 +50,3 @@ def peak_memory_mb(device: torch.device) -> float:
         return 0.0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
-
-
-def verdict(data_wait_pct: float, *, loader: str, cache: str, device: torch.device, amp: str) -> tuple[str, str]:
-    """What held the run up, in words, and the one flag to try next.
-
-    Returns:
-        (sentence that begins with `loader-bound`, `compute-bound` or `balanced`; flag).
-    """
-    if data_wait_pct >= LOADER_BOUND_PCT:
-        other = "dali" if loader == "webdataset" and device.type == "cuda" else "webdataset"
-        flag = "--cache host" if cache == "none" else f"--loader {other}"
-        if flag == f"--loader {loader}":
-            flag = "--prefetch-batches 8"
-        return f"loader-bound: {data_wait_pct:.0f}% of the training time was waiting for data", flag
-    if data_wait_pct <= COMPUTE_BOUND_PCT:
-        if device.type == "cuda":
-            flag = "--batch-size (a larger one)" if amp != "off" else "--amp auto"
-        else:
-            flag = "--device cuda (this was a CPU)"
-        return f"compute-bound: only {data_wait_pct:.1f}% of the training time was waiting for data", flag
-    flag = "--cache host" if cache == "none" else "--prefetch-batches 4"
-    return f"balanced: {data_wait_pct:.0f}% of the training time was waiting for data", flag

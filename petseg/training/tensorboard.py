@@ -5,46 +5,35 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from petseg.errors import PetsegError
-from petseg.training.trainer import Reporter
+from petseg.config import TrainConfig
+from petseg.errors import OptionError
+from petseg.run.folder import RunFolder
+from petseg.training.reporter import Reporter
 
 
-class EventWriter:
-    """A reporter that writes each epoch's numbers as TensorBoard scalars too.
-
-    Args:
-        screen: the reporter that shows them.
-        run: the run's folder, which need not exist yet.
+class EventWriter(Reporter):
+    """Writes each epoch's numbers as TensorBoard scalars into the run's folder.
 
     Raises:
         PetsegError: TensorBoard is not installed.
     """
 
-    def __init__(self, screen: Reporter, run: Path) -> None:
+    def __init__(self) -> None:
         try:
             import tensorboard  # noqa: F401
         except ImportError as error:
-            raise PetsegError(
-                "--tensorboard: TensorBoard is not installed: install petseg's extra `tensorboard`, or leave it out."
+            raise OptionError(
+                "tensorboard",
+                "TensorBoard is not installed: install petseg's extra `tensorboard`, or leave it out.",
             ) from error
-        self._screen = screen
-        self._run = run
+        self._run: Path | None = None
 
-    def note(self, text: str) -> None:
+    def started(self, run: RunFolder, _config: TrainConfig) -> None:
         """See `Reporter`."""
-        self._screen.note(text)
-
-    def epoch_started(self, epoch: int, epochs: int, steps: int) -> None:
-        """See `Reporter`."""
-        self._screen.epoch_started(epoch, epochs, steps)
-
-    def step(self, images_per_s: float, data_wait_pct: float, memory_mb: float) -> None:
-        """See `Reporter`."""
-        self._screen.step(images_per_s, data_wait_pct, memory_mb)
+        self._run = run.path
 
     def epoch_ended(self, record: dict[str, Any]) -> None:
         """See `Reporter`."""
-        self._screen.epoch_ended(record)
         from torch.utils.tensorboard import SummaryWriter
 
         # Opened and closed each epoch: events of a killed run are whole, and a resumed run adds to them.

@@ -21,7 +21,8 @@ from PIL import Image
 from petseg import Manifest
 from petseg.cli.app import run, shard_app, train_app, umbrella
 from petseg.inference.export import Deployable
-from petseg.inference.trained import load_checkpoint, load_trained
+from petseg.inference.trained import load_trained
+from petseg.run.checkpoint import load_checkpoint
 
 TINY = ["--size", "32", "--width", "4", "--depth", "3", "--batch-size", "8", "--epochs", "2", "--amp", "off",
         "--device", "cpu", "--gallery", "2"]  # fmt: skip
@@ -212,7 +213,7 @@ def test_train_leaves_a_run_and_says_where(trained, packed, petseg):
     code, out, err = petseg("train", "--shards", packed, "--run-dir", "again", "--tensorboard", *TINY)
     assert (code, err) == (0, "")
     assert "epoch 1/2" in out and "images/s" in out and "waiting" in out and "MB" in out
-    assert re.search(r"(loader|Loader|compute|Compute|balanced|Balanced)-?b?o?u?n?d?:", out)
+    assert re.search(r"(Loader-bound|Compute-bound|Balanced|Learned nothing|Still rising): ", out)
     assert "Report: again/report.html" in out and "petseg predict again" in out
     assert list(Path("again").glob("events.out.tfevents.*"))
 
@@ -330,13 +331,13 @@ def test_auto_resume_starts_a_run_or_goes_on_with_it(packed, petseg):
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_while_it_scores_it_says_how_to_go_on(packed, petseg, monkeypatch, how):
-    from petseg.training import trainer
+    from petseg.training import conclude
 
     def stop(*_: object, **__: object) -> None:
         os.kill(os.getpid(), how)
         time.sleep(1)
 
-    monkeypatch.setattr(trainer, "load_trained", stop)
+    monkeypatch.setattr(conclude, "load_trained", stop)
     code, _, err = petseg("train", "--shards", packed, "--run-dir", "run", *TINY)
     assert code == 128 + how
     assert err.strip() == "error: interrupted. Go on with: petseg-train --resume --run-dir run"
@@ -370,7 +371,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(packed, environment, petseg):
         (["--shards", "nowhere"], "no such folder: nowhere"),
         (["--shards", "bare"], "bare has no manifest.json: pack it with petseg-shard, or run `petseg index bare`"),
         (["--loader", "tensorflow"], "--loader: unknown value 'tensorflow'; choose auto, dali, webdataset"),
-        (["--recipe", "best"], "--recipe: unknown recipe 'best'; choose default, oxford, seed, demo"),
+        (["--recipe", "best"], "--recipe: unknown value 'best'; choose default, oxford, seed, demo"),
         (["--arch", "resnet"], "--arch: unknown network 'resnet'; choose unet, seed"),
         (["--device", "tpu"], "--device: unknown device 'tpu'"),
         (["--device", "cuda:99"], "--device cuda:99"),
@@ -387,7 +388,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(packed, environment, petseg):
         (["--resume"], "--resume: nothing to resume"),
         (["--resume", "--run-dir", "bare"], "--resume: nothing to resume: bare has no last.pt"),
         (["--run-dir", "full"], "--run-dir full already holds something"),
-        (["--init-from", "nowhere"], "no such run: nowhere"),
+        (["--init-from", "nowhere"], "no such run: .*nowhere; give the folder"),
         (["--init-from", "bare"], "bare holds no best.pt"),
         (["--nonsense"], "No such option: --nonsense.* See petseg train --help"),
     ],

@@ -6,8 +6,8 @@ import torch
 from petseg.classes import OXFORD
 from petseg.config import TrainConfig
 from petseg.data.loaders.loader import Batch
-from petseg.distributed import World
-from petseg.inference.trained import network_for
+from petseg.device import World
+from petseg.model.build import network_for
 from petseg.model.transform import InputTransform
 from petseg.training.step import TrainStep
 
@@ -55,6 +55,9 @@ def make_step(cuda):
                 "schedule": "constant",
                 "size": "48",
                 "cuda_graphs": capture,
+                "amp": amp,
+                "compile": "on" if compile else "off",
+                "optimizer": "muon",
                 **options,
             }
         )
@@ -63,7 +66,7 @@ def make_step(cuda):
         world = World(rank=0, size=1, device=cuda)
         notes: list[str] = []
         step = TrainStep(
-            own.to(cuda), config, OXFORD, transform, world, amp=amp, compile=compile, total_samples=10_000,
+            own.to(cuda), config, OXFORD, transform, world, total_samples=10_000,
             note=notes.append,
         )  # fmt: skip
         step.capture()

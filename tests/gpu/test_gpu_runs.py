@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from petseg.training.checkpoint import load_checkpoint
+from petseg.run.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.gpu
 

@@ -10,8 +10,9 @@ from PIL import Image
 from petseg.classes import OXFORD, ClassTable
 from petseg.config import TrainConfig
 from petseg.inference.segment import Segmenter
-from petseg.inference.trained import load_trained, network_for
-from petseg.training.checkpoint import save_checkpoint
+from petseg.inference.trained import load_trained
+from petseg.model.build import network_for
+from petseg.run.checkpoint import save_checkpoint
 
 CPU = torch.device("cpu")
 

@@ -9,7 +9,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 from petseg import Manifest, build_loader
 from petseg.classes import OXFORD
 from petseg.data.shards.reader import ShardReader
-from petseg.distributed import World
+from petseg.device import World
 from petseg.inference.evaluate import evaluate, evaluate_full_size
 from petseg.inference.segment import Segmenter
 from petseg.inference.trained import load_trained

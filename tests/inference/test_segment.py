@@ -114,7 +114,7 @@ def test_tta_is_the_mean_of_a_picture_and_its_mirror(segmenter, picture):
 
 
 def test_mixed_precision_is_used_where_the_run_had_it(saved_run, picture, tmp_path, monkeypatch):
-    monkeypatch.setattr("petseg.inference.choices.cpu_has_bf16", lambda: True)
+    monkeypatch.setattr("petseg.device.cpu_has_bf16", lambda: True)
     trained = load_trained(saved_run(tmp_path, amp="bf16"), CPU)
     pixels = picture(64, 96)
     mixed, full = (Segmenter(trained, CPU, amp=amp).probabilities(pixels) for amp in (None, "off"))

@@ -10,7 +10,8 @@ from petseg.training.auto import training_flops
 def test_parameter_counts_and_flops():
     seed = SeedUNet()
     assert count_parameters(seed) == 2_174_089
-    assert count_parameters(UNet()) == 7_763_107
+    assert count_parameters(UNet()) == 1_290_524, "as petseg-train has it"
+    assert count_parameters(UNet(width=32, max_width=512, stem=1)) == 7_763_107
     assert training_flops(seed, 100, 100) == pytest.approx(3 * 2 * 3.639e9, rel=1e-3)
 
 
@@ -109,7 +110,7 @@ def test_group_norm_does_not_depend_on_the_batch():
 
 
 def test_a_stem_works_at_half_size():
-    plain, folded = UNet(width=8, depth=3), UNet(width=8, depth=3, stem=2)
+    plain, folded = UNet(width=8, depth=3, stem=1), UNet(width=8, depth=3, stem=2)
     assert (plain.stride, folded.stride) == (4, 8)
     seen = []
     folded.down[0].register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape)))
@@ -121,6 +122,6 @@ def test_a_stem_works_at_half_size():
 def test_bad_presets_and_sizes():
     with pytest.raises(PetsegError, match="unknown network"):
         build_model("vgg", classes=3)
-    check_size(UNet(width=2), 16, 16)
+    check_size(UNet(width=2, stem=1), 16, 16)
     with pytest.raises(PetsegError, match="at least 16 px"):
-        check_size(UNet(width=2), 15, 100)
+        check_size(UNet(width=2, stem=1), 15, 100)

@@ -196,7 +196,7 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
             **metrics(1), "split": "test", "samples": 998, "images_per_s": 120.6, "data_wait_pct": 31.0,
             "epochs": epochs, "best_epoch": epochs, "seconds": 131.5, "loader": "dali", "device": "cpu (2 threads)",
             "amp": "off", "compile": "off", "peak_memory_mb": 812.0,
-            "verdict": "loader-bound: 31% of the training time was waiting for data", "advice": "--cache host",
+            "verdict": {"kind": "loader-bound", "why": "31% of the time was waiting", "option": "--cache host"},
             "time": {"data": 31.0, "compute": 69.0, "evaluation": 20.0, "other": 11.5}, "parameters": 7_763_523,
             "baseline_mean_iou": 0.195, "versions": {"torch": "2.15.0"}, "data_digest": "f" * 64,
         } | (summary or {})  # fmt: skip

@@ -63,7 +63,8 @@ def test_long_and_hostile_names_do_not_break_the_page(chromium, make_run, panels
         name="r" * 200,
         config={long: long, "path": "/" * 300},
         summary={
-            "iou": dict.fromkeys(names, 0.5), "device": long, "loader": long, "verdict": long, "advice": f"--{long}",
+            "iou": dict.fromkeys(names, 0.5), "device": long, "loader": long,
+            "verdict": {"kind": long, "why": long, "option": f"--{long}"},
             "versions": {long: long}, "data_digest": long, "foreground_iou": {f"{{{long}}}": 0.5}, "split": long,
         },
     )  # fmt: skip

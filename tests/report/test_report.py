@@ -46,7 +46,7 @@ def test_a_whole_run(make_run, panels):
     assert re.search(r"pet\s*85%\s*10%\s*4\.9%\s*background\s*6\.0%\s*91%\s*2\.7%", page.text)
     assert "Mean IoU 0.758 on 998 test pictures, foreground IoU 0.851 for pet and 0.911 for pet or border" in page.text
     assert "with the dali loader on cpu (2 threads) at 121 images/s" in page.text
-    assert "loader-bound: 31% of the training time was waiting for data. Try next: --cache host." in page.text
+    assert "Loader-bound: 31% of the time was waiting. Try next: --cache host." in page.text
     assert "pet or border" in page.text and "Baseline" in page.text and "0.195" in page.text
     assert len(page.of("img")) == 12 * 6
     assert [a["id"] for a in page.of("section")] == [
@@ -107,8 +107,7 @@ def test_hostile_text_stays_text(make_run, panels):
             "loader": HOSTILE[0],
             "device": HOSTILE[2],
             "amp": HOSTILE[3],
-            "verdict": f"{HOSTILE[0]}: {HOSTILE[1]}",
-            "advice": f"{HOSTILE[4]} ({HOSTILE[3]})",
+            "verdict": {"kind": HOSTILE[0], "why": HOSTILE[1], "option": HOSTILE[4], "remark": HOSTILE[3]},
             "versions": {HOSTILE[0]: HOSTILE[1]},
             "data_digest": HOSTILE[2],
         },
@@ -250,7 +249,7 @@ def test_a_report_that_cannot_be_written_says_so_and_leaves_nothing_half_done(ma
 @pytest.mark.parametrize(
     ("file", "content", "says"),
     [
-        ("summary.json", None, "has no summary.json: finish the run"),
+        ("summary.json", None, "has no summary.json: finish the run first"),
         ("summary.json", b"{", "summary.json is not JSON"),
         ("summary.json", b"[]", "holds no summary but a list"),
         ("summary.json", b"\xff", "summary.json is not JSON"),

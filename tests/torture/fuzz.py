@@ -227,8 +227,8 @@ class _Cases:
         import torch
 
         from petseg.inference.trained import load_trained
-        from petseg.training.checkpoint import load_training_state
-        from petseg.training.run_folder import RunFolder
+        from petseg.run.checkpoint import load_training_state
+        from petseg.run.folder import RunFolder
         from tests.torture.kill import differences
 
         whole = self.checkpoint.read_bytes()

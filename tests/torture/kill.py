@@ -21,7 +21,7 @@ import torch
 from petseg.data.sources.files import MANIFEST_NAME, WORK_FOLDER
 from petseg.data.sources.synthetic import SyntheticSource
 from petseg.errors import PetsegError
-from petseg.inference.trained import load_checkpoint
+from petseg.run.checkpoint import load_checkpoint
 
 MOST_KILLS = 6
 """Kills in a row before a run may finish."""

@@ -78,11 +78,11 @@ def steps(optimizer, network, count):
 def test_going_on_from_a_state_is_bit_equal():
     torch.manual_seed(0)
     network = UNet(width=4, depth=3)
-    optimizer = build_optimizer(network, TrainConfig(), CPU)
+    optimizer = build_optimizer(network, TrainConfig(optimizer="muon"), CPU)
     assert isinstance(optimizer, Muon)
     steps(optimizer, network, 2)
     other = copy.deepcopy(network)
-    again = build_optimizer(other, TrainConfig(), CPU)
+    again = build_optimizer(other, TrainConfig(optimizer="muon"), CPU)
     again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for o, n in ((optimizer, network), (again, other)):
         steps(o, n, 3)
@@ -93,7 +93,7 @@ def test_going_on_from_a_state_is_bit_equal():
 def test_a_step_that_does_not_count_leaves_nothing(bad):
     """As fp16's GradScaler asks for it: by a tensor, not by not calling."""
     network = UNet(width=4, depth=2)
-    optimizer = build_optimizer(network, TrainConfig(), CPU)
+    optimizer = build_optimizer(network, TrainConfig(optimizer="muon"), CPU)
     steps(optimizer, network, 1)
     before = copy.deepcopy((network.state_dict(), optimizer.state_dict()["state"]))
     for p in network.parameters():

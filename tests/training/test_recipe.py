@@ -12,10 +12,10 @@ from torch import nn
 from petseg.classes import OXFORD
 from petseg.config import TrainConfig
 from petseg.errors import PetsegError
-from petseg.inference.trained import checkpoint_path, load_checkpoint, load_trained
+from petseg.inference.trained import load_trained
 from petseg.model.networks import UNet
+from petseg.run.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
 from petseg.training import auto
-from petseg.training.checkpoint import save_checkpoint
 from petseg.training.recipe import Ema, build_optimizer, rate_at, set_rate
 
 CPU = torch.device("cpu")
@@ -44,14 +44,14 @@ def test_the_cosine_is_a_cosine():
 
 
 def test_a_rate_reaches_every_group():
-    optimizer = build_optimizer(UNet(width=4, depth=2), TrainConfig(), CPU)
+    optimizer = build_optimizer(UNet(width=4, depth=2), TrainConfig(optimizer="muon"), CPU)
     set_rate(optimizer, 0.125)
     assert [group["lr"] for group in optimizer.param_groups] == [0.125, 0.125, 0.125]
 
 
 def test_decay_spares_biases_and_normalisation():
     network = UNet(width=4, depth=2)
-    for optimizer in ("auto", "muon", "adamw"):
+    for optimizer in ("muon", "adamw"):
         decayed, spared, *filters = build_optimizer(
             network, TrainConfig(weight_decay=0.3, optimizer=optimizer), CPU
         ).param_groups

@@ -12,9 +12,9 @@ from petseg.config import TrainConfig
 from petseg.data.shards.manifest import Manifest
 from petseg.errors import PetsegError
 from petseg.inference.export import export
-from petseg.inference.trained import load_checkpoint
 from petseg.model.pretrained import IMAGENET
 from petseg.model.smp import SmpNetwork
+from petseg.run.checkpoint import load_checkpoint
 from petseg.training.recipe import build_optimizer, set_rate
 
 # Feature pyramids bring dropout of their own along.
@@ -65,13 +65,13 @@ def test_a_pretrained_encoder_learns_more_slowly(train, weights, scale):
 
 def test_every_parameter_is_in_one_group():
     network = SmpNetwork(SMALL["arch"], classes=3)
-    for optimizer, count in (("muon", 6), ("auto", 4), ("adamw", 4), ("adam", 2)):
+    for optimizer, count in (("muon", 6), ("adamw", 4), ("adam", 2)):
         config = TrainConfig(arch=SMALL["arch"], encoder_weights="imagenet", encoder_lr_scale=0.5, optimizer=optimizer)
         built = build_optimizer(network, config, torch.device("cpu"))
         set_rate(built, 0.5)
         assert [group["lr"] for group in built.param_groups] == [0.5] * (count // 2) + [0.25] * (count // 2)
         assert sorted(id(p) for g in built.param_groups for p in g["params"]) == sorted(map(id, network.parameters()))
-    fresh = build_optimizer(network, TrainConfig(arch=SMALL["arch"]), torch.device("cpu"))
+    fresh = build_optimizer(network, TrainConfig(arch=SMALL["arch"], optimizer="muon"), torch.device("cpu"))
     assert len(fresh.param_groups) == 3, "an encoder that starts from nothing learns at the full rate"
 
 
@@ -114,3 +114,23 @@ def test_options_that_make_no_sense(options, words):
 def test_statistics_are_the_shards_own_without_pretrained_weights(train, packed):
     result, _ = train(epochs=1, **SMALL)
     assert load_checkpoint(result.run.last)["mean"] == list(Manifest.load(packed).mean)
+
+
+def test_what_starts_from_trained_weights_gets_adamw_and_a_slow_encoder(train, weights):
+    first, _ = train("first", encoder_weights=weights, **SMALL)
+    again, _ = train("again", init_from=str(first.run.path), **{**SMALL, "epochs": 1})
+    assert first.run.resolved()["optimizer"] == again.run.resolved()["optimizer"] == "adamw"
+    groups = load_checkpoint(again.run.last)["step"]["optimizer"]["param_groups"]
+    assert {group["lr_scale"] for group in groups} == {1.0, 0.3}
+    assert load_checkpoint(again.run.last)["mean"] == load_checkpoint(first.run.last)["mean"]
+
+
+def test_a_frozen_encoder_keeps_its_weights_and_its_statistics(train, weights):
+    with pytest.raises(PetsegError, match="--freeze: only trained weights are worth keeping"):
+        train(freeze="encoder", **SMALL)
+    result, _ = train(encoder_weights=weights, freeze="encoder", **{**SMALL, "epochs": 1})
+    before, after = torch.load(weights), load_checkpoint(result.run.last)["model"]
+    moved = [name for name, value in before.items() if not torch.equal(after[f"module.encoder.{name}"], value)]
+    assert moved == [], "its BatchNorm counts nothing either"
+    assert any("segmentation_head" in name for name in after)
+    train(resume=True, epochs=2)

@@ -8,7 +8,7 @@ import torch
 from petseg.classes import OXFORD
 from petseg.config import TrainConfig
 from petseg.data.loaders.loader import Batch
-from petseg.distributed import World
+from petseg.device import World
 from petseg.inference.evaluate import evaluate
 from petseg.model.networks import UNet
 from petseg.model.transform import InputTransform
@@ -28,10 +28,11 @@ def batch(k=0, padded=False):
 
 def make(amp="off", *, compile=False, note=lambda _: None, **options):
     torch.manual_seed(0)
-    config = TrainConfig(width=8, depth=3, **{"dropout": 0.2, "lr": 1e-2, **options})
+    settled = {"amp": amp, "compile": "on" if compile else "off", "optimizer": "muon"}
+    config = TrainConfig(width=8, depth=3, **{"dropout": 0.2, "lr": 1e-2, **settled, **options})
     network = UNet(width=8, depth=3, dropout=config.dropout)
     transform = InputTransform((0.5,) * 3, (0.25,) * 3)
-    return TrainStep(network, config, OXFORD, transform, WORLD, amp=amp, compile=compile, total_samples=160, note=note)
+    return TrainStep(network, config, OXFORD, transform, WORLD, total_samples=160, note=note)
 
 
 def run(step, ks):

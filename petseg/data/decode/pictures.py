@@ -36,7 +36,20 @@ class DecodeError(Exception):
 
 
 class PictureError(Exception):
-    """An image that is not taken; the text is a clause that its name goes before, such as `is damaged (...)`."""
+    """An image that is not taken.
+
+    Args:
+        text: a clause that its name goes before, such as `is damaged (...)`.
+        kind: what is wrong without its details, the same for all images with that fault; default: the text.
+    """
+
+    def __init__(self, text: str, kind: str = "") -> None:
+        super().__init__(text)
+        self.kind = kind or text
+
+
+DAMAGED, TOO_LARGE = "damaged", "too large"
+"""Kinds of faults."""
 
 
 @contextlib.contextmanager
@@ -58,7 +71,7 @@ def opened(data: bytes, *, max_pixels: int = MAX_PIXELS, allow_damaged: bool = F
             ImageFile.LOAD_TRUNCATED_IMAGES = allow_damaged
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 if image.width * image.height > max_pixels:
-                    raise PictureError(f"is too large ({image.width}x{image.height})")
+                    raise PictureError(f"is too large ({image.width}x{image.height})", TOO_LARGE)
                 yield image
     except PictureError:
         raise
@@ -66,11 +79,11 @@ def opened(data: bytes, *, max_pixels: int = MAX_PIXELS, allow_damaged: bool = F
         kinds = "JPEG, PNG, GIF, BMP, WebP, TIFF, PPM"
         raise PictureError(f"is of no known format ({kinds})" if data else "is empty") from None
     except Image.DecompressionBombError:
-        raise PictureError(f"is too large (over {MAX_PIXELS} pixels)") from None
+        raise PictureError(f"is too large (over {MAX_PIXELS} pixels)", TOO_LARGE) from None
     except MemoryError:
         raise  # that is not the image's fault
     except Exception as error:  # damaged bytes lead Pillow's plugins to raise nearly anything
-        raise PictureError(f"is damaged ({told(error)})") from error
+        raise PictureError(f"is damaged ({told(error)})", DAMAGED) from error
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = before
 
@@ -116,7 +129,7 @@ def refuse_pages(count: int) -> None:
         PictureError: so it is.
     """
     if count > 1:
-        raise PictureError(f"holds {count} pages: save each as a file of its own")
+        raise PictureError(f"holds {count} pages: save each as a file of its own", "pages")
 
 
 def told(error: Exception) -> str:

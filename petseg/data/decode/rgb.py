@@ -13,8 +13,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from petseg.data.decode.pictures import (
+    DAMAGED,
     MAX_PIXELS,
     PNG_SIGNATURE,
+    TOO_LARGE,
     PictureError,
     check_whole,
     decode_jpeg,
@@ -134,7 +136,7 @@ def decode_picture(
 
 def _check_sides(size: tuple[int, ...], max_side: int | None) -> None:
     if max_side is not None and max(size) > max_side:
-        raise PictureError(f"is too large ({size[0]}x{size[1]})")
+        raise PictureError(f"is too large ({size[0]}x{size[1]})", TOO_LARGE)
 
 
 def whole_rgb(data: bytes, image: Image.Image, tones: Tones = AS_IT_IS) -> tuple[np.ndarray, bool]:
@@ -232,7 +234,7 @@ def read_bands(data: bytes, max_pixels: int = MAX_PIXELS) -> Bands:
         # Pillow cuts colours of 16 bits to 8; OpenCV keeps them, in the order BGR.
         values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
         if values is None:
-            raise PictureError("is damaged")
+            raise PictureError("is damaged", DAMAGED)
     values = values if values.ndim == 3 else values[..., None]
     order = {1: [0], 2: [0, 1], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[values.shape[2]]
     # A grey picture with transparency comes as colours.
@@ -249,12 +251,12 @@ def chosen(found: Bands, tones: Tones) -> np.ndarray:
     count = values.shape[2]
     if tones.bands and count > 1:
         if max(tones.bands) > count:
-            raise PictureError(f"has {count} bands, and --bands asks for band {max(tones.bands)}")
+            raise PictureError(f"has {count} bands, and --bands asks for band {max(tones.bands)}", "bands")
         return values[..., [band - 1 for band in tones.bands]]
     if found.transparency:
         count -= 1
     if count not in {1, 3}:
-        raise PictureError(f"has {count} bands: give --bands, such as --bands 1,2,3, or --bands 1 for grey")
+        raise PictureError(f"has {count} bands: give --bands, such as --bands 1,2,3, or --bands 1 for grey", "bands")
     return values[..., :count]
 
 
@@ -280,7 +282,7 @@ def _to_8_bits(values: np.ndarray, tones: Tones) -> np.ndarray:
     outside = tones.range is None and values.dtype.kind == "f" and ((values < low) | (values > high)).any()
     if outside or not low < high:
         what = "beyond 0 to 1" if outside else f"of the type {values.dtype}"
-        raise PictureError(f"has values {what}, and it is not known what becomes black and white: see --range")
+        raise PictureError(f"has values {what}, and it is not known what becomes black and white: see --range", "range")
     if values.dtype == np.uint16 and (low, high) == _FULL["u2"]:
         return (values >> 8).astype(np.uint8)  # as cutting the lower byte always did
     scaled = (values.astype(np.float64) - low) * (255 / (high - low))
@@ -298,18 +300,18 @@ def _tiff(data: bytes) -> Iterator[Any]:
     except (PictureError, MemoryError):
         raise
     except Exception as error:
-        raise PictureError(f"is damaged ({told(error)[:120]})") from error
+        raise PictureError(f"is damaged ({told(error)[:120]})", DAMAGED) from error
 
 
 def _read_tiff(data: bytes, max_pixels: int) -> Bands:
     with _tiff(data) as page:
         if page.imagewidth * page.imagelength > max_pixels:
-            raise PictureError(f"is too large ({page.imagewidth}x{page.imagelength})")
+            raise PictureError(f"is too large ({page.imagewidth}x{page.imagelength})", TOO_LARGE)
         refuse_pages(tiff_pages((each.tags.valueof(254, 0) for each in page.parent.pages), page.description))
         if int(page.photometric) not in _SHOWN_AS:
             raise PictureError(f"is a TIFF of the kind {page.photometric.name}, which is not read: save it anew")
         if any(at + n > len(data) for at, n in zip(page.dataoffsets, page.databytecounts, strict=True)):
-            raise PictureError("is damaged (it ends before its last part)")
+            raise PictureError("is damaged (it ends before its last part)", DAMAGED)
         values = page.asarray()
         if page.samplesperpixel == 1:
             values = values[..., None]

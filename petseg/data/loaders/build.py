@@ -19,7 +19,7 @@ from petseg.data.loaders.dali import DaliEngine
 from petseg.data.loaders.loader import Engine, Loader, LoaderPlan, Size
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.reader import OnBad, ShardReader
-from petseg.distributed import (
+from petseg.device import (
     count_from_environment,
     from_every_rank,
     group_size,

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from petseg.data.loaders.loader import Engine, Pending, Pixels, Size
-from petseg.distributed import from_every_rank, group_size
+from petseg.device import from_every_rank, group_size
 from petseg.errors import PetsegError
 from petseg.system import available_memory, bytes_in_words, memory_barrier
 

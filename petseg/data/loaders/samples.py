@@ -13,7 +13,7 @@ import torch.utils.data
 from petseg.data.loaders.loader import LoaderPlan
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.reader import ShardReader
-from petseg.distributed import rank_and_world
+from petseg.device import rank_and_world
 from petseg.errors import PetsegError
 
 _FORMAT = 1

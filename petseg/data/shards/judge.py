@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from petseg.classes import ClassTable
-from petseg.data.shards.mask_files import NO_CLASS, UNKNOWN_CODES
+from petseg.data.decode.pictures import DAMAGED
+from petseg.data.shards.mask_files import CLASS_MAP
 from petseg.data.shards.scan import scan_masks
 from petseg.data.shards.stats import ShardStats
 from petseg.data.sources import Pair, Rejected, Source
+from petseg.data.sources.pairing import NO_IMAGE, NO_MASK
 from petseg.errors import PetsegError, RefusedError
 
 _LOOKED_AT = 50
@@ -30,10 +32,10 @@ _LEAST_OF_A_CLASS = 3
 _AGAIN = "\n--allow-rejects packs the others all the same."
 
 _ADVICE = {
-    "image is damaged": "fetch or copy the images again",
-    "mask is damaged": "fetch or copy the masks again",
-    "image without a mask": "see by --dry-run what pairs, and say by --pair what belongs together",
-    "mask without an image": "see by --dry-run what pairs, and say by --pair what belongs together",
+    f"image {DAMAGED}": "fetch or copy the images again",
+    f"mask {DAMAGED}": "fetch or copy the masks again",
+    NO_MASK: "see by --dry-run what pairs, and say by --pair what belongs together",
+    NO_IMAGE: "see by --dry-run what pairs, and say by --pair what belongs together",
 }
 
 
@@ -104,9 +106,9 @@ class Judge:
                 f"{what}no mask that was packed holds {_listed(found.lost)}, and {len(fault)} were rejected, "
                 f"{fault[0].key} because {fault[0].reason}: {self._class_map_advice(some)}{_AGAIN}"
             )
-        (kind, times), *_ = Counter(each.kind for each in rejected).most_common()
+        (kind, times), *_ = Counter(map(_kind, rejected)).most_common()
         if len(rejected) >= max(_ENOUGH_REJECTS, _SHARE * found.seen) and times >= _ONE_KIND * len(rejected):
-            alike = [each for each in rejected if each.kind == kind]
+            alike = [each for each in rejected if _kind(each) == kind]
             raise RefusedError(
                 f"{what}{len(rejected):,} of {found.seen:,} were rejected, nearly all for one reason, {alike[0].key} "
                 f"because {alike[0].reason}: {self._advice(alike)}{_AGAIN}"
@@ -137,7 +139,7 @@ class Judge:
         unknown = [self.pairs[each.key] for each in rejected if each.key in self.pairs and _of_class_map(each)]
         if len(unknown) > len(rejected) // 2:
             return self._class_map_advice(unknown)
-        kind, _ = Counter(each.kind for each in rejected).most_common(1)[0]
+        kind, _ = Counter(map(_kind, rejected)).most_common(1)[0]
         return f"{_ADVICE.get(kind, 'correct these files, or give the options that fit them')}."
 
     def _class_map_advice(self, pairs: list[Pair]) -> str:
@@ -178,7 +180,11 @@ class _Lost:
 
 
 def _of_class_map(rejected: Rejected) -> bool:
-    return UNKNOWN_CODES in rejected.reason or NO_CLASS in rejected.reason
+    return rejected.kind == CLASS_MAP
+
+
+def _kind(rejected: Rejected) -> str:
+    return rejected.kind or rejected.reason
 
 
 def _classes_of(pair: Pair) -> set[str]:

@@ -230,6 +230,10 @@ class Manifest:
         except PetsegError as error:
             raise PetsegError(f"{path}: {error}") from error
 
+    def samples(self, name: str) -> int:
+        """Samples of the split called `name`; 0 where there is none of that name."""
+        return self.splits[name].samples if name in self.splits else 0
+
     def split(self, name: str) -> Split:
         """The split called `name`.
 

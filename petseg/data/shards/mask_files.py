@@ -15,14 +15,24 @@ from petseg.data.decode.pictures import MAX_PIXELS, PictureError, check_whole, o
 from petseg.data.decode.rgb import whole_rgb
 from petseg.data.shards.histogram import histogram
 
-UNKNOWN_CODES, NO_CLASS = "unknown codes", "which no class has"
+CLASS_MAP = "the class map does not fit"
+"""Kind of the rejects whose masks hold what no class has."""
 """What the reasons say where the class map is at fault."""
 
 Colour = tuple[int, int, int]
 
 
 class RejectError(Exception):
-    """A sample that is left out; the text is one clause."""
+    """A sample that is left out.
+
+    Args:
+        text: one clause.
+        kind: what is wrong without its details, the same for all samples with that fault; default: the text.
+    """
+
+    def __init__(self, text: str, kind: str = "") -> None:
+        super().__init__(text)
+        self.kind = kind or text
 
 
 class RawMask(NamedTuple):
@@ -72,7 +82,7 @@ def read_mask(data: bytes, max_pixels: int = MAX_PIXELS, *, jpeg: bool = False) 
                 values = values[..., :-1]
                 values = values[..., 0] if image.mode == "LA" else values
     except PictureError as error:
-        raise RejectError(f"mask {error}") from error
+        raise RejectError(f"mask {error}", f"mask {error.kind}") from error
     if values.size and (values.min() < 0 or values.max() > 255):
         raise RejectError("mask holds codes over 255")
     return RawMask(np.ascontiguousarray(values, dtype=np.uint8), palette)
@@ -131,16 +141,21 @@ def united(
     codes, palette = masks[0][0].copy(), dict(masks[0][1])
     for number, (more, colours) in enumerate(masks[1:], 2):
         if more.shape != codes.shape:
-            raise RejectError(f"mask {number} of {len(masks)} is of another size than the first")
+            raise RejectError(
+                f"mask {number} of {len(masks)} is of another size than the first", "masks of several sizes"
+            )
         for code, colour in colours.items():
             if palette.setdefault(code, colour) != colour:
-                raise RejectError(f"mask {number} of {len(masks)} has another palette than the first")
+                raise RejectError(
+                    f"mask {number} of {len(masks)} has another palette than the first", "masks of several palettes"
+                )
         shown = more != background
         doubt = shown & (codes != background) & (codes != more)
         if doubt.any():
             row, column = np.argwhere(doubt)[0].tolist()
             raise RejectError(
-                f"masks disagree: in column {column}, row {row} they hold {codes[row, column]} and {more[row, column]}"
+                f"masks disagree: in column {column}, row {row} they hold {codes[row, column]} and {more[row, column]}",
+                "masks disagree",
             )
         codes[shown] = more[shown]
     return codes, palette
@@ -183,7 +198,7 @@ def _refuse_unknown(values: np.ndarray, classes: ClassTable) -> None:
     more = " ..." if len(unknown) > 5 else ""
     soft = classes.codes == (0, 255) and not classes.ignored
     hint = "; are these soft edges? threshold = 128 in the class map takes them" if soft else ""
-    raise RejectError(f"mask holds {UNKNOWN_CODES} {', '.join(map(str, unknown[:5]))}{more}{hint}")
+    raise RejectError(f"mask holds unknown codes {', '.join(map(str, unknown[:5]))}{more}{hint}", CLASS_MAP)
 
 
 def _by_threshold(mask: RawMask, classes: ClassTable, threshold: int) -> np.ndarray:
@@ -202,8 +217,9 @@ def _by_palette(values: np.ndarray, occurring: np.ndarray, palette: np.ndarray, 
         code = known.get(colour, index if index in classes.ignored and not classes.ignored_colours else None)
         if code is None:
             raise RejectError(
-                f"mask holds the colour {colour}, index {index} of its palette, {NO_CLASS}: correct the class map's "
-                "colours, or leave them out if the indices are the codes"
+                f"mask holds the colour {colour}, index {index} of its palette, which no class has: correct the class "
+                "map's colours, or leave them out if the indices are the codes",
+                CLASS_MAP,
             )
         table[index] = code
     codes: np.ndarray = table[values]
@@ -221,7 +237,8 @@ def _indices_or_greys(
         if by_grey and by_index and (greys != occurring).any():
             raise RejectError(
                 f"mask has a grey palette whose indices ({_listed(occurring)}) and greys ({_listed(greys)}) are both "
-                "codes: name the classes' colours in the class map"
+                "codes: name the classes' colours in the class map",
+                "a grey palette",
             )
         if by_grey and not by_index:
             shades: np.ndarray = palette[:, 0][values]
@@ -247,7 +264,7 @@ def _by_colour(colours: np.ndarray, classes: ClassTable) -> np.ndarray | None:
         return None
     row, column = np.argwhere(unknown)[0].tolist()
     colour = _colour(colours[row, column])
-    raise RejectError(f"mask holds the colour {colour} in column {column}, row {row}, {NO_CLASS}")
+    raise RejectError(f"mask holds the colour {colour} in column {column}, row {row}, which no class has", CLASS_MAP)
 
 
 def _decode_grey_png(data: bytes, image: Image.Image) -> np.ndarray:

@@ -165,7 +165,8 @@ def _resized(
     raise RejectError(
         f"mask is {columns}x{rows}, its image {stored[1]}x{stored[0]}"
         + (" (before it is turned upright)" if orientation > 1 else "")
-        + ("; --resize-masks brings masks of the same shape to their images' size" if same else "")
+        + ("; --resize-masks brings masks of the same shape to their images' size" if same else ""),
+        "mask of another size",
     )
 
 
@@ -191,6 +192,6 @@ def _decode_image(data: bytes, tones: Tones, max_pixels: int) -> tuple[np.ndarra
     try:
         found = decode_picture(data, tones, max_pixels=max_pixels)
     except PictureError as error:
-        raise RejectError(f"image {error}") from error
+        raise RejectError(f"image {error}", f"image {error.kind}") from error
     keep = found.plain and found.orientation == 1
     return found.pixels, found.orientation, keep and frame_marker(data) in {_BASELINE, _EXTENDED, _PROGRESSIVE}

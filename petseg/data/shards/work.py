@@ -120,7 +120,7 @@ class ShardWork:
                         tones=tones,
                     )
                 except RejectError as error:
-                    stats.rejected.append(Rejected(key=pair.key, reason=str(error)))
+                    stats.rejected.append(Rejected(key=pair.key, reason=str(error), kind=error.kind))
                 else:
                     stats.add_palette(sample.palette, pair.mask)
                     stats.looks[pair.key] = look_of(sample.pixels)
@@ -181,7 +181,7 @@ def _read_patiently(source: Source, pair: Pair) -> tuple[bytes, ...]:
             return source.read(pair)
         except OSError as error:
             if error.errno in _GONE:
-                raise RejectError(f"it cannot be read ({error.strerror or error})") from error
+                raise RejectError(f"it cannot be read ({error.strerror or error})", "unreadable") from error
             if pause is None:
                 raise PetsegError(
                     f"{pair.key} cannot be read ({error.strerror or error}), and trying again did not help: see to the "

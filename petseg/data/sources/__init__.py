@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -39,13 +38,8 @@ class Rejected:
     reason: str
     """One clause, such as `image is truncated`."""
 
-    @property
-    def kind(self) -> str:
-        """The reason without its details, which others may share: `mask is` of `mask is 3x4, its image 3x5`."""
-        return _DETAILS.split(self.reason, maxsplit=1)[0].strip()
-
-
-_DETAILS = re.compile(r"[\d(,;:']")
+    kind: str = ""
+    """What is wrong without its details, the same for all samples with that fault; empty where the reason has none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -36,6 +36,7 @@ from petseg.data.sources.series import Series, choices, proposals, rivals_of, se
 from petseg.errors import PetsegError
 
 _JPEG_MASK = "mask that is a JPEG, which does not keep codes (threshold = 128 in a class map of two classes takes it)"
+_NAME = "its name"
 _NO_CLASSES = "single objects, or colours for the eye"
 
 
@@ -85,7 +86,7 @@ class FolderSource:
             key = fit_key(name)
             reason = f"{keys[key]} has the same key, {key}" if key in keys else unfit_key(key)
             if reason:
-                found.rejected.append(Rejected(key=name, reason=reason))
+                found.rejected.append(Rejected(key=name, reason=reason, kind=_NAME))
                 continue
             keys[key] = name
             first, *more = (str(root / mask) for mask in masks)
@@ -154,7 +155,7 @@ class FolderSource:
     def _by_names(self) -> _Found:
         images, masks, found = self._sorted_files()
         for names in (images, masks):
-            found.rejected += [Rejected(key=name, reason=reason) for name, reason in names.doubled.items()]
+            found.rejected += [Rejected(key=name, reason=reason, kind=_NAME) for name, reason in names.doubled.items()]
         doubled = images.doubled.keys() | masks.doubled.keys()
         for names in (images, masks):
             names.files = {name: path for name, path in names.files.items() if name not in doubled}

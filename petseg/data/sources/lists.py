@@ -56,7 +56,11 @@ class ListedSource(OverSource):
                 left_over.append(LeftOver(where=path.name, files=len(missing), why=why, example=missing[0]))
             elif not self.found:
                 rejected += [
-                    Rejected(key=line, reason=f"it is on {path.name}, but there is no such pair{names.like(line)}")
+                    Rejected(
+                        key=line,
+                        reason=f"it is on {path.name}, but there is no such pair{names.like(line)}",
+                        kind="on a list",
+                    )
                     for line in missing
                 ]
             if any(each == split for each, _ in found.values()):

@@ -123,7 +123,7 @@ def _by_stem(folder: Path, suffixes: frozenset[str]) -> tuple[dict[str, Path], i
         elif path.suffix.lower() in suffixes:
             if path.stem in found:
                 doubled[path.stem] = Rejected(
-                    key=path.stem, reason=f"{found[path.stem].name} and {path.name} have one name"
+                    key=path.stem, reason=f"{found[path.stem].name} and {path.name} have one name", kind="its name"
                 )
             else:
                 found[path.stem] = path

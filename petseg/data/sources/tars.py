@@ -73,7 +73,7 @@ class TarsSource:
             if key in pairs:
                 reason = f"its key stands twice (also in {tar_of(pairs[key].image)})"
             if reason:
-                rejected.append(Rejected(key=f"{path.name}:{sample.name}", reason=reason))
+                rejected.append(Rejected(key=f"{path.name}:{sample.name}", reason=reason, kind="its name"))
                 continue
             pairs[key] = Pair(
                 key=key,

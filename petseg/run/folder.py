@@ -1,10 +1,11 @@
-"""The run folder: what is in it, and how it is written."""
+"""The run folder: the names in it, and everything that reads or writes its small files."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
+import tomllib
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,20 +13,27 @@ from typing import Any
 
 from petseg.config import TrainConfig
 from petseg.errors import PetsegError
-from petseg.inference.trained import LAST, STAGED
 from petseg.system import write_atomic
 
 RUNS = Path("runs")
 """Where runs go that were given no folder."""
 
 CONFIG, RESOLVED, METRICS, SUMMARY = "config.toml", "resolved.toml", "metrics.jsonl", "summary.json"
+REPORT = "report.html"
+
+BEST, LAST = "best.pt", "last.pt"
+
+STAGED = "best.pt.next"
+"""A new best checkpoint, until the last one that belongs to it is written."""
 
 _BYPRODUCT = re.compile(r"\..*\.partial-\d+|events\.out\.tfevents\..*")
+
+_AGAIN = "petseg-train --resume with this --run-dir scores the run and writes it again."
 
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """Paths of a run and the writing of its small files."""
+    """Paths of a run, and the reading and writing of its small files."""
 
     path: Path
 
@@ -33,11 +41,6 @@ class RunFolder:
     def config(self) -> Path:
         """What was asked for, without a run folder: as `--config` it makes the run again."""
         return self.path / CONFIG
-
-    @property
-    def metrics(self) -> Path:
-        """One JSON line an epoch."""
-        return self.path / METRICS
 
     @property
     def last(self) -> Path:
@@ -77,38 +80,82 @@ class RunFolder:
         except OSError as error:
             raise cannot_write(self.path / name, error) from error
 
-    def records(self) -> list[dict[str, Any]]:
-        """The epochs' records so far.
-
-        Raises:
-            PetsegError: the file is damaged.
-        """
-        try:
-            lines = self.metrics.read_text("utf-8").splitlines()
-            records = [json.loads(line) for line in lines if line]
-            if all(isinstance(record, dict) and isinstance(record.get("epoch"), int) for record in records):
-                return records
-        except FileNotFoundError:
-            return []
-        except (OSError, ValueError) as error:
-            raise PetsegError(f"{self.metrics} is damaged ({error}): remove it, its epochs are lost.") from error
-        raise PetsegError(f"{self.metrics} is damaged: remove it, its epochs are lost.")
-
     def write_records(self, records: list[dict[str, Any]]) -> None:
         """Write all epochs' records: a few kilobytes, and no half line is ever left behind."""
         self.write(METRICS, "".join(to_json(record) + "\n" for record in records).encode())
 
-    def summary(self) -> dict[str, Any] | None:
-        """What the finished run came to, None where there is no (readable) summary."""
-        try:
-            found = json.loads((self.path / SUMMARY).read_bytes())
-        except (OSError, ValueError):
-            return None
-        return found if isinstance(found, dict) else None
-
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json."""
         self.write(SUMMARY, (to_json(summary, indent=1) + "\n").encode())
+
+    def records(self) -> list[dict[str, Any]]:
+        """The epochs' records; none where there is no such file.
+
+        Raises:
+            PetsegError: damaged.
+        """
+        path = self.path / METRICS
+        if not path.is_file():
+            return []
+        records: list[dict[str, Any]] = []
+        try:
+            lines = path.read_text("utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise PetsegError(f"{path} cannot be read ({error}): give the folder of a finished run.") from error
+        for n, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise PetsegError(f"{path}, line {n}, is not JSON ({error}): remove that line.") from error
+            if not isinstance(record, dict):
+                raise PetsegError(f"{path}, line {n}, is no epoch's record: remove that line.")
+            records.append(record)
+        return records
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run reached its end and wrote a summary."""
+        return (self.path / SUMMARY).exists()
+
+    def summary(self) -> dict[str, Any]:
+        """What a finished run came to.
+
+        Raises:
+            PetsegError: it is not finished, or the file is damaged.
+        """
+        path = self.path / SUMMARY
+        try:
+            data = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            raise PetsegError(
+                f"{self.path} has no {SUMMARY}: finish the run first (petseg-train --resume), or give the folder of "
+                "one that reached its end."
+            ) from None
+        except OSError as error:
+            raise PetsegError(
+                f"{path} cannot be read ({error.strerror}): give the folder of a finished run."
+            ) from error
+        except ValueError as error:
+            raise PetsegError(f"{path} is not JSON ({error}): {_AGAIN}") from error
+        if not isinstance(data, dict):
+            raise PetsegError(f"{path} holds no summary but a {type(data).__name__}: {_AGAIN}")
+        return data
+
+    def resolved(self) -> dict[str, Any]:
+        """What the run's options came to; empty where it does not say.
+
+        Raises:
+            PetsegError: damaged.
+        """
+        path = self.path / RESOLVED
+        if not path.is_file():
+            return {}
+        try:
+            return tomllib.loads(path.read_text("utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise PetsegError(f"{path} is not TOML ({error}): put back the one that the run wrote.") from error
 
 
 def cannot_write(path: Path, error: OSError) -> PetsegError:

@@ -1,4 +1,4 @@
-"""Ranks, as torchrun starts them. One process is a world of one."""
+"""The device, its mixed precision, and the ranks, as torchrun starts them: what `auto` means on this machine."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from petseg.errors import PetsegError
+from petseg.system import read_text
 
 T = TypeVar("T")
+
+Amp = Literal["auto", "bf16", "fp16", "off"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,6 +92,26 @@ def resolve_device(text: str) -> torch.device:
     return torch.device("cuda", index)
 
 
+def amp_dtype(amp: str) -> torch.dtype | None:
+    """The autocast dtype of a resolved `--amp`, None for `off`."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}[amp]
+
+
+def resolve_amp(choice: Amp, device: torch.device) -> Literal["bf16", "fp16", "off"]:
+    """`auto` means bf16 where the hardware multiplies in it, fp16 on older GPUs, off on older CPUs."""
+    if choice != "auto":
+        return choice
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
+    return "bf16" if cpu_has_bf16() else "off"
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bf16 in hardware (AVX512-BF16, AMX or Arm's BF16); emulation is slower than fp32."""
+    flags = read_text("/proc/cpuinfo").split()
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)
+
+
 def local_share() -> tuple[int, int]:
     """(this process's number among torchrun's on this machine, how many those are); (0, 1) where nobody says both.
 
@@ -153,6 +176,8 @@ def count_from_environment(name: str, default: int, *, least: int = 0) -> int:
 def open_world(device: str) -> Iterator[World]:
     """Join the process group that torchrun's environment names, if any, and leave it at the end.
 
+    A group that this process is in already is taken as it is, and not left.
+
     Raises:
         PetsegError: see `resolve_device`; or the other ranks cannot be met.
     """
@@ -160,7 +185,9 @@ def open_world(device: str) -> Iterator[World]:
     resolved = resolve_device(device)
     if resolved.type == "cuda":
         torch.cuda.set_device(resolved)
-    if size > 1:
+    if joined := group_size():
+        rank, size = dist.get_rank(), joined
+    elif size > 1:
         missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
         if missing:
             raise PetsegError(f"WORLD_SIZE is {size}, but {missing[0]} is not set: start by torchrun, or unset it.")
@@ -182,5 +209,5 @@ def open_world(device: str) -> Iterator[World]:
     try:
         yield World(rank=rank, size=size, device=resolved)
     finally:
-        if size > 1 and dist.is_initialized():
+        if size > 1 and not joined and dist.is_initialized():
             dist.destroy_process_group()

@@ -14,7 +14,7 @@ import torch
 
 from petseg.cli.app import run, train_app, umbrella
 from petseg.cli.ranks import wants_ranks
-from petseg.distributed import World, local_share, open_world, resolve_device
+from petseg.device import World, local_share, open_world, resolve_device
 from petseg.errors import PetsegError
 
 OPTIONS = {
@@ -59,19 +59,16 @@ STOPPED = """
 import os, signal, sys
 from pathlib import Path
 from petseg.config import resolve
-from petseg.distributed import open_world
-from petseg.training.run_folder import RunFolder
-from petseg.training.trainer import fit
+from petseg.device import open_world
+from petseg.run.folder import RunFolder
+from petseg.training.fit import fit
+from petseg.training.reporter import Reporter
 
 shards, run, stop_at, resume = sys.argv[1], RunFolder(Path(sys.argv[2])), int(sys.argv[3]), sys.argv[4] == "resume"
 
 
-class Reporter:
+class Stopping(Reporter):
     steps = 0
-
-    def note(self, text): ...
-    def epoch_started(self, epoch, epochs, steps): ...
-    def epoch_ended(self, record): ...
 
     def step(self, images_per_s, data_wait_pct, memory_mb):
         self.steps += 1
@@ -82,7 +79,7 @@ class Reporter:
 flags = {"shards": shards, "size": "32", "width": 4, "depth": 3, "batch_size": 1, "epochs": 2}
 config = resolve({}, run.config) if resume else resolve({**flags, "amp": "off", "device": "cpu"})
 with open_world("cpu") as world:
-    result = fit(config, run, world, Reporter(), resume=resume)
+    result = fit(config, run, world, Stopping(), resume=resume)
 assert (result.summary is None) == bool(stop_at), result
 """
 

@@ -4,8 +4,8 @@ import sys
 
 import torch
 
+from petseg import device as choices
 from petseg.data.loaders.build import dali_is_installed, resolve_loader
-from petseg.inference import choices
 
 CPU = torch.device("cpu")
 

@@ -1,0 +1,106 @@
+"""The end of a run: its best checkpoint is scored, and what it came to is written down."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from petseg.data.shards.manifest import Manifest
+from petseg.inference.evaluate import Evaluation
+from petseg.inference.trained import TrainedModel, load_trained
+from petseg.model.networks import OwnNetwork, count_parameters
+from petseg.run.folder import RunFolder
+from petseg.system import versions
+from petseg.training.loop import note_absent, scores
+from petseg.training.prepare import Setup
+from petseg.training.telemetry import peak_memory_mb
+from petseg.training.verdict import verdict
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FitResult:
+    """What a run came to.
+
+    Example:
+        >>> result = petseg.train({"shards": "shards/oxford"})  # doctest: +SKIP
+        >>> result.run.path, result.summary["mean_iou"], result.summary["images_per_s"]  # doctest: +SKIP
+        (PosixPath('runs/20260102-030405-default-unet'), 0.71, 3120.5)
+    """
+
+    run: RunFolder
+    summary: dict[str, Any] | None
+    """The content of summary.json, None where the run was stopped before its end."""
+    test: Evaluation | None
+    """None too where there was nothing left to do."""
+    trained: TrainedModel | None = None
+    """The best checkpoint's network, as it was scored."""
+    manifest: Manifest | None = None
+    """The manifest of the run's shards."""
+    exit_code: int = 0
+    """0, or 128 plus the signal that stopped the run."""
+
+
+def conclude(setup: Setup) -> FitResult:
+    """Score the best checkpoint on `test` (or `val`) and write the summary."""
+    config, world, manifest, reporter = setup.config, setup.world, setup.manifest, setup.reporter
+    world.barrier()
+    split = next((name for name in ("test", "val", "train") if manifest.samples(name)), "train")
+    if split != "test":
+        reporter.note(f"These shards have no test split: the scores are of {split}, which the run has seen.")
+    own = copy.deepcopy(setup.network.module) if isinstance(setup.network, OwnNetwork) else None
+    # What the data is held to is this session's affair, whenever the checkpoint was written.
+    today = {name: getattr(config, name) for name in ("verify", "on_bad_sample")}
+    trained = load_trained(setup.run.path, world.device, network=own, **today)
+    loader = setup.loader(split)
+    try:
+        with setup.progress.clock.measure("evaluation"):
+            test = scores(setup, loader, trained.network)
+    finally:
+        loader.close()
+    note_absent(setup, test.metrics, split)
+    summary = _summary(setup, split, test)
+    if skipped := summary["skipped_steps"]:
+        reporter.note(f"fp16: {skipped} of {setup.step.steps} steps were left out, their gradients were not finite.")
+    if world.is_main:
+        setup.run.write_summary(summary)
+    return FitResult(run=setup.run, summary=summary, test=test, trained=trained, manifest=manifest)
+
+
+def _summary(setup: Setup, split: str, test: Evaluation) -> dict[str, Any]:
+    config, device, progress = setup.config, setup.world.device, setup.progress
+    spent = progress.clock.seconds
+    samples = sum(record["samples"] for record in progress.records)
+    return {
+        "split": split,
+        "codes": list(setup.classes.codes),
+        **test.metrics,
+        "images_per_s": samples / max(spent["data"] + spent["compute"], 1e-9),
+        "data_wait_pct": progress.clock.data_wait_pct(),
+        "epochs": len(progress.records),
+        "best_epoch": progress.best,
+        "skipped_steps": setup.step.skipped_steps,
+        "damaged_samples": setup.skipped,
+        "seconds": progress.seconds,
+        "loader": config.loader,
+        "device": device_name(device),
+        "amp": config.amp,
+        "compile": "on" if setup.step.compiled else "off",
+        "ranks": setup.world.size,
+        "peak_memory_mb": peak_memory_mb(device),
+        "verdict": dataclasses.asdict(verdict(config, device, progress.records, test.metrics)),
+        "time": dict(spent),
+        "parameters": count_parameters(setup.network),
+        "versions": versions(),
+        "data_digest": setup.manifest.digest,
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """`cuda:0 (NVIDIA H100 ...)`, or `cpu` with the number of threads."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"cpu ({torch.get_num_threads()} threads)"

@@ -1,0 +1,172 @@
+"""The epochs of a run, one after another, until it ends or a signal stops it."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import torch
+
+from petseg.data.loaders.loader import Loader
+from petseg.errors import PetsegError
+from petseg.inference.evaluate import Evaluation, evaluate
+from petseg.model.networks import Network
+from petseg.signals import Stop
+from petseg.training.prepare import Setup
+from petseg.training.saving import Saver
+from petseg.training.telemetry import peak_memory_mb
+
+CHECK_EVERY = 50
+"""Steps between two looks at whether the loss is finite; each look waits for the device."""
+
+MEMORY_EVERY_S = 0.5
+"""Seconds between two looks at the memory in use; each takes 56 µs on a GPU."""
+
+AGREE_EVERY = 10
+"""Steps between two agreements of several ranks on whether to stop."""
+
+
+def train(setup: Setup, stop: Stop) -> bool:
+    """Whether the run reached its end (and was not stopped by a signal).
+
+    Raises:
+        PetsegError: the loss or the weights are no longer finite, or a checkpoint cannot be written.
+    """
+    saver = Saver(setup)
+    while (epoch := setup.train.state_dict()["epoch"]) < setup.config.epochs and not _out_of_patience(setup):
+        if not _steps(setup, saver, epoch, stop) or not _epoch_ends(setup, saver, epoch, stop):
+            return False
+    if saver.owes_one:
+        with setup.progress.clock.measure("other"):
+            _save(setup, saver, epoch - 1)
+    return True
+
+
+def scores(setup: Setup, loader: Loader, network: Network) -> Evaluation:
+    """The scores of a network on what a loader yields, computed as the run does."""
+    config = setup.config
+    return evaluate(network, loader, setup.classes, setup.transform, setup.world, amp=config.amp, dice=config.dice)
+
+
+def note_absent(setup: Setup, metrics: dict[str, Any], split: str) -> None:
+    """Say which classes a split says nothing about."""
+    if absent := metrics["absent"]:
+        setup.reporter.note(
+            f"{', '.join(absent)}: no pixel of the {split} split is of it, so {split} says nothing about it."
+        )
+
+
+def _steps(setup: Setup, saver: Saver, epoch: int, stop: Stop) -> bool:
+    """Take the steps of epoch `epoch` (from 0) that are left; whether none was kept back by a signal."""
+    world, step, progress = setup.world, setup.step, setup.progress
+    clock = progress.clock
+    epoch_on_device = torch.tensor(epoch, device=world.device)
+    part = progress.begin_epoch()
+    samples_before = part.samples
+    setup.reporter.epoch_started(epoch + 1, setup.config.epochs, len(setup.train))
+    batches = iter(setup.train)
+    memory, read_at = 0.0, -math.inf
+    while True:
+        with clock.measure("data"):
+            batch = next(batches, None)
+        if batch is None:
+            return True
+        with clock.measure("compute"):
+            step(batch, epoch_on_device)
+            if step.steps % CHECK_EVERY == 0:
+                _check_loss(setup, epoch)
+        part.samples += len(batch.indices) * world.size
+        if world.is_main:
+            now = time.perf_counter()
+            if now - read_at > MEMORY_EVERY_S:
+                memory, read_at = peak_memory_mb(world.device), now
+            speed = (part.samples - samples_before) / (now - part.began)
+            setup.reporter.step(speed, clock.data_wait_pct(), memory)
+        if setup.train.state_dict()["epoch"] != epoch:
+            continue  # that was the last batch: the epoch is finished properly, whatever signal has come
+        agreed = world.size == 1 or step.steps % AGREE_EVERY == 0
+        stopped = agreed and world.any(stop.number is not None)
+        if stopped or saver.is_due(agreed=agreed):
+            with clock.measure("other"):
+                _check_loss(setup, epoch)
+                _save(setup, saver, epoch)
+            if stopped:
+                return False
+
+
+def _epoch_ends(setup: Setup, saver: Saver, epoch: int, stop: Stop) -> bool:
+    """Validate, record and save epoch `epoch` (from 0); whether no signal came meanwhile."""
+    world, step, progress, clock = setup.world, setup.step, setup.progress, setup.progress.clock
+    with clock.measure("compute"):
+        loss = _check_loss(setup, epoch)
+    part = progress.part
+    assert part is not None, "an epoch ends that never began"
+    data, compute = (clock.seconds[k] - part.clock[k] for k in ("data", "compute"))
+    with clock.measure("evaluation"):
+        val = _validate(setup, epoch)
+    record = {
+        "epoch": epoch + 1,
+        "train_loss": loss,
+        "lr": step.rate,
+        "val": val,
+        "samples": part.samples,
+        "skipped_steps": step.skipped_steps,
+        "images_per_s": part.samples / (data + compute) if part.samples else 0.0,
+        "data_wait_pct": 100 * data / (data + compute) if part.samples else 0.0,
+        "memory_mb": peak_memory_mb(world.device),
+        "seconds": part.seconds,
+    }
+    progress.end_epoch(record)
+    step.start_epoch()
+    # A signal that came during evaluation: the epoch is whole, so stop before the next one.
+    stopped = epoch + 1 < setup.config.epochs and world.any(stop.number is not None)
+    with clock.measure("other"):
+        if saver.epoch_is_whole(epoch + 1, stopped=stopped):
+            _save(setup, saver, epoch)
+    setup.reporter.epoch_ended(record)
+    return not stopped
+
+
+def _validate(setup: Setup, epoch: int) -> dict[str, Any] | None:
+    setup.step.share_buffers()
+    if setup.val is None:
+        setup.progress.judge(epoch + 1, 0.0, ())
+        return None
+    setup.val.set_epoch(0)
+    found = scores(setup, setup.val, setup.step.evaluated_network)
+    if not setup.progress.records:
+        note_absent(setup, found.metrics, "val")
+    if found.metrics["mean_iou"] is not None:
+        setup.progress.judge(epoch + 1, found.metrics["mean_iou"], found.image_iou.values())
+    return found.metrics
+
+
+def _save(setup: Setup, saver: Saver, epoch: int) -> None:
+    """A step can spoil the weights whose own loss was still finite: they must not be saved as good ones."""
+    if setup.world.any(not setup.step.weights_are_finite()):
+        raise _not_finite(setup, epoch, "the weights are no longer finite")
+    saver.save()
+
+
+def _check_loss(setup: Setup, epoch: int) -> float:
+    loss = setup.step.mean_loss()
+    if not math.isfinite(loss):
+        raise _not_finite(setup, epoch, f"the loss is no longer finite ({loss})")
+    return loss
+
+
+def _not_finite(setup: Setup, epoch: int, what: str) -> PetsegError:
+    last = setup.run.last if setup.run.last.exists() else "none yet"
+    return PetsegError(
+        f"{what} in epoch {epoch + 1} before step {setup.step.steps}, at learning rate "
+        f"{setup.step.rate:.2g}; last good checkpoint: {last}. Try a lower --lr."
+    )
+
+
+def _out_of_patience(setup: Setup) -> bool:
+    patience = setup.config.patience
+    if not setup.progress.is_out_of_patience(patience):
+        return False
+    setup.reporter.note(f"No better mean IoU for {setup.progress.waited()} epochs (--patience {patience}): stopped.")
+    return True

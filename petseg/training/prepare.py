@@ -1,0 +1,363 @@
+"""From the configuration that was asked for to the parts of a run, put together and ready for the first step."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from petseg.classes import ClassTable
+from petseg.config import TrainConfig
+from petseg.data.loaders.build import build_loader
+from petseg.data.loaders.cache import cache_bytes, check_room
+from petseg.data.loaders.loader import Loader
+from petseg.data.shards.hashes import unknown_shards
+from petseg.data.shards.manifest import Manifest
+from petseg.device import World
+from petseg.errors import OptionError, PetsegError, flag_of
+from petseg.model.build import load_weights, network_for, transform_for
+from petseg.model.networks import Network, OwnNetwork, check_size
+from petseg.model.pretrained import absolute_source, load_encoder
+from petseg.model.smp import SmpNetwork
+from petseg.model.transfer import take_over
+from petseg.model.transform import InputTransform
+from petseg.run.checkpoint import read_saved, settle_best
+from petseg.run.folder import CONFIG, RESOLVED, RunFolder
+from petseg.system import bytes_in_words
+from petseg.training import auto
+from petseg.training.budget import MARGIN, measure_pace
+from petseg.training.progress import Progress
+from petseg.training.reporter import Reporter
+from petseg.training.step import TrainStep
+
+NAMED_SAMPLES = 5
+"""Damaged samples that are named; `petseg verify` names all."""
+
+ANNOUNCED_CACHE = 500_000_000
+"""Bytes of memory that are mentioned, where nobody asked for a cache."""
+
+ANNOUNCED_BYTES = 2_000_000_000
+"""Hashing more shards than this takes seconds, so it is said."""
+
+Statistics = tuple[list[float], list[float]]
+"""Channel means and deviations, in 0-1."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setup:
+    """The parts of a run."""
+
+    run: RunFolder
+    world: World
+    reporter: Reporter
+    """Silent on every rank but the first."""
+    config: TrainConfig
+    """Every `auto` is settled, every path absolute."""
+    manifest: Manifest
+    network: Network
+    """On the device, not wrapped."""
+    statistics: Statistics
+    """What the network expects of its input."""
+    transform: InputTransform
+    step: TrainStep
+    train: Loader
+    val: Loader | None
+    """None where the shards have no such split."""
+    progress: Progress
+    skipped: dict[str, int] = field(default_factory=dict)
+    """Damaged samples that are left out, by split."""
+
+    @property
+    def classes(self) -> ClassTable:
+        """Of the shards."""
+        return self.manifest.classes
+
+    def loader(self, split: str) -> Loader:
+        """A loader that reads a split once, for scores."""
+        return _open(self.config, self.world, self.manifest, split, self.reporter, self.skipped)
+
+    def close(self) -> None:
+        """End the loaders' workers."""
+        self.train.close()
+        if self.val is not None:
+            self.val.close()
+
+
+def prepare(
+    asked: TrainConfig,
+    config: TrainConfig,
+    run: RunFolder,
+    world: World,
+    reporter: Reporter,
+    *,
+    checkpoint: dict[str, Any] | None = None,
+    own: nn.Module | None = None,
+) -> Setup:
+    """Put a run together and make its folder; nothing is learned yet.
+
+    Args:
+        asked: what was asked for, to be written down as it is.
+        config: the same, on resume with what the run began with; `auto` ones still open.
+        run: an empty new folder; with a checkpoint the run's own.
+        world: the ranks.
+        reporter: hears of what a person should know.
+        checkpoint: of the run that goes on.
+        own: somebody's own network, in place of `config.arch`.
+
+    Raises:
+        PetsegError: the parts do not fit each other, or something cannot be read; no folder was made.
+    """
+    began = time.perf_counter()
+    manifest = Manifest.load(Path(config.shards))
+    for name, why in config.idle():
+        reporter.note(f"{flag_of(name)} {getattr(config, name)} does nothing here: {why}.")
+    config = _fitting(config, manifest.split("train").samples, world, reporter)
+    torch.manual_seed(config.seed)
+    network = _network(config, manifest, own, reporter)
+    cached = cache_bytes(manifest.samples("train") + manifest.samples("val"), config.height_width)
+    batch = config.batch_size * world.size
+    per_epoch = manifest.samples("train") // batch * batch
+    config, notes = auto.settle(config, world, network, per_epoch * config.epochs // world.size, cached)
+    for note in notes:
+        reporter.note(note)
+    config = _absolute(config, run, world)
+    statistics = _first_weights(network, config, manifest, checkpoint, run, reporter)
+    if config.freeze == "encoder":
+        assert not isinstance(network, OwnNetwork), "TrainConfig refuses that"
+        network.freeze_encoder()
+    if config.sync_batchnorm and world.size > 1:
+        if world.device.type != "cuda":
+            raise OptionError("sync_batchnorm", "torch has it for GPUs only; leave it out on CPUs.")
+        network = cast(Any, nn.SyncBatchNorm).convert_sync_batchnorm(network)
+    elif config.sync_batchnorm:
+        reporter.note("--sync-batchnorm does nothing here: this run has one rank.")
+    network = network.to(world.device)
+    transform = transform_for(config, *statistics).to(world.device)
+    step = TrainStep(
+        network,
+        config,
+        manifest.classes,
+        transform,
+        world,
+        total_samples=per_epoch * config.epochs,
+        note=reporter.note,
+    )
+    # Before a loader's threads have the device do anything beside it.
+    step.capture()
+    _check_cache(asked, config, manifest, cached, world, reporter)
+    _announce_hashing(config, manifest, reporter)
+    skipped: dict[str, int] = {}
+    train = _open(config, world, manifest, "train", reporter, skipped, training=True)
+    val = _open(config, world, manifest, "val", reporter, skipped) if manifest.samples("val") else None
+    if val is None:
+        reporter.note("These shards have no val split: the last epoch's weights count as the best.")
+    setup = Setup(
+        run=run, world=world, reporter=reporter, config=config, manifest=manifest, network=network,
+        statistics=statistics, transform=transform, step=step, train=train, val=val, progress=Progress(),
+        skipped=skipped,
+    )  # fmt: skip
+    try:
+        if checkpoint:
+            _restore(setup, checkpoint)
+        elif config.max_minutes:
+            setup = _fit_epochs(setup, per_epoch, began)
+        _make_folder(setup, asked, resumed=checkpoint is not None)
+    except BaseException:
+        setup.close()
+        raise
+    return setup
+
+
+def _fitting(config: TrainConfig, samples: int, world: World, reporter: Reporter) -> TrainConfig:
+    """A batch that the train split fills on every rank, where the one that was asked for is larger."""
+    most = samples // world.size
+    if config.batch_size <= most:
+        return config
+    if not most:
+        raise PetsegError(f"the train split has {samples} samples, too few for {world.size} ranks.")
+    reporter.note(f"--batch-size {config.batch_size} becomes {most}: the train split has {samples} samples.")
+    return dataclasses.replace(config, batch_size=most)
+
+
+def _network(config: TrainConfig, manifest: Manifest, own: nn.Module | None, reporter: Reporter) -> Network:
+    """The network on the CPU, tried on the size of its input."""
+    network = network_for(config, manifest.classes, own)
+    if isinstance(network, OwnNetwork):
+        network.check(len(manifest.classes), *config.height_width, config.batch_size)
+    check_size(network, *config.height_width, config.batch_size)
+    if isinstance(network, SmpNetwork):
+        network.freeze_unused(*config.height_width)
+        _note_padding(config, network.stride, reporter)
+    return network
+
+
+def _note_padding(config: TrainConfig, stride: int, reporter: Reporter) -> None:
+    """Unlike our own networks, these halve so often that padding can be a good part of the work."""
+    height, width = config.height_width
+    below, above = (
+        [max(stride * round_(side / stride), stride) for side in (height, width)] for round_ in (math.floor, math.ceil)
+    )
+    if below != above:
+        less, more = (f"{h}" if height == width else f"{h}x{w}" for h, w in (below, above))
+        reporter.note(f"--size {config.size} is padded to {more} for this network: {less} or {more} waste nothing.")
+
+
+def _absolute(config: TrainConfig, run: RunFolder, world: World) -> TrainConfig:
+    """With paths that are understood from any folder."""
+    return dataclasses.replace(
+        config,
+        # Without an index: that is each rank's own, and another one's on another machine.
+        device=world.device.type,
+        shards=str(Path(config.shards).absolute()),
+        init_from=str(Path(config.init_from).absolute()) if config.init_from else "",
+        encoder_weights=absolute_source(config.encoder_weights),
+        run_dir=str(run.path.absolute()),
+    )
+
+
+def _first_weights(
+    network: Network,
+    config: TrainConfig,
+    manifest: Manifest,
+    checkpoint: dict[str, Any] | None,
+    run: RunFolder,
+    reporter: Reporter,
+) -> Statistics:
+    """Give the network the weights that it begins with; the channel statistics that these expect of their input."""
+    if checkpoint:
+        load_weights(network, checkpoint["model"], run.last)
+        return checkpoint["mean"], checkpoint["std"]
+    if config.init_from:
+        saved = read_saved(Path(config.init_from))
+        note = take_over(
+            network,
+            saved.weights,
+            saved.path,
+            source=saved.classes,
+            target=manifest.classes,
+            head=config.init_head,
+        )
+        if note:
+            reporter.note(note)
+        return saved.mean, saved.std
+    if config.encoder_weights:
+        assert isinstance(network, SmpNetwork), "only these have an encoder, so TrainConfig refuses all others"
+        pretrained = load_encoder(network, config.encoder_weights)
+        reporter.note(pretrained.sentence)
+        return list(pretrained.mean), list(pretrained.std)
+    return list(manifest.mean), list(manifest.std)
+
+
+def _check_cache(
+    asked: TrainConfig, config: TrainConfig, manifest: Manifest, cached: int, world: World, reporter: Reporter
+) -> None:
+    if config.cache == "none":
+        return
+    if asked.cache != "auto" or cached > ANNOUNCED_CACHE:
+        splits = [name for name in ("train", "val") if manifest.samples(name)]
+        reporter.note(
+            f"--cache {config.cache} takes {bytes_in_words(cached)} for {' and '.join(splits)} at {config.size} "
+            "px, filled during the first epoch."
+        )
+    check_room(config.cache, cached, world.device)
+
+
+def _announce_hashing(config: TrainConfig, manifest: Manifest, reporter: Reporter) -> None:
+    if not config.verify:
+        return
+    every = [shard for split in manifest.splits.values() for shard in split.shards]
+    size = sum(shard.bytes for shard in unknown_shards(Path(config.shards), every))
+    if size > ANNOUNCED_BYTES:
+        reporter.note(f"Checking the hashes of {bytes_in_words(size)} of shards, this once (--no-verify goes without).")
+
+
+def _open(
+    config: TrainConfig,
+    world: World,
+    manifest: Manifest,
+    split: str,
+    reporter: Reporter,
+    skipped: dict[str, int],
+    *,
+    training: bool = False,
+) -> Loader:
+    loader = build_loader(
+        config.loader,
+        shards=Path(config.shards),
+        manifest=manifest,
+        split=split,
+        batch_size=config.batch_size,
+        size=config.height_width,
+        device=world.device,
+        seed=config.seed,
+        training=training,
+        rank=world.rank,
+        world=world.size,
+        window=config.window or None,
+        num_threads=config.num_threads,
+        prefetch_batches=config.prefetch_batches,
+        cache=cast(Any, config.cache if training or split == "val" else "none"),
+        verify=config.verify,
+        on_bad_sample=config.on_bad_sample,
+    )
+    if count := len(loader.skipped):
+        skipped[split] = count
+        named = ", ".join(loader.skipped[:NAMED_SAMPLES]) + (" ..." if count > NAMED_SAMPLES else "")
+        what = "damaged sample of {} is" if count == 1 else "damaged samples of {} are"
+        done = "replaced" if training else "left out"
+        reporter.note(f"--on-bad-sample skip: {count} {what.format(split)} {done}: {named}.")
+    return loader
+
+
+def _restore(setup: Setup, checkpoint: dict[str, Any]) -> None:
+    step = setup.step
+    if step.ema and checkpoint["ema"] is not None:
+        step.ema.network.load_state_dict(checkpoint["ema"])
+    step.load_state_dict(checkpoint["step"])
+    setup.train.load_state_dict(checkpoint["loader"])
+    setup.progress.load_state_dict(checkpoint["progress"])
+
+
+def _fit_epochs(setup: Setup, per_epoch: int, began: float) -> Setup:
+    """Settle how many epochs --max-minutes allows, by a few steps that are undone."""
+    config, world, manifest = setup.config, setup.world, setup.manifest
+    minutes, together = config.max_minutes, config.batch_size * world.size
+    val, test = (-(-manifest.samples(split) // together) for split in ("val", "test"))
+    pace = measure_pace(setup.step, setup.train, cached=config.cache != "none", seconds=60 * minutes)
+    once = time.perf_counter() - began + pace.once(steps=per_epoch // together, scored=test)
+    each = pace.epoch(steps=per_epoch // together, scored=val)
+    usable = 60 * minutes * (1 - MARGIN)
+    epochs = int(world.broadcast(str(int((usable - once) // each))))
+    if epochs < 1:
+        raise PetsegError(
+            f"--max-minutes {minutes:g}: one epoch with its scores takes {minutes * (once + each) / usable:.2g} "
+            "minutes here; give that or more, or a smaller --size or --width."
+        )
+    setup.step.total_samples = per_epoch * epochs
+    setup.reporter.note(
+        f"--max-minutes {minutes:g}: {epochs} epochs of {per_epoch // together} steps, each of which takes "
+        f"{1000 * pace.step:,.0f} ms here."
+    )
+    return dataclasses.replace(setup, config=dataclasses.replace(config, epochs=epochs))
+
+
+def _make_folder(setup: Setup, asked: TrainConfig, *, resumed: bool) -> None:
+    config, run, world = setup.config, setup.run, setup.world
+    if world.is_main:
+        if resumed:
+            settle_best(run.path)
+        else:
+            run.create()
+        # As a file for --config: whoever gives it wants the same run in a folder of its own.
+        again = dataclasses.replace(
+            asked, shards=config.shards, init_from=config.init_from, encoder_weights=config.encoder_weights, run_dir=""
+        )
+        run.write(CONFIG, again.to_toml().encode())
+        run.write(RESOLVED, config.to_toml().encode())
+    world.barrier()

@@ -1,0 +1,104 @@
+"""When a run's checkpoints are written, and what is in them."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from petseg.run.checkpoint import save_run
+from petseg.training.prepare import Setup
+
+SAVE_SHARE, QUICK_SAVE_SECONDS = 0.05, 0.1
+"""Checkpoints at the ends of epochs take this share of the time at most, and are left out only where one takes so long.
+A GPU can be through an epoch in less time than its 190 MB take to reach a disk."""
+
+
+class Saver:
+    """Writes the checkpoints of a run; every rank takes part, rank 0 writes.
+
+    Args:
+        setup: the run.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._saved_at, self._took = time.perf_counter(), 0.0
+        self._unsaved = False
+        self._best: dict[str, Any] | None = None
+
+    def save(self) -> None:
+        """Write the last checkpoint, and the best one where a better one is not saved yet.
+
+        Raises:
+            PetsegError: the disk is full or the folder read-only; the checkpoints before are as they were.
+        """
+        began = time.perf_counter()
+        setup = self._setup
+        sections = {
+            "step": setup.step.state_dict(),
+            "loader": setup.train.state_dict(),
+            "progress": setup.progress.state_dict(),
+        }
+        if setup.world.is_main:
+            setup.run.write_records(setup.progress.records)
+            save_run(setup.run.path, _described(setup), sections, self._best)
+        self._unsaved, self._best = False, None
+        self._saved_at = time.perf_counter()
+        self._took = self._saved_at - began
+
+    def epoch_is_whole(self, epoch: int, *, stopped: bool) -> bool:
+        """Whether to save at the end of epoch `epoch` (from 1).
+
+        Not where epochs are so short that checkpoints would take a good part of the run; a best one is kept then.
+        """
+        is_best = self._setup.progress.best == epoch
+        if is_best:
+            self._best = {**_described(self._setup), "epoch": epoch}
+        apart = self._took / SAVE_SHARE if self._took > QUICK_SAVE_SECONDS else 0.0
+        early = time.perf_counter() - self._saved_at < apart  # on rank 0, which writes
+        if stopped or not self._setup.world.any(early):
+            return True
+        self._unsaved = True
+        if is_best and self._best is not None:
+            self._best = _kept(self._best)
+        return False
+
+    def is_due(self, *, agreed: bool) -> bool:
+        """Whether this step is to be saved; the same on every rank. `agreed`: all ranks ask at this step."""
+        config = self._setup.config
+        if config.save_every_steps and self._setup.step.steps % config.save_every_steps == 0:
+            return True
+        late = time.perf_counter() - self._saved_at >= 60 * config.save_every_minutes
+        return bool(config.save_every_minutes) and agreed and self._setup.world.any(late)
+
+    @property
+    def owes_one(self) -> bool:
+        """Whether an epoch was left out that is to be saved at the end."""
+        return self._unsaved
+
+
+def _described(setup: Setup) -> dict[str, Any]:
+    """What every checkpoint holds."""
+    ema = setup.step.ema
+    mean, std = setup.statistics
+    return {
+        "config": setup.config.to_dict(),
+        "classes": setup.classes.to_dict(),
+        "mean": mean,
+        "std": std,
+        "decode_policy": "fancy-upsampling",
+        "tones": setup.manifest.encoding.tones.to_dict(),
+        "data_digest": setup.manifest.digest,
+        "model": setup.network.state_dict(),
+        "ema": ema.network.state_dict() if ema else None,
+    }
+
+
+def _kept(described: dict[str, Any]) -> dict[str, Any]:
+    """The same with copies of its weights, which training goes on changing."""
+    copies = {
+        name: {key: value.clone() for key, value in described[name].items()}
+        for name in ("model", "ema")
+        if described[name] is not None
+    }
+    return {**described, **copies}
