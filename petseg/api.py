@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ def train(
     *,
     resume: Resume = False,
     reporter: Reporter | None = None,
+    began: float | None = None,
 ) -> FitResult:
     """Train as `petseg-train` does: the same run folder, checkpoints, scores and report.
 
@@ -47,6 +49,7 @@ def train(
             out. `"auto"` goes on where `run_dir` holds a run that saved something, and else starts it there.
         reporter: shows the run to a person. Default: the logger `petseg` (`logging.basicConfig(level="INFO")` shows
             it).
+        began: when the run began, by `time.perf_counter`, for `max_minutes`; default: now.
 
     Returns:
         The run: its `summary` (the scores), `run.path` (its folder) and `trained` (its best network).
@@ -59,6 +62,7 @@ def train(
         >>> result.summary["mean_iou"]  # doctest: +SKIP
         0.71
     """
+    began = time.perf_counter() if began is None else began
     settled, run = settle(config, resume)
     if not settled.shards:
         raise OptionError("shards", "name a folder that petseg-shard wrote.")
@@ -67,7 +71,7 @@ def train(
         if settled.tensorboard and world.is_main:
             heard.append(EventWriter())
         where = run or RunFolder(Path(world.broadcast(folder_for(settled))))
-        result = fit(settled, where, world, Reporters(heard), resume=run is not None, network=network)
+        result = fit(settled, where, world, Reporters(heard), resume=run is not None, network=network, began=began)
         if world.is_main and result.trained is not None:
             assert result.manifest and result.test and result.summary, "the run reached its end"
             shards, split = Path(result.trained.config.shards), result.summary["split"]
@@ -107,6 +111,10 @@ def evaluate(
 
     Raises:
         PetsegError: no such run or split, or shards of other classes.
+
+    Example:
+        >>> petseg.evaluate("runs/mine", "val", size="256")["mean_iou"]  # doctest: +SKIP
+        0.71
     """
     where = resolve_device(device)
     trained = run if isinstance(run, TrainedModel) else load_trained(Path(run), where, network=network, **changes)
@@ -146,6 +154,11 @@ def predict(
 
     Raises:
         PetsegError: no such run, or photos that could not be read; what could be done was done.
+
+    Example:
+        >>> [done] = petseg.predict("runs/mine", "photo.jpg", "predictions")  # doctest: +SKIP
+        >>> done.mask, done.shares["pet"]  # doctest: +SKIP
+        (PosixPath('predictions/photo.png'), 0.31)
     """
     segmenter = run if isinstance(run, Segmenter) else load(run, device, network)
     photos = [images] if isinstance(images, Path | str) else images
@@ -181,6 +194,10 @@ def write_report(
 
     Raises:
         PetsegError: no finished run, or its shards are gone.
+
+    Example:
+        >>> petseg.write_report("runs/mine", network=MyNetwork())  # doctest: +SKIP
+        PosixPath('runs/mine/report.html')
     """
     folder = RunFolder(Path(run))
     split, where = folder.summary()["split"], resolve_device(device)

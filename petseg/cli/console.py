@@ -110,7 +110,7 @@ class ConsoleReporter(Reporter):
         self._epochs = epochs
         if self._task is not None:
             self._bar.remove_task(self._task)
-        self._task = self._bar.add_task(f"epoch {epoch}/{epochs}", total=steps, speed="")
+        self._task = self._bar.add_task(f"epoch {epoch}" + (f"/{epochs}" if epochs else ""), total=steps, speed="")
 
     def step(self, images_per_s: float, data_wait_pct: float, memory_mb: float) -> None:
         """Move the bar on."""
@@ -120,12 +120,12 @@ class ConsoleReporter(Reporter):
 
     def epoch_ended(self, record: dict[str, Any]) -> None:
         """One line."""
-        val = record["val"]
+        val, of = record["val"], f"/{self._epochs}" if self._epochs else ""
         scores = ""
         if val:
             scores = f"  val mean IoU [bold]{show(val['mean_iou'])}[/] ({classes_line(val['iou'])})"
         self._console.print(
-            f"epoch {record['epoch']:>{len(str(self._epochs))}}/{self._epochs}  loss {record['train_loss']:.3f}"
+            f"epoch {record['epoch']:>{len(str(self._epochs))}}{of}  loss {record['train_loss']:.3f}"
             f"{scores}  "
             f"{record['images_per_s']:,.0f} images/s, {record['data_wait_pct']:.0f}% waiting, "
             f"{record['memory_mb']:,.0f} MB  {record['seconds']:.1f} s"

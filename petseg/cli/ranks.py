@@ -11,7 +11,10 @@ import torch
 
 from petseg.device import count_from_environment, resolve_device
 from petseg.errors import PetsegError
-from petseg.system import usable_cores
+from petseg.system import process_began, usable_cores
+
+BEGAN = "PETSEG_BEGAN"
+"""Variable that tells ranks when the command was started: one clock counts for all processes of a machine."""
 
 
 def wants_ranks(ranks: int, device: str) -> bool:
@@ -44,6 +47,7 @@ def launch(ranks: int, args: Sequence[str]) -> int:
     """
     # torchrun would say at length that it takes one.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // ranks)))
+    os.environ[BEGAN] = str(process_began())
     from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

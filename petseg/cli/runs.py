@@ -14,13 +14,14 @@ from rich.markup import escape
 
 from petseg.api import evaluate, predict, shards_of, train, write_report
 from petseg.cli import console as screen
-from petseg.cli.ranks import launch, wants_ranks
+from petseg.cli.ranks import BEGAN, launch, wants_ranks
 from petseg.config import TrainConfig, resolve
 from petseg.data.shards.manifest import Manifest
 from petseg.data.sources.files import MANIFEST_NAME
 from petseg.device import World, local_share, open_world, resolve_device
 from petseg.inference.trained import load_trained
 from petseg.run.folder import REPORT, SUMMARY, RunFolder
+from petseg.system import process_began
 from petseg.training.conclude import FitResult
 from petseg.training.resume import Resume, settle
 from petseg.training.verdict import Verdict
@@ -59,6 +60,7 @@ def train_command(
                     dataclasses.replace(asked, run_dir=str(run.path)) if run else asked,
                     resume=run is not None,
                     reporter=reporter,
+                    began=float(os.environ.get(BEGAN) or process_began()),
                 )
             except KeyboardInterrupt as stopped:
                 if reporter.run is not None and reporter.run.can_go_on:

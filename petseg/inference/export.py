@@ -102,6 +102,10 @@ def export(
 
     Raises:
         PetsegError: bad input, packages that are missing, or a file that does not compute what the network does.
+
+    Example:
+        >>> petseg.export("runs/mine", "onnx").path  # doctest: +SKIP
+        PosixPath('runs/mine/model.onnx')
     """
     if fmt not in get_args(Format):
         raise PetsegError(f"--format: unknown format '{fmt}'; choose {' or '.join(get_args(Format))}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -68,6 +69,14 @@ class RunFolder:
             raise PetsegError(
                 f"--run-dir {self.path} already holds something: choose another, or go on with that run by --resume."
             )
+
+    def forget(self) -> None:
+        """Take away a folder in which nothing was saved that cost any time."""
+        if not self.last.exists() and not (self.path / STAGED).exists():
+            for name in (CONFIG, RESOLVED):
+                (self.path / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it holds something else
+                self.path.rmdir()
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file of the run, whole or not at all.

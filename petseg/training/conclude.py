@@ -16,7 +16,7 @@ from petseg.model.networks import OwnNetwork, count_parameters
 from petseg.run.folder import RunFolder
 from petseg.system import versions
 from petseg.training.loop import note_absent, scores
-from petseg.training.prepare import Setup
+from petseg.training.prepare import Setup, scored_split
 from petseg.training.telemetry import peak_memory_mb
 from petseg.training.verdict import verdict
 
@@ -48,7 +48,7 @@ def conclude(setup: Setup) -> FitResult:
     """Score the best checkpoint on `test` (or `val`) and write the summary."""
     config, world, manifest, reporter = setup.config, setup.world, setup.manifest, setup.reporter
     world.barrier()
-    split = next((name for name in ("test", "val", "train") if manifest.samples(name)), "train")
+    split = scored_split(manifest)
     if split != "test":
         reporter.note(f"These shards have no test split: the scores are of {split}, which the run has seen.")
     own = copy.deepcopy(setup.network.module) if isinstance(setup.network, OwnNetwork) else None

@@ -9,6 +9,7 @@ from torch import nn
 
 from petseg.config import TrainConfig
 from petseg.device import World
+from petseg.errors import TooLittleTimeError
 from petseg.run.checkpoint import load_training_state
 from petseg.run.folder import RunFolder
 from petseg.signals import stop_signals
@@ -28,6 +29,7 @@ def fit(
     *,
     resume: bool = False,
     network: nn.Module | None = None,
+    began: float | None = None,
 ) -> FitResult:
     """Train, validate each epoch, keep the best and the last checkpoint, and score the best one on `test`.
 
@@ -38,6 +40,7 @@ def fit(
         reporter: told of everything, in rank 0.
         resume: go on from the run's last checkpoint.
         network: somebody's own, in place of `config.arch`.
+        began: when the run began, by `time.perf_counter`; default: now.
 
     Raises:
         PetsegError: bad input, or a loss that is no longer finite.
@@ -58,11 +61,16 @@ def fit(
                 "larger number goes on."
             )
             return FitResult(run=run, summary=summary, test=None)
-    setup = prepare(asked, config, run, world, reporter, checkpoint=checkpoint, own=network)
+    setup = prepare(asked, config, run, world, reporter, checkpoint=checkpoint, own=network, began=began)
     try:
         reporter.started(run, setup.config)
         with stop_signals() as stop:
-            finished = train(setup, stop)
+            try:
+                finished = train(setup, stop)
+            except TooLittleTimeError:
+                if checkpoint is None and world.is_main:
+                    run.forget()
+                raise
         if not finished:
             return FitResult(run=run, summary=None, test=None, exit_code=stop.exit_code)
         return conclude(setup)

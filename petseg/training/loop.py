@@ -13,6 +13,7 @@ from petseg.errors import PetsegError
 from petseg.inference.evaluate import Evaluation, evaluate
 from petseg.model.networks import Network
 from petseg.signals import Stop
+from petseg.training.budget import Budget
 from petseg.training.prepare import Setup
 from petseg.training.saving import Saver
 from petseg.training.telemetry import peak_memory_mb
@@ -34,13 +35,18 @@ def train(setup: Setup, stop: Stop) -> bool:
         PetsegError: the loss or the weights are no longer finite, or a checkpoint cannot be written.
     """
     saver = Saver(setup)
-    while (epoch := setup.train.state_dict()["epoch"]) < setup.config.epochs and not _out_of_patience(setup):
-        if not _steps(setup, saver, epoch, stop) or not _epoch_ends(setup, saver, epoch, stop):
+    budget = Budget(setup) if setup.config.max_minutes else None
+    while not _is_over(setup, budget) and not _out_of_patience(setup):
+        if not _steps(setup, saver, budget, stop) or not _epoch_ends(setup, saver, budget, stop):
             return False
     if saver.owes_one:
         with setup.progress.clock.measure("other"):
-            _save(setup, saver, epoch - 1)
+            _save(setup, saver)
     return True
+
+
+def _is_over(setup: Setup, budget: Budget | None) -> bool:
+    return budget.is_over if budget else setup.train.state_dict()["epoch"] >= setup.config.epochs
 
 
 def scores(setup: Setup, loader: Loader, network: Network) -> Evaluation:
@@ -57,14 +63,19 @@ def note_absent(setup: Setup, metrics: dict[str, Any], split: str) -> None:
         )
 
 
-def _steps(setup: Setup, saver: Saver, epoch: int, stop: Stop) -> bool:
-    """Take the steps of epoch `epoch` (from 0) that are left; whether none was kept back by a signal."""
+def _steps(setup: Setup, saver: Saver, budget: Budget | None, stop: Stop) -> bool:
+    """Take the steps of an epoch that are left and fit the budget; whether none was kept back by a signal."""
+    epoch = setup.train.state_dict()["epoch"]
     world, step, progress = setup.world, setup.step, setup.progress
     clock = progress.clock
     epoch_on_device = torch.tensor(epoch, device=world.device)
     part = progress.begin_epoch()
     samples_before = part.samples
-    setup.reporter.epoch_started(epoch + 1, setup.config.epochs, len(setup.train))
+    if budget:
+        budget.epoch_begins()
+    before = len(progress.records)
+    epochs = budget.epochs if budget else before + setup.config.epochs - epoch
+    setup.reporter.epoch_started(before + 1, epochs, len(setup.train))
     batches = iter(setup.train)
     memory, read_at = 0.0, -math.inf
     while True:
@@ -75,7 +86,7 @@ def _steps(setup: Setup, saver: Saver, epoch: int, stop: Stop) -> bool:
         with clock.measure("compute"):
             step(batch, epoch_on_device)
             if step.steps % CHECK_EVERY == 0:
-                _check_loss(setup, epoch)
+                _check_loss(setup)
         part.samples += len(batch.indices) * world.size
         if world.is_main:
             now = time.perf_counter()
@@ -83,30 +94,38 @@ def _steps(setup: Setup, saver: Saver, epoch: int, stop: Stop) -> bool:
                 memory, read_at = peak_memory_mb(world.device), now
             speed = (part.samples - samples_before) / (now - part.began)
             setup.reporter.step(speed, clock.data_wait_pct(), memory)
+        if budget:
+            with clock.measure("other"):
+                if budget.after_step():
+                    return True
         if setup.train.state_dict()["epoch"] != epoch:
             continue  # that was the last batch: the epoch is finished properly, whatever signal has come
         agreed = world.size == 1 or step.steps % AGREE_EVERY == 0
         stopped = agreed and world.any(stop.number is not None)
         if stopped or saver.is_due(agreed=agreed):
             with clock.measure("other"):
-                _check_loss(setup, epoch)
-                _save(setup, saver, epoch)
+                _check_loss(setup)
+                _save(setup, saver)
             if stopped:
                 return False
 
 
-def _epoch_ends(setup: Setup, saver: Saver, epoch: int, stop: Stop) -> bool:
-    """Validate, record and save epoch `epoch` (from 0); whether no signal came meanwhile."""
+def _epoch_ends(setup: Setup, saver: Saver, budget: Budget | None, stop: Stop) -> bool:
+    """Validate, record and save an epoch; whether no signal came meanwhile."""
+    epoch = len(setup.progress.records) + 1
     world, step, progress, clock = setup.world, setup.step, setup.progress, setup.progress.clock
     with clock.measure("compute"):
-        loss = _check_loss(setup, epoch)
+        loss = _check_loss(setup)
     part = progress.part
     assert part is not None, "an epoch ends that never began"
     data, compute = (clock.seconds[k] - part.clock[k] for k in ("data", "compute"))
+    began = time.perf_counter()
     with clock.measure("evaluation"):
         val = _validate(setup, epoch)
+    if budget:
+        budget.validated(time.perf_counter() - began)
     record = {
-        "epoch": epoch + 1,
+        "epoch": epoch,
         "train_loss": loss,
         "lr": step.rate,
         "val": val,
@@ -120,10 +139,13 @@ def _epoch_ends(setup: Setup, saver: Saver, epoch: int, stop: Stop) -> bool:
     progress.end_epoch(record)
     step.start_epoch()
     # A signal that came during evaluation: the epoch is whole, so stop before the next one.
-    stopped = epoch + 1 < setup.config.epochs and world.any(stop.number is not None)
+    stopped = not _is_over(setup, budget) and world.any(stop.number is not None)
     with clock.measure("other"):
-        if saver.epoch_is_whole(epoch + 1, stopped=stopped):
-            _save(setup, saver, epoch)
+        if saver.epoch_is_whole(epoch, stopped=stopped):
+            _save(setup, saver)
+        if budget:
+            budget.saved(saver.took)
+            budget.refit()
     setup.reporter.epoch_ended(record)
     return not stopped
 
@@ -131,35 +153,40 @@ def _epoch_ends(setup: Setup, saver: Saver, epoch: int, stop: Stop) -> bool:
 def _validate(setup: Setup, epoch: int) -> dict[str, Any] | None:
     setup.step.share_buffers()
     if setup.val is None:
-        setup.progress.judge(epoch + 1, 0.0, ())
+        setup.progress.judge(epoch, 0.0, ())
         return None
     setup.val.set_epoch(0)
     found = scores(setup, setup.val, setup.step.evaluated_network)
     if not setup.progress.records:
         note_absent(setup, found.metrics, "val")
     if found.metrics["mean_iou"] is not None:
-        setup.progress.judge(epoch + 1, found.metrics["mean_iou"], found.image_iou.values())
+        setup.progress.judge(epoch, found.metrics["mean_iou"], found.image_iou.values())
     return found.metrics
 
 
-def _save(setup: Setup, saver: Saver, epoch: int) -> None:
+def _save(setup: Setup, saver: Saver) -> None:
     """A step can spoil the weights whose own loss was still finite: they must not be saved as good ones."""
     if setup.world.any(not setup.step.weights_are_finite()):
-        raise _not_finite(setup, epoch, "the weights are no longer finite")
+        raise _not_finite(setup, "the weights are no longer finite")
     saver.save()
 
 
-def _check_loss(setup: Setup, epoch: int) -> float:
+def _check_loss(setup: Setup) -> float:
     loss = setup.step.mean_loss()
     if not math.isfinite(loss):
-        raise _not_finite(setup, epoch, f"the loss is no longer finite ({loss})")
+        raise _not_finite(setup, f"the loss is no longer finite ({loss})")
     return loss
 
 
-def _not_finite(setup: Setup, epoch: int, what: str) -> PetsegError:
+def _epoch(setup: Setup) -> int:
+    """The number of the present epoch, or of the last one between two, from 1."""
+    return len(setup.progress.records) + (setup.progress.part is not None)
+
+
+def _not_finite(setup: Setup, what: str) -> PetsegError:
     last = setup.run.last if setup.run.last.exists() else "none yet"
     return PetsegError(
-        f"{what} in epoch {epoch + 1} before step {setup.step.steps}, at learning rate "
+        f"{what} in epoch {_epoch(setup)} before step {setup.step.steps}, at learning rate "
         f"{setup.step.rate:.2g}; last good checkpoint: {last}. Try a lower --lr."
     )
 

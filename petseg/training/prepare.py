@@ -31,8 +31,8 @@ from petseg.run.checkpoint import read_saved, settle_best
 from petseg.run.folder import CONFIG, RESOLVED, RunFolder
 from petseg.system import bytes_in_words
 from petseg.training import auto
-from petseg.training.budget import MARGIN, measure_pace
 from petseg.training.progress import Progress
+from petseg.training.recipe import Course
 from petseg.training.reporter import Reporter
 from petseg.training.step import TrainStep
 
@@ -44,6 +44,9 @@ ANNOUNCED_CACHE = 500_000_000
 
 ANNOUNCED_BYTES = 2_000_000_000
 """Hashing more shards than this takes seconds, so it is said."""
+
+UNKNOWN = 2**62
+"""Samples of a run whose end is not known yet: until then it stands at the beginning of its schedule."""
 
 Statistics = tuple[list[float], list[float]]
 """Channel means and deviations, in 0-1."""
@@ -98,6 +101,7 @@ def prepare(
     *,
     checkpoint: dict[str, Any] | None = None,
     own: nn.Module | None = None,
+    began: float | None = None,
 ) -> Setup:
     """Put a run together and make its folder; nothing is learned yet.
 
@@ -109,11 +113,11 @@ def prepare(
         reporter: hears of what a person should know.
         checkpoint: of the run that goes on.
         own: somebody's own network, in place of `config.arch`.
+        began: when the run began, by `time.perf_counter`; default: now.
 
     Raises:
         PetsegError: the parts do not fit each other, or something cannot be read; no folder was made.
     """
-    began = time.perf_counter()
     manifest = Manifest.load(Path(config.shards))
     for name, why in config.idle():
         reporter.note(f"{flag_of(name)} {getattr(config, name)} does nothing here: {why}.")
@@ -145,7 +149,8 @@ def prepare(
         manifest.classes,
         transform,
         world,
-        total_samples=per_epoch * config.epochs,
+        # A limit in minutes says later where the end is.
+        total_samples=UNKNOWN if config.max_minutes else per_epoch * config.epochs,
         note=reporter.note,
     )
     # Before a loader's threads have the device do anything beside it.
@@ -159,14 +164,13 @@ def prepare(
         reporter.note("These shards have no val split: the last epoch's weights count as the best.")
     setup = Setup(
         run=run, world=world, reporter=reporter, config=config, manifest=manifest, network=network,
-        statistics=statistics, transform=transform, step=step, train=train, val=val, progress=Progress(),
+        statistics=statistics, transform=transform, step=step, train=train, val=val,
+        progress=Progress(began=time.perf_counter() if began is None else began),
         skipped=skipped,
     )  # fmt: skip
     try:
         if checkpoint:
             _restore(setup, checkpoint)
-        elif config.max_minutes:
-            setup = _fit_epochs(setup, per_epoch, began)
         _make_folder(setup, asked, resumed=checkpoint is not None)
     except BaseException:
         setup.close()
@@ -322,29 +326,30 @@ def _restore(setup: Setup, checkpoint: dict[str, Any]) -> None:
     step.load_state_dict(checkpoint["step"])
     setup.train.load_state_dict(checkpoint["loader"])
     setup.progress.load_state_dict(checkpoint["progress"])
-
-
-def _fit_epochs(setup: Setup, per_epoch: int, began: float) -> Setup:
-    """Settle how many epochs --max-minutes allows, by a few steps that are undone."""
-    config, world, manifest = setup.config, setup.world, setup.manifest
-    minutes, together = config.max_minutes, config.batch_size * world.size
-    val, test = (-(-manifest.samples(split) // together) for split in ("val", "test"))
-    pace = measure_pace(setup.step, setup.train, cached=config.cache != "none", seconds=60 * minutes)
-    once = time.perf_counter() - began + pace.once(steps=per_epoch // together, scored=test)
-    each = pace.epoch(steps=per_epoch // together, scored=val)
-    usable = 60 * minutes * (1 - MARGIN)
-    epochs = int(world.broadcast(str(int((usable - once) // each))))
-    if epochs < 1:
-        raise PetsegError(
-            f"--max-minutes {minutes:g}: one epoch with its scores takes {minutes * (once + each) / usable:.2g} "
-            "minutes here; give that or more, or a smaller --size or --width."
+    if saved := checkpoint["step"].get("course"):
+        step.course = _course(
+            setup.config,
+            TrainConfig(**checkpoint["config"]),
+            Course(end=saved[0], since=saved[1], share_then=saved[2]),
+            step,
         )
-    setup.step.total_samples = per_epoch * epochs
-    setup.reporter.note(
-        f"--max-minutes {minutes:g}: {epochs} epochs of {per_epoch // together} steps, each of which takes "
-        f"{1000 * pace.step:,.0f} ms here."
-    )
-    return dataclasses.replace(setup, config=dataclasses.replace(config, epochs=epochs))
+
+
+def _course(config: TrainConfig, before: TrainConfig, saved: Course, step: TrainStep) -> Course:
+    """The course of a run that goes on: from where it is to where its end is now."""
+    reached, end = saved.share(step.samples), step.course.end
+    if config.max_minutes and reached >= 1:  # the run was at its end, and its limit is a longer one now
+        return Course(end=end, since=step.samples, share_then=min(before.max_minutes / config.max_minutes, 1.0))
+    if config.max_minutes or (before.max_minutes and reached < 1):
+        return Course(end=end, since=step.samples, share_then=reached)
+    if before.max_minutes:
+        return Course(end=end)
+    return Course(end=end, since=saved.since, share_then=saved.share_then)
+
+
+def scored_split(manifest: Manifest) -> str:
+    """The split that a run is scored on at its end."""
+    return next((name for name in ("test", "val", "train") if manifest.samples(name)), "train")
 
 
 def _make_folder(setup: Setup, asked: TrainConfig, *, resumed: bool) -> None:

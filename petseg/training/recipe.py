@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -98,6 +99,28 @@ def rate_at(progress: float, config: TrainConfig) -> float:
         return config.lr * (0.04 + 0.96 * up)
     x = (progress - rise) / (1 - rise)
     return config.lr * (1 + math.cos(math.pi * x)) / 2
+
+
+@dataclass(kw_only=True, slots=True)
+class Course:
+    """How far a run is along its schedule, from 0 to 1, by the samples that it has seen."""
+
+    end: int
+    """Samples at which it is 1."""
+    since: int = 0
+    """Samples at which the end was last moved."""
+    share_then: float = 0.0
+    """How far it was there."""
+
+    def share(self, samples: int) -> float:
+        """How far it is at so many samples: never less than before, wherever the end was moved meanwhile."""
+        if samples >= self.end:
+            return 1.0
+        return self.share_then + (1 - self.share_then) * (samples - self.since) / (self.end - self.since)
+
+    def end_at(self, end: int, samples: int) -> None:
+        """Move the end, `samples` having been seen."""
+        self.share_then, self.since, self.end = self.share(samples), samples, end
 
 
 class Ema:

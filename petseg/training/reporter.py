@@ -33,7 +33,7 @@ class Reporter:
         """Something that a person should know, in a sentence."""
 
     def epoch_started(self, epoch: int, epochs: int, steps: int) -> None:
-        """Epoch `epoch` of `epochs` (from 1) begins, with `steps` steps left in it."""
+        """Epoch `epoch` (from 1) begins, with `steps` steps left in it; `epochs` is 0 where it is not known yet."""
 
     def step(self, images_per_s: float, data_wait_pct: float, memory_mb: float) -> None:
         """A step was taken."""

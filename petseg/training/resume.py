@@ -11,6 +11,7 @@ from petseg.config import TrainConfig, read_toml, resolve
 from petseg.errors import OptionError, PetsegError, flag_of
 from petseg.run.folder import RUNS, RunFolder, newest_run_folder
 from petseg.training.progress import Progress
+from petseg.training.recipe import Course
 
 Resume = bool | Literal["auto"]
 """Whether a run goes on; `auto` where its folder holds one that saved something, else it starts there."""
@@ -81,13 +82,14 @@ def check_changes(config: TrainConfig, checkpoint: dict[str, Any], run: RunFolde
         config = dataclasses.replace(config, amp=before.amp)
     if config.optimizer == "auto":
         config = dataclasses.replace(config, optimizer=before.optimizer)
-    if config.max_minutes and config.max_minutes == before.max_minutes:  # settled when the run began
-        config = dataclasses.replace(config, epochs=before.epochs)
+    # Under a time limit the epochs are what they came to.
+    begun_with = checkpoint["loader"]["epoch"] if before.max_minutes else before.epochs
     for spec in dataclasses.fields(TrainConfig):
         old, new = getattr(before, spec.name), getattr(config, spec.name)
-        if spec.name == "epochs" and new < old:
+        if spec.name == "epochs" and new < begun_with and not config.max_minutes:
             raise OptionError(
-                "epochs", f"{new} is too few: this run was begun with {old}, and its schedule only stretches upwards."
+                "epochs",
+                f"{new} is too few: this run was begun with {begun_with}, and its schedule only stretches upwards.",
             )
         same = old == new or (
             spec.name in ("init_from", "encoder_weights") and Path(old).absolute() == Path(new).absolute()
@@ -104,11 +106,17 @@ def finished_summary(config: TrainConfig, checkpoint: dict[str, Any], run: RunFo
     """The summary of a run that has nothing left to do, None if it has."""
     progress = Progress()
     progress.load_state_dict(checkpoint["progress"])
-    epoch = checkpoint["loader"]["epoch"]
-    if epoch < config.epochs and not progress.is_out_of_patience(config.patience):
+    before, step = TrainConfig(**checkpoint["config"]), checkpoint["step"]
+    if config.max_minutes:
+        end, since, share_then = step["course"] if "course" in step else (step["samples"] + 1, 0, 0.0)
+        reached = Course(end=end, since=since, share_then=share_then).share(step["samples"])
+        over = reached >= 1 and config.max_minutes <= before.max_minutes
+    else:
+        over = checkpoint["loader"]["epoch"] >= config.epochs
+    if not over and not progress.is_out_of_patience(config.patience):
         return None
     try:
         summary = run.summary()
     except PetsegError:
         return None  # not there, or damaged: it is written again
-    return summary if summary.get("epochs") == epoch else None
+    return summary if summary.get("epochs") == len(progress.records) else None

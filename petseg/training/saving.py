@@ -22,7 +22,9 @@ class Saver:
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
-        self._saved_at, self._took = time.perf_counter(), 0.0
+        self._saved_at = time.perf_counter()
+        self.took = 0.0
+        """Seconds of the last one."""
         self._unsaved = False
         self._best: dict[str, Any] | None = None
 
@@ -44,7 +46,7 @@ class Saver:
             save_run(setup.run.path, _described(setup), sections, self._best)
         self._unsaved, self._best = False, None
         self._saved_at = time.perf_counter()
-        self._took = self._saved_at - began
+        self.took = self._saved_at - began
 
     def epoch_is_whole(self, epoch: int, *, stopped: bool) -> bool:
         """Whether to save at the end of epoch `epoch` (from 1).
@@ -54,7 +56,7 @@ class Saver:
         is_best = self._setup.progress.best == epoch
         if is_best:
             self._best = {**_described(self._setup), "epoch": epoch}
-        apart = self._took / SAVE_SHARE if self._took > QUICK_SAVE_SECONDS else 0.0
+        apart = self.took / SAVE_SHARE if self.took > QUICK_SAVE_SECONDS else 0.0
         early = time.perf_counter() - self._saved_at < apart  # on rank 0, which writes
         if stopped or not self._setup.world.any(early):
             return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 import math
 import struct
@@ -23,7 +24,7 @@ from petseg.model.networks import Network, OwnNetwork
 from petseg.model.smp import SmpNetwork
 from petseg.model.transform import InputTransform, to_float
 from petseg.training.capture import CapturedStep, CaptureError
-from petseg.training.recipe import Ema, build_optimizer, load_optimizer, rate_at, set_rate
+from petseg.training.recipe import Course, Ema, build_optimizer, load_optimizer, rate_at, set_rate
 
 
 class TrainStep:
@@ -56,7 +57,7 @@ class TrainStep:
         self.device = world.device
         self.optimizer = build_optimizer(network, config, world.device)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.amp == "fp16")
-        self.total_samples = total_samples
+        self.course = Course(end=total_samples)
         self.samples = 0
         self.steps = 0
         self.loss_sums = torch.zeros(sums_length(len(classes)), dtype=torch.float64, device=world.device)
@@ -190,7 +191,7 @@ class TrainStep:
     @property
     def rate(self) -> float:
         """The learning rate of the next step."""
-        return rate_at(self.samples / max(self.total_samples, 1), self.config)
+        return rate_at(self.course.share(self.samples), self.config)
 
     @property
     def evaluated_network(self) -> Network:
@@ -237,11 +238,12 @@ class TrainStep:
             "scaler": self.scaler.state_dict(),
             "samples": self.samples,
             "steps": self.steps,
+            "course": dataclasses.astuple(self.course),
             "loss_sums": self.world.sum(self.loss_sums.clone()).tolist(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put back what `state_dict` gave."""
+        """Put back what `state_dict` gave, but for the course, which may have another end now."""
         if self.ema:
             self.ema.updates = state["ema_updates"]
         load_optimizer(self.optimizer, state["optimizer"])

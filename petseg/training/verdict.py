@@ -17,7 +17,10 @@ LEARNED, RISING = 1.1, 1.1
 """A network that learned something is this much better than one answer everywhere, and a curve that still rises ends
 this much higher than it stood at two thirds."""
 
-Kind = Literal["learned nothing", "still rising", "loader-bound", "compute-bound", "balanced"]
+FEW_STEPS = 100
+"""Steps in which no network can be expected to learn anything."""
+
+Kind = Literal["learned nothing", "learned nothing yet", "still rising", "loader-bound", "compute-bound", "balanced"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,9 +65,12 @@ def _learning(config: TrainConfig, records: Sequence[Mapping[str, Any]], scores:
     losses = [record["train_loss"] for record in records]
     rises = len(curve) > 2 and curve[-1] > RISING * curve[2 * len(curve) // 3 - 1]
     falls = len(losses) > 2 and losses[-1] < losses[2 * len(losses) // 3 - 1] / RISING
+    steps = sum(record["samples"] for record in records) // config.batch_size
+    longer = f"--max-minutes {3 * config.max_minutes:g}" if config.max_minutes else f"--epochs {3 * len(records)}"
     if rises or falls:
-        longer = f"--max-minutes {3 * config.max_minutes:g}" if config.max_minutes else f"--epochs {3 * len(records)}"
         return Verdict(kind="still rising", why=f"{why}, but the curve has not come to its end", option=longer)
+    if steps < FEW_STEPS:
+        return Verdict(kind="learned nothing yet", why=f"{why}, after only {steps} steps", option=longer)
     return Verdict(
         kind="learned nothing",
         why=why,

@@ -201,33 +201,56 @@ def test_what_would_change_the_course_is_refused(train, options, words, finished
     assert content(result.run) == before, "the run was touched"
 
 
-def test_the_epochs_fit_the_minutes(train):
-    """The measuring leaves no trace: weights are those of a run that was told how many epochs."""
-    start = time.perf_counter()
+def rates(result):
+    return [record["lr"] for record in result.run.records()]
+
+
+def test_a_run_ends_in_its_minutes_and_goes_on_to_more(train):
+    """Stopped half-way; taken up by what is left of its limit; then by an explicit number of epochs."""
+    began = time.perf_counter()
 
     def interrupt(step):
-        if step == 7:
+        if step == 40:
             os.kill(os.getpid(), signal.SIGINT)
 
-    stopped, listener = train("timed", epochs=None, max_minutes=0.1, dropout=0.2, on_step=interrupt)
-    epochs = load_checkpoint(stopped.run.last)["config"]["epochs"]
-    assert f"--max-minutes 0.1: {epochs} epochs of 5 steps" in " ".join(listener.notes)
-    assert 3 < epochs < 200 and "max_minutes = 0.1" in stopped.run.config.read_text(), (
-        "what was asked for stays in there"
-    )
-    timed, listener = train("timed", resume=True)
-    assert timed.summary["epochs"] == epochs and not any("max-minutes" in note for note in listener.notes)
-    assert time.perf_counter() - start < 5 * 60 * 0.1
-    told, _ = train("told", epochs=epochs, dropout=0.2)
-    assert_equal(weights(told.run), weights(timed.run))
+    stopped, listener = train("timed", epochs=None, max_minutes=0.12, on_step=interrupt)
+    assert stopped.exit_code == 130 and "max_minutes = 0.12" in stopped.run.config.read_text()
+    timed, again = train("timed", resume=True)
+    took = time.perf_counter() - began
+    assert 0.5 * 7.2 < took < 1.1 * 7.2, "it is a limit, of which most is used: no report is written here"
+    assert listener.steps == 40 and again.steps > 40 and timed.summary["mean_iou"] is not None
+    assert "each of which takes" in " ".join([*listener.notes, *again.notes])
+    course = rates(timed)
+    top = course.index(max(course))
+    assert course[top:] == sorted(course[top:], reverse=True), "what fell does not rise again"
+    assert course[-1] < 0.05 * max(course), "the schedule ends with the time"
     _, listener = train("timed", resume=True)
     assert "is finished" in listener.notes[-1]
-    longer, _ = train("timed", resume=True, epochs=epochs + 1)
-    assert longer.summary["epochs"] == epochs + 1
+    reached = load_checkpoint(timed.run.last)["loader"]["epoch"]
+    longer, _ = train("timed", resume=True, epochs=reached + 1)
+    assert load_checkpoint(longer.run.last)["loader"]["epoch"] == reached + 1
+    assert "epochs" in longer.run.resolved() and longer.run.resolved()["max_minutes"] == 0
 
 
-def test_minutes_that_are_too_few_for_an_epoch(train, tmp_path):
-    with pytest.raises(PetsegError, match=r"--max-minutes 0.01: one epoch with its scores takes 0\.\d+ minutes here"):
+def test_steps_that_become_slow_do_not_break_the_limit(train):
+    """Threefold, by a loader and a reporter that wait; the schedule still comes to its end."""
+    began, marks = time.perf_counter(), []
+
+    def slow(step):
+        marks.append(time.perf_counter())
+        if marks[-1] - began > 3 and len(marks) > 1:
+            time.sleep(0.03)
+
+    result, _ = train(epochs=None, max_minutes=0.1, on_step=slow, batch_size=1)
+    took = time.perf_counter() - began
+    assert 0.5 * 6 < took < 1.1 * 6, "it is a limit, of which most is used: no report is written here"
+    assert result.run.records()[-1]["lr"] < 1e-3, "the schedule was fitted anew"
+
+
+def test_minutes_that_are_too_few(train, tmp_path):
+    with pytest.raises(
+        PetsegError, match=r"--max-minutes 0.01: the start, one step and the scores take 0\.\d+ minutes"
+    ):
         train(epochs=None, max_minutes=0.01)
     assert not (tmp_path / "run").exists()
 

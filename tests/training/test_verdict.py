@@ -52,7 +52,7 @@ def test_waiting_for_the_first_epoch_is_no_reason_for_advice():
 
 def test_a_run_that_is_no_better_than_one_class_everywhere_is_told_so():
     bad = {"mean_iou": 0.045, "baseline_mean_iou": 0.043}
-    flat = verdict(TrainConfig(lr=6e-3), CPU, records(*[10] * 9, ious=[0.04] * 9), bad)
+    flat = verdict(TrainConfig(lr=6e-3, batch_size=8), CPU, records(*[10] * 9, ious=[0.04] * 9), bad)
     assert flat.kind == "learned nothing" and flat.option == "--lr 0.002" and "0.045" in flat.why
     rising = [0.01, 0.01, 0.01, 0.02, 0.02, 0.03, 0.035, 0.04, 0.045]
     found = verdict(TrainConfig(), CPU, records(*[10] * 9, ious=rising), bad)
@@ -60,3 +60,5 @@ def test_a_run_that_is_no_better_than_one_class_everywhere_is_told_so():
     found = verdict(TrainConfig(max_minutes=2.0), CPU, records(*[10] * 9, losses=[9, 8, 7, 6, 5, 4, 3, 2, 1]), bad)
     assert (found.kind, found.option) == ("still rising", "--max-minutes 6")
     assert verdict(TrainConfig(), CPU, records(10), {**bad, "mean_iou": None}).kind == "balanced"
+    found = verdict(TrainConfig(), CPU, records(10, ious=[0.04]), bad)
+    assert found.kind == "learned nothing yet" and found.option == "--epochs 3" and "6 steps" in found.why
