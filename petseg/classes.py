@@ -238,12 +238,42 @@ class ClassTable:
 
 
 def default_colours(n: int) -> list[tuple[int, int, int]]:
-    """`n` distinct RGB colours (tab20's order, then repeated darker)."""
+    """`n` distinct RGB colours, none of them near black or white: tab10's, then each as far as can be from all before.
+
+    Distances are those of CIE 1976 L*a*b* (CIE 15:2004).
+    """
     base = [
         (31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (148, 103, 189),
         (140, 86, 75), (227, 119, 194), (127, 127, 127), (188, 189, 34), (23, 190, 207),
     ]  # fmt: skip
-    return [tuple(int(v * 0.75 ** (i // len(base))) for v in base[i % len(base)]) for i in range(n)]  # type: ignore[misc]
+    if n <= len(base):
+        return base[:n]
+    steps = np.linspace(0, 255, 16).round()
+    grid = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3)
+    places = _lab(grid)
+    fit = (places[:, 0] > 35) & (places[:, 0] < 92)
+    grid, places = grid[fit], places[fit]
+    known = _lab(np.array(base, float))
+    distance = np.linalg.norm(places[:, None] - known[None], axis=2).min(1)
+    found = list(base)
+    while len(found) < n:
+        furthest = int(distance.argmax())
+        red, green, blue = (int(v) for v in grid[furthest])
+        found.append((red, green, blue))
+        distance = np.minimum(distance, np.linalg.norm(places - places[furthest], axis=1))
+    return found
+
+
+def _lab(rgb: np.ndarray) -> np.ndarray:
+    """CIE L*a*b* (D65) of sRGB colours f64[N, 3] in 0-255."""
+    v = rgb / 255
+    linear = np.where(v <= 0.04045, v / 12.92, ((v + 0.055) / 1.055) ** 2.4)
+    to_xyz = np.array(
+        [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+    )
+    x, y, z = (linear @ to_xyz.T / np.array([0.95047, 1.0, 1.08883])).T
+    fx, fy, fz = (np.where(t > 216 / 24389, np.cbrt(t), (24389 / 27 * t + 16) / 116) for t in (x, y, z))
+    return np.stack([116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)], 1)
 
 
 def class_indices(

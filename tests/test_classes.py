@@ -68,3 +68,12 @@ def test_a_bad_file_is_named(tmp_path, text, says):
 
 def test_default_colours_differ():
     assert len(set(default_colours(40))) == 40
+
+
+def test_default_colours_are_told_apart_and_none_is_near_black():
+    colours = default_colours(256)
+    assert len(set(colours)) == 256 and colours[:150] == default_colours(150)
+    assert all(max(colour) >= 85 for colour in colours)
+    distances = [sum(abs(a - b) for a, b in zip(x, y, strict=True)) for i, x in enumerate(colours[:150])
+                 for y in colours[:i]]  # fmt: skip
+    assert min(distances) >= 30

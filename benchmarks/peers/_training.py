@@ -73,7 +73,7 @@ def petseg_step(
     auto.tune_process(DEVICE)
     net = network(config, classes)
     world = World(rank=0, size=1, device=DEVICE)
-    config, notes = auto.settle(config, world, net, ENDLESS, 0)
+    config, notes = auto.settle_step(config, world, net, ENDLESS)
     if notes:
         raise SystemExit(notes[0])
     step = TrainStep(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from petseg.errors import PetsegError
 from petseg.inference.segment import Segmenter
 from petseg.inference.trained import TrainedModel
 from petseg.model.losses import combine, loss_sums, sums_length
-from petseg.model.metrics import confusion_matrices, constant_answer_mean_iou, mean_iou, metrics_from
+from petseg.model.metrics import confusion_matrices, constant_answer_mean_iou, mean_ious, metrics_from
 from petseg.model.networks import Network
 from petseg.model.transform import InputTransform
 
@@ -66,7 +67,7 @@ def evaluate(
     network.eval()
     confusion = torch.zeros((n, n), dtype=torch.int64, device=world.device)
     sums = torch.zeros(sums_length(n), dtype=torch.float64, device=world.device)
-    per_image: list[tuple[torch.Tensor, torch.Tensor]] = []
+    per_image: list[tuple[torch.Tensor, torch.Tensor]] = []  # (sample indices, their scores)
     samples = torch.zeros(1, dtype=torch.int64, device=world.device)
     left = loader.plan.total
     for batch in loader:
@@ -78,7 +79,7 @@ def evaluate(
         each = confusion_matrices(outputs.argmax(1), masks, n)
         confusion += each.sum(0)
         sums += loss_sums(outputs, masks, dice=dice > 0).double()
-        per_image.append((batch.indices, each))
+        per_image.append((batch.indices, mean_ious(each)))
         if progress:
             progress(min(batch.indices.shape[0], left))  # the rest of the last batch is padding
             left -= batch.indices.shape[0]
@@ -89,7 +90,7 @@ def evaluate(
     total = confusion.cpu().numpy()
     ious = _image_ious(per_image, world)
     metrics = {
-        "loss": combine(sums, dice=dice).item(),
+        "loss": combine(sums, dice=dice).item() if sums[1] else None,
         **metrics_from(total, classes),
         "samples": int(samples),
         "skipped_samples": len(loader.skipped),
@@ -227,9 +228,8 @@ def evaluate_full_size(
 def _image_ious(per_image: list[tuple[torch.Tensor, torch.Tensor]], world: World) -> dict[int, float]:
     mine: dict[int, float] = {}
     if per_image:
-        indices = torch.cat([i for i, _ in per_image]).cpu().numpy()
-        scores = mean_iou(torch.cat([c for _, c in per_image]).cpu().numpy())
-        mine = {int(i): float(s) for i, s in zip(indices, scores, strict=True) if i >= 0 and not np.isnan(s)}
+        indices, scores = (torch.cat(each).tolist() for each in zip(*per_image, strict=True))
+        mine = {i: s for i, s in zip(indices, scores, strict=True) if i >= 0 and not math.isnan(s)}
     if world.size == 1:
         return mine
     everyone: list[dict[int, float]] = [{}] * world.size

@@ -79,14 +79,15 @@ def charts(
     )  # fmt: skip
     note = ""
     if len(each) > MAX_CLASS_LINES:
-        note = f"The {MAX_CLASS_LINES} lowest of {len(each)} classes are drawn."
-        each = sorted(each, key=lambda line: _last(line.values))[:MAX_CLASS_LINES]
+        note = f"{MAX_CLASS_LINES} of {len(each)} classes are drawn, evenly spread from the lowest to the highest."
+        ranked = sorted(each, key=lambda line: _last(line.values))
+        each = [ranked[round(i * (len(ranked) - 1) / (MAX_CLASS_LINES - 1))] for i in range(MAX_CLASS_LINES)]
     iou = _known(_line("mean", [v.get("mean_iou") for v in vals], "--ink", width=2.6)) + each
     speed = _known(_line("images/s", [r.get("images_per_s") for r in records], "--series-3", words=rate))
     wait = _known(_line("of training time", [r.get("data_wait_pct") for r in records], "--series-1", words=percent))
-    rates = [number(r.get("lr")) for r in records]
-    highest = max((v for v in rates if v is not None), default=None)
-    pace = _known(_line("highest", rates, "--series-4", words=lambda _: f"{highest:.2g}"))
+    pace = _known(
+        _line("at the end of the epoch", [r.get("lr") for r in records], "--series-4", words=lambda v: f"{v:.2g}")
+    )
     wanted = [
         ("Loss", loss, False, {"best": best}, ""),
         ("Validation IoU", iou, False, {"best": best, "top": 1.0, "level": baseline}, note),

@@ -13,7 +13,7 @@ from petseg.report.curves import charts
 from petseg.report.foregrounds import foregrounds_of
 from petseg.report.gallery import Panel, gallery_rows, probability_colours, tile_side
 from petseg.report.looks import ClassLook, class_looks
-from petseg.report.page import write_page
+from petseg.report.page import script, write_page
 from petseg.report.words import mapping, number
 from petseg.run.folder import REPORT, RunFolder
 
@@ -54,6 +54,24 @@ MOST_CONFUSED = 20
 """Classes of the largest confusion matrix that is shown."""
 
 
+PAIRS = 20
+"""Pairs of classes in the list that stands in for a larger matrix."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Confusion:
+    """Pixels of one class that were taken for another."""
+
+    truth: int
+    """Class index."""
+    taken_for: int
+    """Class index."""
+    of_class: float
+    """Share of the true class's pixels, 0 to 1."""
+    of_errors: float
+    """Share of all wrong pixels, 0 to 1."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Headline:
     """One large figure at the top."""
@@ -91,6 +109,7 @@ def write_report(
     # Classes without a name get one, but never beyond a class table that is known.
     count = max((panel.classes for panel in (*panels, *worst)), default=0)
     looks = class_looks(classes, list(mapping(summary.get("iou"))), count)
+    matrix = _matrix(summary, len(looks))
     judged = mapping(summary.get("verdict"))
     side = tile_side(len(panels) + len(worst))
     best = number(summary.get("best_epoch"))
@@ -108,7 +127,8 @@ def write_report(
         epochs=len(records),
         looks=looks,
         scores=_scores(summary, classes, looks),
-        confusion=_confusion(summary, looks),
+        confusion=_shares_of(matrix) if len(matrix) <= MOST_CONFUSED else [],
+        pairs=_pairs(matrix) if len(matrix) > MOST_CONFUSED else [],
         shares=_shares(mapping(summary.get("time"))),
         verdict={name: _text(judged.get(name)) for name in ("kind", "why", "option", "remark")},
         gallery=gallery_rows(panels, looks, side=side),
@@ -118,6 +138,7 @@ def write_report(
         versions=list(mapping(summary.get("versions")).items()),
         split=_text(summary.get("split"), "test"),
         number=number,
+        **script("sort.js"),
     )
     return path
 
@@ -222,15 +243,28 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _confusion(summary: Mapping[str, Any], looks: Sequence[ClassLook]) -> list[list[float | None]]:
-    """Shares of each true class's pixels by the class that they were taken for, 0 to 1; empty where it is not known."""
+def _matrix(summary: Mapping[str, Any], classes: int) -> list[list[float]]:
+    """Pixels by [true, predicted] class; empty where they are not known."""
     matrix = summary.get("confusion")
-    if not isinstance(matrix, list) or len(matrix) != len(looks) or len(looks) > MOST_CONFUSED:
+    if not isinstance(matrix, list) or len(matrix) != classes:
         return []
     rows = [[number(value) or 0.0 for value in row] for row in matrix if isinstance(row, list)]
-    if any(len(row) != len(looks) for row in rows) or len(rows) != len(looks):
-        return []
-    return [[value / total if total else None for value in row] for row in rows for total in [sum(row)]]
+    return rows if len(rows) == classes and all(len(row) == classes for row in rows) else []
+
+
+def _shares_of(matrix: Sequence[Sequence[float]]) -> list[list[float | None]]:
+    """Shares of each true class's pixels by the class that they were taken for, 0 to 1."""
+    return [[value / total if total else None for value in row] for row in matrix for total in [sum(row)]]
+
+
+def _pairs(matrix: Sequence[Sequence[float]]) -> list[Confusion]:
+    """The pairs of classes between which most pixels were mistaken."""
+    wrong = [(row[k], i, k) for i, row in enumerate(matrix) for k in range(len(row)) if k != i and row[k]]
+    every = sum(pixels for pixels, _, _ in wrong)
+    return [
+        Confusion(truth=i, taken_for=k, of_class=pixels / sum(matrix[i]), of_errors=pixels / every)
+        for pixels, i, k in sorted(wrong, key=lambda each: (-each[0], each[1:]))[:PAIRS]
+    ]
 
 
 def _shares(time: Mapping[str, Any]) -> list[Share]:

@@ -131,28 +131,38 @@ def resolve_optimizer(config: TrainConfig) -> Literal["muon", "adamw", "adam"]:
     return "adamw" if config.encoder_weights or config.init_from or config.arch == "own" else "muon"
 
 
-def settle(
-    config: TrainConfig, world: World, network: Network, samples: int, cached_bytes: int
-) -> tuple[TrainConfig, list[str]]:
-    """Settle every `auto` of a configuration, once for a run.
+def settle_data(config: TrainConfig, world: World, cached_bytes: int) -> TrainConfig:
+    """Settle the `auto` options of the data.
+
+    Args:
+        config: what was asked for.
+        world: the ranks.
+        cached_bytes: of all samples that a cache would keep.
+    """
+    return dataclasses.replace(
+        config,
+        loader=cast(Any, resolve_loader(config.loader, world.device)),
+        cache=resolve_cache(config.cache, world.device, cached_bytes, world.size),
+    )
+
+
+def settle_step(config: TrainConfig, world: World, network: Network, samples: int) -> tuple[TrainConfig, list[str]]:
+    """Settle the `auto` options of the step.
 
     Args:
         config: what was asked for.
         world: the ranks.
         network: on any device.
         samples: training samples of the whole run on each rank.
-        cached_bytes: of all samples that a cache would keep.
 
     Returns:
-        (the configuration without any `auto`; sentences for the person who started the run).
+        (the configuration; sentences for the person who started the run).
     """
     compiled, note = resolve_compile(config.compile, world.device, network, config, samples)
     settled = dataclasses.replace(
         config,
-        loader=cast(Any, resolve_loader(config.loader, world.device)),
         amp=resolve_amp(config.amp, world.device),
         compile="on" if compiled else "off",
-        cache=resolve_cache(config.cache, world.device, cached_bytes, world.size),
         optimizer=resolve_optimizer(config),
     )
     return settled, [note] if note else []

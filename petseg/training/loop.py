@@ -57,7 +57,7 @@ def scores(setup: Setup, loader: Loader, network: Network) -> Evaluation:
 
 def note_absent(setup: Setup, metrics: dict[str, Any], split: str) -> None:
     """Say which classes a split says nothing about."""
-    if absent := metrics["absent"]:
+    if (absent := metrics["absent"]) and metrics["mean_iou"] is not None:
         setup.reporter.note(
             f"{', '.join(absent)}: no pixel of the {split} split is of it, so {split} says nothing about it."
         )
@@ -161,7 +161,15 @@ def _validate(setup: Setup, epoch: int) -> dict[str, Any] | None:
         note_absent(setup, found.metrics, "val")
     if found.metrics["mean_iou"] is not None:
         setup.progress.judge(epoch, found.metrics["mean_iou"], found.image_iou.values())
-    return found.metrics
+    else:
+        setup.progress.judge(epoch, 0.0, ())
+        if not setup.progress.records:
+            setup.reporter.note(
+                "Every pixel of val's masks is ignored, so it scores nothing: the last epoch's weights count as the "
+                "best."
+            )
+    # Of many classes it would be most of a line, and of each checkpoint.
+    return {name: value for name, value in found.metrics.items() if name != "confusion"}
 
 
 def _save(setup: Setup, saver: Saver) -> None:
@@ -175,6 +183,11 @@ def _check_loss(setup: Setup) -> float:
     loss = setup.step.mean_loss()
     if not math.isfinite(loss):
         raise _not_finite(setup, f"the loss is no longer finite ({loss})")
+    if loss == 0.0 and not setup.step.counted_pixels():
+        raise PetsegError(
+            f"nothing was learned in {setup.step.steps} steps: every pixel of their masks is ignored at --size "
+            f"{setup.config.size}. See the masks by petseg show, and pack with a class map that names the classes."
+        )
     return loss
 
 

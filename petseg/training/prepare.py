@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -122,16 +123,94 @@ def prepare(
     for name, why in config.idle():
         reporter.note(f"{flag_of(name)} {getattr(config, name)} does nothing here: {why}.")
     config = _fitting(config, manifest.split("train").samples, world, reporter)
-    torch.manual_seed(config.seed)
-    network = _network(config, manifest, own, reporter)
+    _refuse_ignored(manifest)
     cached = cache_bytes(manifest.samples("train") + manifest.samples("val"), config.height_width)
-    batch = config.batch_size * world.size
-    per_epoch = manifest.samples("train") // batch * batch
-    config, notes = auto.settle(config, world, network, per_epoch * config.epochs // world.size, cached)
-    for note in notes:
-        reporter.note(note)
-    config = _absolute(config, run, world)
-    statistics = _first_weights(network, config, manifest, checkpoint, run, reporter)
+    config = _absolute(auto.settle_data(config, world, cached), run, world)
+    _check_cache(asked, config, manifest, cached, world, reporter)
+    _announce_hashing(config, manifest, reporter)
+    with ExitStack() as undo:
+        loaders: _Loaders | None = None
+        if world.device.type == "cpu":
+            # Their processes start while the network is built.
+            loaders = _Loaders.opened(config, world, manifest, reporter, checkpoint, undo)
+        torch.manual_seed(config.seed)
+        network = _network(config, manifest, own, reporter)
+        batch = config.batch_size * world.size
+        per_epoch = manifest.samples("train") // batch * batch
+        config, notes = auto.settle_step(config, world, network, per_epoch * config.epochs // world.size)
+        for note in notes:
+            reporter.note(note)
+        statistics = _first_weights(network, config, manifest, checkpoint, run, reporter)
+        network = _placed(network, config, world, reporter)
+        transform = transform_for(config, *statistics).to(world.device)
+        step = TrainStep(
+            network,
+            config,
+            manifest.classes,
+            transform,
+            world,
+            # A limit in minutes says later where the end is.
+            total_samples=UNKNOWN if config.max_minutes else per_epoch * config.epochs,
+            note=reporter.note,
+        )
+        # Before a loader's threads have the device do anything beside it.
+        step.capture()
+        if loaders is None:
+            loaders = _Loaders.opened(config, world, manifest, reporter, checkpoint, undo)
+        if loaders.val is None:
+            reporter.note("These shards have no val split: the last epoch's weights count as the best.")
+        setup = Setup(
+            run=run, world=world, reporter=reporter, config=config, manifest=manifest, network=network,
+            statistics=statistics, transform=transform, step=step, train=loaders.train, val=loaders.val,
+            progress=Progress(began=time.perf_counter() if began is None else began), skipped=loaders.skipped,
+        )  # fmt: skip
+        if checkpoint:
+            _restore(setup, checkpoint)
+        _make_folder(setup, asked, resumed=checkpoint is not None)
+        undo.pop_all()
+    return setup
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaders:
+    train: Loader
+    val: Loader | None
+    skipped: dict[str, int]
+
+    @classmethod
+    def opened(
+        cls,
+        config: TrainConfig,
+        world: World,
+        manifest: Manifest,
+        reporter: Reporter,
+        checkpoint: dict[str, Any] | None,
+        undo: ExitStack,
+    ) -> _Loaders:
+        """Open both, where the run goes on, and begin with the first batches; `undo` closes them."""
+        skipped: dict[str, int] = {}
+        train = _open(config, world, manifest, "train", reporter, skipped, training=True)
+        undo.callback(train.close)
+        val = _open(config, world, manifest, "val", reporter, skipped) if manifest.samples("val") else None
+        if val is not None:
+            undo.callback(val.close)
+        if checkpoint:
+            train.load_state_dict(checkpoint["loader"])
+        train.start()
+        return cls(train, val, skipped)
+
+
+def _refuse_ignored(manifest: Manifest) -> None:
+    counted = sum(manifest.pixel_counts.get(code, 0) for code in manifest.classes.codes)
+    if manifest.pixel_counts and not counted:
+        raise PetsegError(
+            "nothing to learn: every pixel of these shards' masks is ignored "
+            f"(codes {', '.join(map(str, manifest.classes.ignored))}); pack with a class map that names the classes."
+        )
+
+
+def _placed(network: Network, config: TrainConfig, world: World, reporter: Reporter) -> Network:
+    """The network on its device, as it is trained."""
     if config.freeze == "encoder":
         assert not isinstance(network, OwnNetwork), "TrainConfig refuses that"
         network.freeze_encoder()
@@ -141,41 +220,7 @@ def prepare(
         network = cast(Any, nn.SyncBatchNorm).convert_sync_batchnorm(network)
     elif config.sync_batchnorm:
         reporter.note("--sync-batchnorm does nothing here: this run has one rank.")
-    network = network.to(world.device)
-    transform = transform_for(config, *statistics).to(world.device)
-    step = TrainStep(
-        network,
-        config,
-        manifest.classes,
-        transform,
-        world,
-        # A limit in minutes says later where the end is.
-        total_samples=UNKNOWN if config.max_minutes else per_epoch * config.epochs,
-        note=reporter.note,
-    )
-    # Before a loader's threads have the device do anything beside it.
-    step.capture()
-    _check_cache(asked, config, manifest, cached, world, reporter)
-    _announce_hashing(config, manifest, reporter)
-    skipped: dict[str, int] = {}
-    train = _open(config, world, manifest, "train", reporter, skipped, training=True)
-    val = _open(config, world, manifest, "val", reporter, skipped) if manifest.samples("val") else None
-    if val is None:
-        reporter.note("These shards have no val split: the last epoch's weights count as the best.")
-    setup = Setup(
-        run=run, world=world, reporter=reporter, config=config, manifest=manifest, network=network,
-        statistics=statistics, transform=transform, step=step, train=train, val=val,
-        progress=Progress(began=time.perf_counter() if began is None else began),
-        skipped=skipped,
-    )  # fmt: skip
-    try:
-        if checkpoint:
-            _restore(setup, checkpoint)
-        _make_folder(setup, asked, resumed=checkpoint is not None)
-    except BaseException:
-        setup.close()
-        raise
-    return setup
+    return network.to(world.device)
 
 
 def _fitting(config: TrainConfig, samples: int, world: World, reporter: Reporter) -> TrainConfig:
@@ -324,7 +369,6 @@ def _restore(setup: Setup, checkpoint: dict[str, Any]) -> None:
     if step.ema and checkpoint["ema"] is not None:
         step.ema.network.load_state_dict(checkpoint["ema"])
     step.load_state_dict(checkpoint["step"])
-    setup.train.load_state_dict(checkpoint["loader"])
     setup.progress.load_state_dict(checkpoint["progress"])
     if saved := checkpoint["step"].get("course"):
         step.course = _course(

@@ -202,6 +202,10 @@ class TrainStep:
         """The loss over the pixels of all ranks since the epoch began, as validation has it. Waits for the device."""
         return combine(self.world.sum(self.loss_sums.clone()), dice=self.config.dice).item()
 
+    def counted_pixels(self) -> int:
+        """Pixels of all ranks since the epoch began that are not ignored. Waits for the device."""
+        return int(self.world.sum(self.loss_sums[1:2].clone()).item())
+
     def start_epoch(self) -> None:
         """Begin a new mean."""
         self.loss_sums.zero_()

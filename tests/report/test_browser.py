@@ -71,3 +71,28 @@ def test_long_and_hostile_names_do_not_break_the_page(chromium, make_run, panels
     rows = [*panels(1, classes=20, key=f"<img src=x onerror=document.body.remove()>{long}"), *panels(2, classes=20)]
     seen = chromium.look(write_report(run, rows), width=width, script=MEASURE)
     check(seen, width, 18)
+
+
+SORTED = """(() => {
+  const names = () => [...document.querySelectorAll('.sortable tbody tr')].map(row => row.cells[0].textContent);
+  const [name, iou] = document.querySelectorAll('.sortable thead button');
+  const before = names();
+  iou.click(); const up = names();
+  iou.click(); const down = names();
+  name.click(); const byName = names();
+  return {before, up, down, byName, says: name.parentNode.getAttribute('aria-sort')};
+})()"""
+
+
+def test_the_classes_can_be_sorted(make_run, chromium):
+    page = write_report(make_run(), [])
+    found = chromium.look(page, width=1280, script=SORTED).evaluated
+    rest = found["before"][3:]
+    assert found["before"][:3] == ["pet", "background", "border"]
+    assert found["up"] == ["border", "pet", "background", *rest] and found["down"] == [
+        "background",
+        "pet",
+        "border",
+        *rest,
+    ]
+    assert found["byName"] == ["background", "border", "pet", *rest] and found["says"] == "ascending"

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from petseg import Manifest
+from petseg.classes import OXFORD
 from petseg.config import TrainConfig
 from petseg.data.shards.adopt import adopt
 from petseg.errors import PetsegError
@@ -441,18 +442,16 @@ def test_one_budget_covers_all_cached_splits(train, monkeypatch, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_class_that_never_appears_is_named(train, packed_copy):
-    # Border becomes background in the val split alone.
-    for path in packed_copy.glob("val-*.tar"):
+def repainted(shards, splits, paint, classes=None):
+    """Change the masks of some splits in place."""
+    for path in (path for split in splits for path in shards.glob(f"{split}-*.tar")):
         members = []
         with tarfile.open(path) as tar:
             for member in tar:
                 data = tar.extractfile(member).read()
                 if member.name.endswith(".png"):
-                    mask = np.array(Image.open(io.BytesIO(data)))
-                    mask[mask == 3] = 2
                     buffer = io.BytesIO()
-                    Image.fromarray(mask).save(buffer, "PNG")
+                    Image.fromarray(paint(np.array(Image.open(io.BytesIO(data))))).save(buffer, "PNG")
                     data = buffer.getvalue()
                 members.append((member.name, data))
         with tarfile.open(path, "w") as tar:
@@ -460,8 +459,33 @@ def test_a_class_that_never_appears_is_named(train, packed_copy):
                 info = tarfile.TarInfo(name)
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
-    (packed_copy / "manifest.json").unlink()
-    adopt(packed_copy, None)
+    (shards / "manifest.json").unlink()
+    adopt(shards, classes)
+
+
+def test_masks_that_are_all_ignored_teach_nothing_and_score_nothing(train, packed_copy):
+    options = {"shards": str(packed_copy), "epochs": 2}
+    classes = dataclasses.replace(OXFORD, ignored=(9,))
+
+    def nothing(mask):
+        return np.full_like(mask, 9)
+
+    repainted(packed_copy, ["val"], nothing, classes)
+    result, listener = train("val", **options)
+    assert any("Every pixel of val's masks is ignored" in note for note in listener.notes)
+    assert [record["val"]["loss"] for record in result.run.records()] == [None, None]
+    assert result.summary["best_epoch"] == 2 and result.summary["mean_iou"] is not None
+    repainted(packed_copy, ["train"], nothing, classes)
+    with pytest.raises(PetsegError, match="nothing was learned in 5 steps: every pixel of their masks is ignored"):
+        train("train", **options)
+    repainted(packed_copy, ["test"], nothing, classes)
+    with pytest.raises(PetsegError, match=r"nothing to learn: every pixel .* is ignored \(codes 9\)"):
+        train("none", **options)
+
+
+def test_a_class_that_never_appears_is_named(train, packed_copy):
+    """Border becomes background in the val split alone."""
+    repainted(packed_copy, ["val"], lambda mask: np.where(mask == 3, 2, mask).astype(np.uint8))
     _, listener = train(shards=str(packed_copy), epochs=2)
     assert [note for note in listener.notes if note.startswith("border: no pixel of the val split")] == listener.notes
 

@@ -225,6 +225,12 @@ class Loader:
         self._iteration += 1
         return self._iterate(self._iteration)
 
+    def start(self) -> None:
+        """Begin with the first batches, without waiting for them."""
+        self._check_process()
+        if self._engine is not None and len(self):
+            self._next(self._engine)
+
     def set_epoch(self, epoch: int) -> None:
         """Stand at the first sample of `epoch`."""
         if epoch < 0:
