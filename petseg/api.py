@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from torch import nn
 
 from petseg.config import TrainConfig
@@ -25,6 +27,7 @@ from petseg.training.fit import fit
 from petseg.training.reporter import Callback, Log, Reporter, Reporters
 from petseg.training.resume import Resume, settle
 from petseg.training.tensorboard import EventWriter
+from petseg.training.terminal import ConsoleReporter, in_notebook
 
 
 def train(
@@ -47,8 +50,8 @@ def train(
             `images_per_s` and more.
         resume: go on with `run_dir` (or the newest run in `runs/`) from its last checkpoint; other options may be left
             out. `"auto"` goes on where `run_dir` holds a run that saved something, and else starts it there.
-        reporter: shows the run to a person. Default: the logger `petseg` (`logging.basicConfig(level="INFO")` shows
-            it).
+        reporter: shows the run to a person. Default: progress in a notebook; elsewhere the logger `petseg`
+            (`logging.basicConfig(level="INFO")` shows it).
         began: when the run began, by `time.perf_counter`, for `max_minutes`; default: now.
 
     Returns:
@@ -66,8 +69,8 @@ def train(
     settled, run = settle(config, resume)
     if not settled.shards:
         raise OptionError("shards", "name a folder that petseg-shard wrote.")
-    heard = [reporter or Log(), *callbacks]
-    with open_world(settled.device) as world:
+    with open_world(settled.device) as world, _shown(reporter) as person:
+        heard = [person, *callbacks]
         if settled.tensorboard and world.is_main:
             heard.append(EventWriter())
         where = run or RunFolder(Path(world.broadcast(folder_for(settled))))
@@ -77,6 +80,16 @@ def train(
             shards, split = Path(result.trained.config.shards), result.summary["split"]
             report_run(where.path, result.trained, shards, result.manifest, split, result.test.image_iou, world.device)
         return result
+
+
+@contextmanager
+def _shown(reporter: Reporter | None) -> Iterator[Reporter]:
+    """Who shows a run: as asked, else by where it runs."""
+    if reporter is None and in_notebook():
+        with ConsoleReporter(Console(soft_wrap=True, highlight=False)) as bar:
+            yield bar
+    else:
+        yield reporter or Log()
 
 
 def evaluate(

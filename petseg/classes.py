@@ -36,7 +36,7 @@ class Reading:
     """For each code, in their order, the values that mean it; empty where each code means itself."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class ClassTable:
     """The classes of a data set: code on disk, name, colour.
 
@@ -62,6 +62,10 @@ class ClassTable:
     """Groups of codes scored together as one foreground; Oxford's pets have two conventions, {1} and {1, 3}."""
     reading: Reading = field(default=Reading(), compare=False)
     """How masks are read at packing."""
+
+    def __repr__(self) -> str:
+        named = [f"{code} {name}" for code, name in zip(self.codes, self.names, strict=True)]
+        return f"ClassTable({', '.join(named[:6])}{f' and {len(named) - 6} more' if len(named) > 6 else ''})"
 
     def __post_init__(self) -> None:
         every = (*self.codes, *self.ignored)

@@ -263,3 +263,32 @@ def test_what_is_no_picture(options, picture):
     petseg.train({**options, "epochs": 1})
     with pytest.raises(PetsegError, match=r"a picture is a path, a PIL image or u8\[H, W, 3\], not"):
         petseg.load(options["run_dir"]).predict(picture)
+
+
+def test_what_is_shown_of_a_result_is_a_line(options, packed):
+    result = petseg.train({**options, "epochs": 1, "gallery": 0})
+    found = [
+        result, result.test, result.trained, petseg.load(options["run_dir"], "cpu"), petseg.Manifest.load(packed),
+        petseg.TrainConfig(**options),
+        petseg.build_loader("webdataset", shards=packed, split="val", batch_size=4, size=(32, 32)),
+    ]  # fmt: skip
+    found.append(next(iter(found[-1])))
+    for one in found:
+        assert repr(one).startswith(f"{type(one).__name__}(") and len(repr(one)) < 400 and "\n" not in repr(one)
+    found[-2].close()
+    assert "mean IoU 0." in repr(result) and "42" in repr(found[4]) and "1 pet, 2 background" in repr(found[4])
+
+
+NOTEBOOK = """
+import petseg
+result = petseg.train({options!r})
+"""
+
+
+@pytest.mark.slow
+def test_a_notebook_shows_progress(options, tmp_path):
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(NOTEBOOK.format(options=options))])
+    nbclient.NotebookClient(book, timeout=120).execute()
+    shown = str([output for cell in book.cells for output in cell.outputs])
+    assert "epoch 1/2" in shown and "val mean IoU" in shown

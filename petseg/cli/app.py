@@ -21,12 +21,10 @@ HELP = {"help_option_names": ["-h", "--help"]}
 
 umbrella = typer.Typer(
     name="petseg",
-    help="Pack pictures and masks once, train segmentation networks at the speed of the hardware.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings=HELP,
-    epilog="--version says which petseg this is.",
 )
 shard_app = typer.Typer(
     name="petseg-shard", add_completion=False, pretty_exceptions_enable=False, context_settings=HELP
@@ -35,12 +33,29 @@ train_app = typer.Typer(
     name="petseg-train", add_completion=False, pretty_exceptions_enable=False, context_settings=HELP
 )
 
+
+def _say_version(context: typer.Context, asked: bool) -> None:
+    if asked:
+        import importlib.metadata
+
+        typer.echo(f"{context.find_root().info_name} {importlib.metadata.version('petseg')}")
+        raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say which petseg this is.")
+]
 ShardsArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Shard folder.", show_default=False)]
 RunArgument = Annotated[
     Path, typer.Argument(metavar="RUN", help="Run folder, or a checkpoint in it.", show_default=False)
 ]
 ShardsOption = Annotated[Path | None, typer.Option(help="Shard folder; default: the run's own.", show_default=False)]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+
+
+@umbrella.callback()
+def _umbrella(version: VersionOption = False) -> None:
+    """Pack pictures and masks once, train segmentation networks at the speed of the hardware."""
 
 
 @umbrella.command("shard")
@@ -139,6 +154,7 @@ def shard(
         bool, typer.Option("--dry-run", help="Say what pairs with what and what is left over, and pack nothing.")
     ] = False,
     download_dir: Annotated[Path, typer.Option(help="Folder for the download of `oxford`.")] = Path("downloads"),
+    version: VersionOption = False,  # noqa: ARG001
 ) -> None:
     """Pack pictures and masks into WebDataset shards with DALI indices."""
     if workers != 1:
@@ -207,6 +223,7 @@ def train(
             help="Processes on this machine, one a GPU; torchrun for several machines.", rich_help_panel="Run"
         ),
     ] = 1,
+    version: VersionOption = False,  # noqa: ARG001
 ) -> None:
     """Train a network. Without --shards, pets are drawn, packed and learned in minutes."""
     from petseg.cli.runs import train_command
@@ -444,11 +461,6 @@ def run(app: typer.Typer, name: str, args: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="surrogateescape")  # a path's bytes come out as they are, valid UTF-8 or not
     given = list(sys.argv[1:] if args is None else args)
-    if given == ["--version"]:
-        import importlib.metadata
-
-        console.out().print(f"{name} {importlib.metadata.version('petseg')}")
-        return 0
     command = typer.main.get_command(app)
     try:
         # Not `command.main`, which answers Ctrl-C without a word.

@@ -14,22 +14,18 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    TaskID,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
 
-from petseg.training.reporter import Reporter
+from petseg.training.terminal import show
 
 if TYPE_CHECKING:
     from petseg.classes import ClassTable
-    from petseg.config import TrainConfig
     from petseg.data.shards.manifest import Manifest
     from petseg.data.shards.scan import MaskScan
     from petseg.report.compare import Comparison
-    from petseg.run.folder import RunFolder
 
 
 def out() -> Console:
@@ -69,77 +65,6 @@ def progress(
             bar.update(task, advance=n, rate=f"{rate:,.0f} {unit}/s")
 
         yield advance, lambda total: bar.update(task, total=total)
-
-
-class ConsoleReporter(Reporter):
-    """For the terminal: one bar that is filled once an epoch, one line an epoch."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[speed]}"),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-        )
-        self._task: TaskID | None = None
-        self._epochs = 0
-        self.run: RunFolder | None = None
-        """The run's folder, once it has one."""
-
-    def __enter__(self) -> ConsoleReporter:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def started(self, run: RunFolder, _config: TrainConfig) -> None:
-        """Remember where it is."""
-        self.run = run
-
-    def note(self, text: str) -> None:
-        """Say one sentence."""
-        self._console.print(escape(text))
-
-    def epoch_started(self, epoch: int, epochs: int, steps: int) -> None:
-        """Start the bar anew."""
-        self._epochs = epochs
-        if self._task is not None:
-            self._bar.remove_task(self._task)
-        self._task = self._bar.add_task(f"epoch {epoch}" + (f"/{epochs}" if epochs else ""), total=steps, speed="")
-
-    def step(self, images_per_s: float, data_wait_pct: float, memory_mb: float) -> None:
-        """Move the bar on."""
-        if self._task is not None:
-            speed = f"{images_per_s:,.0f} images/s, {data_wait_pct:.0f}% waiting, {memory_mb:,.0f} MB"
-            self._bar.update(self._task, advance=1, speed=speed)
-
-    def epoch_ended(self, record: dict[str, Any]) -> None:
-        """One line."""
-        val, of = record["val"], f"/{self._epochs}" if self._epochs else ""
-        scores = ""
-        if val:
-            scores = f"  val mean IoU [bold]{show(val['mean_iou'])}[/] ({classes_line(val['iou'])})"
-        self._console.print(
-            f"epoch {record['epoch']:>{len(str(self._epochs))}}{of}  loss {record['train_loss']:.3f}"
-            f"{scores}  "
-            f"{record['images_per_s']:,.0f} images/s, {record['data_wait_pct']:.0f}% waiting, "
-            f"{record['memory_mb']:,.0f} MB  {record['seconds']:.1f} s"
-        )
-
-
-def show(value: float | None) -> str:
-    """A score to three places, or `n/a`."""
-    return "n/a" if value is None else f"{value:.3f}"
-
-
-def classes_line(iou: dict[str, float | None]) -> str:
-    """`pet 0.812, background 0.931`."""
-    return escape(", ".join(f"{name} {show(value)}" for name, value in iou.items()))
 
 
 def counted(n: int, what: str) -> str:

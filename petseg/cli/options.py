@@ -39,13 +39,15 @@ def _parameter(spec: dataclasses.Field[Any], kind: Any) -> inspect.Parameter:
     flag = flag_of(spec.name)
     is_choice = get_origin(kind) is Literal
     plain = str if is_choice else kind
-    help_text = spec.metadata["help"]
     default = spec.metadata["default"]
+    shown = ("yes" if default else "no") if kind is bool else str(default)
+    # Typer would put a text of one's own into brackets of its own.
+    help_text = spec.metadata["help"] + (rf" \[default: {shown}]" if shown else "")
     info = typer.Option(
         f"{flag}/--no-{flag[2:]}" if kind is bool else flag,
         help=help_text,
         metavar="|".join(get_args(kind)) if is_choice else None,
-        show_default=("yes" if default else "no") if kind is bool else str(default) if default != "" else False,
+        show_default=False,
         rich_help_panel=spec.metadata["panel"],
     )
     return inspect.Parameter(

@@ -24,6 +24,7 @@ from petseg.run.folder import REPORT, SUMMARY, RunFolder
 from petseg.system import process_began
 from petseg.training.conclude import FitResult
 from petseg.training.resume import Resume, settle
+from petseg.training.terminal import ConsoleReporter
 from petseg.training.verdict import Verdict
 
 DEMO_SAMPLES = 1000
@@ -54,7 +55,7 @@ def train_command(
             console = Console(quiet=True)
         if demo:
             asked = dataclasses.replace(asked, shards=str(_demo_shards(console, world, asked)))
-        with screen.ConsoleReporter(console) as reporter:
+        with ConsoleReporter(console) as reporter:
             try:
                 result = train(
                     dataclasses.replace(asked, run_dir=str(run.path)) if run else asked,

@@ -28,7 +28,7 @@ from petseg.model.transform import InputTransform
 _BAND_ROWS = 512
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class Evaluation:
     """What an evaluation found."""
 
@@ -36,6 +36,10 @@ class Evaluation:
     """As `metrics_from` gives them, plus `loss`, `samples`, `skipped_samples` and `baseline_mean_iou`."""
     image_iou: dict[int, float]
     """Mean IoU of each picture, by sample index."""
+
+    def __repr__(self) -> str:
+        score = self.metrics["mean_iou"]
+        return f"Evaluation(mean IoU {'n/a' if score is None else f'{score:.3f}'}, {self.metrics['samples']:,} samples)"
 
 
 @torch.no_grad()

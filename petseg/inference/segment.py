@@ -78,6 +78,13 @@ class Segmenter:
         self._amp = resolve_amp(cast(Amp, amp or ("off" if trained.config.amp == "off" else "auto")), device)
         self._tile, self._overlap = tile, overlap
 
+    def __repr__(self) -> str:
+        tile = f", tiles of {self._tile} px" if self._tile else ""
+        return (
+            f"Segmenter({str(self._trained.path)!r}, {self.classes}, size {self.height}x{self.width}{tile}, "
+            f"on {self._device})"
+        )
+
     def predict(self, picture: Picture) -> np.ndarray:
         """The mask of a picture at its own size: u8[H, W], codes as in the masks that the network learned from.
 

@@ -20,7 +20,7 @@ from petseg.model.transform import InputTransform
 from petseg.run.checkpoint import damaged, read_saved
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class TrainedModel:
     """A trained network and what its inputs and outputs mean."""
 
@@ -36,6 +36,9 @@ class TrainedModel:
     """How the pictures that it learned from were decoded, such as `fancy-upsampling`."""
     tones: Tones = AS_IT_IS
     """What became of pictures of more than 8 bits or three bands when they were packed."""
+
+    def __repr__(self) -> str:
+        return f"TrainedModel({str(self.path)!r}, {self.config.arch}, {self.classes}, size {self.config.size})"
 
     @torch.no_grad()
     def probabilities(self, images: torch.Tensor, amp: str = "off") -> torch.Tensor:

@@ -21,7 +21,7 @@ from petseg.training.telemetry import peak_memory_mb
 from petseg.training.verdict import verdict
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class FitResult:
     """What a run came to.
 
@@ -42,6 +42,13 @@ class FitResult:
     """The manifest of the run's shards."""
     exit_code: int = 0
     """0, or 128 plus the signal that stopped the run."""
+
+    def __repr__(self) -> str:
+        if self.summary is None:
+            return f"FitResult({str(self.run.path)!r}, stopped)"
+        score, speed = self.summary.get("mean_iou"), self.summary.get("images_per_s", 0.0)
+        shown = "n/a" if score is None else f"{score:.3f}"
+        return f"FitResult({str(self.run.path)!r}, mean IoU {shown}, {speed:,.0f} images/s)"
 
 
 def conclude(setup: Setup) -> FitResult:

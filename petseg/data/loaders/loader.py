@@ -20,7 +20,7 @@ Size = tuple[int, int]
 """(height, width) in pixels."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Batch:
     """One rank's batch, on the device.
 
@@ -36,6 +36,10 @@ class Batch:
     """i64[N], sample indices within the split; -1 marks a padding row (zeros in `images` and `codes`)."""
     classes: ClassTable
     """What the codes mean."""
+
+    def __repr__(self) -> str:
+        shape = ", ".join(map(str, self.images.shape))
+        return f"Batch(images u8[{shape}], {self.classes}, on {self.images.device})"
 
     @property
     def masks(self) -> torch.Tensor:
@@ -209,6 +213,13 @@ class Loader:
         self._queue: deque[_Record] = deque()
         self._order = (-1, 0, np.zeros((0, 0), np.int64))
         self._engine: Engine | None = engine
+
+    def __repr__(self) -> str:
+        epoch, consumed = self._position
+        return (
+            f"Loader({self.plan.split}, {self.plan.total:,} samples, epoch {epoch}, {consumed:,} received, batches of "
+            f"{self.plan.batch_size}, on {self.device})"
+        )
 
     def __len__(self) -> int:
         """Batches that remain in this epoch."""

@@ -67,7 +67,7 @@ class Encoding:
     """What became of images of more than 8 bits or three bands."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class Manifest:
     """Everything that is known about a folder of shards. Equal data gives equal bytes.
 
@@ -229,6 +229,10 @@ class Manifest:
             return cls.from_dict(data)
         except PetsegError as error:
             raise PetsegError(f"{path}: {error}") from error
+
+    def __repr__(self) -> str:
+        splits = ", ".join(f"{name} {split.samples:,}" for name, split in self.splits.items())
+        return f"Manifest({splits}; {self.classes})"
 
     def samples(self, name: str) -> int:
         """Samples of the split called `name`; 0 where there is none of that name."""
