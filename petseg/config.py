@@ -117,6 +117,11 @@ class TrainConfig:
     )
     augment: bool = option(True, "Move and recolour training pictures, on the device.")
     normalise: bool = option(True, "Subtract the channel means and divide by the deviations.")
+    statistics: Literal["auto", "shards", "imagenet"] = option(
+        "auto",
+        "Whose channel means and deviations those are. auto: those that the first weights learned with, else the "
+        "shards' own.",
+    )
     patience: int = option(0, "Stop after so many epochs without a better mean IoU; 0 for never.", minimum=0)
     sync_batchnorm: bool = option(False, "One BatchNorm over the batches of all ranks (GPUs only).", panel="Machine")
     amp: Literal["auto", "bf16", "fp16", "off"] = option(
@@ -229,6 +234,7 @@ class TrainConfig:
             ),
             "warmup": (self.schedule == "cosine", f"--schedule {self.schedule} has a rise of its own, or none"),
             "weight_decay": (self.optimizer != "adam", "--optimizer adam has none; adamw is the one with it"),
+            "statistics": (self.normalise, "--no-normalise leaves images as they are"),
             "init_head": (bool(self.init_from), "it is for --init-from"),
             "encoder_lr_scale": (
                 bool(self.encoder_weights or self.init_from),

@@ -19,6 +19,10 @@ class RefusedError(PetsegError):
     """A pack that lost too much, or whose masks disagree; its folder may be used again for another try."""
 
 
+class DamagedError(PetsegError):
+    """A picture of which a part is missing."""
+
+
 class TooLittleTimeError(PetsegError):
     """A time limit in which nothing can be learned; nothing of the run is worth keeping."""
 

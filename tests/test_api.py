@@ -126,6 +126,21 @@ def test_everything_takes_a_network_of_ones_own_and_leaves_it_as_it_is(options, 
     assert all(p.requires_grad for p in other.parameters())
 
 
+def test_a_network_of_ones_own_gets_the_statistics_that_it_learned_with(options):
+    """As timm's networks say them, or as asked; the shards' own where nobody knows."""
+
+    def mean(network, **more):
+        run_dir = f"{options['run_dir']}-{len(more)}-{hasattr(network, 'pretrained_cfg')}"
+        result = petseg.train({**options, "epochs": 1, "gallery": 0, "run_dir": run_dir, **more}, network=network)
+        return load_checkpoint(result.run.last)["mean"]
+
+    told = Own()
+    told.pretrained_cfg = {"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.5, 0.5)}
+    assert mean(told) == pytest.approx([0.1, 0.2, 0.3])
+    assert mean(Own()) == pytest.approx(petseg.Manifest.load(options["shards"]).mean)
+    assert mean(Own(), statistics="imagenet") == pytest.approx([0.485, 0.456, 0.406])
+
+
 def test_a_network_that_cannot_learn_from_a_batch_of_one(options):
     class Pooled(nn.Module):
         def __init__(self):

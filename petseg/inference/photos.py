@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from petseg.data.decode.pictures import MAX_SIDE, PictureError, opened, turned
+from petseg.data.decode.pictures import DAMAGED, MAX_SIDE, PictureError, opened, turned
 from petseg.data.decode.rgb import AS_IT_IS, Tones, decode_picture, is_deep, to_rgb
 from petseg.data.sources.files import IMAGES
-from petseg.errors import PetsegError
+from petseg.errors import DamagedError, PetsegError
 
 Picture = Path | str | Image.Image | np.ndarray
 """A photo's path, or its pixels."""
@@ -79,7 +79,8 @@ def read_photo(path: Path, tones: Tones = AS_IT_IS, *, allow_damaged: bool = Fal
         u8[H, W, 3].
 
     Raises:
-        PetsegError: one clause, without a full stop: no such file, no image, a part is missing, or too large (judged by
+        DamagedError: a part is missing; one clause, without a full stop.
+        PetsegError: one clause, without a full stop: no such file, no image, or too large (judged by
             the header, before anything is decoded).
     """
     try:
@@ -97,4 +98,5 @@ def read_photo(path: Path, tones: Tones = AS_IT_IS, *, allow_damaged: bool = Fal
         found = decode_picture(data, tones, max_side=MAX_SIDE)  # beyond that its overlay could not be written
         return turned(found.pixels, found.orientation)
     except PictureError as error:
-        raise PetsegError(f"{path} {error}") from error
+        kind = DamagedError if error.kind == DAMAGED else PetsegError
+        raise kind(f"{path} {error}") from error

@@ -17,7 +17,7 @@ from PIL import Image
 from petseg.classes import ClassTable
 from petseg.data.decode.pictures import MAX_SIDE
 from petseg.drawing import in_colours, legend, overlay
-from petseg.errors import PetsegError
+from petseg.errors import DamagedError, PetsegError
 from petseg.inference.photos import pictures_in, read_photo
 from petseg.inference.segment import Segmenter, likeliest
 from petseg.system import started_threads, usable_cores, write_atomic
@@ -88,15 +88,15 @@ def predict(
     except OSError as error:
         raise PetsegError(f"--out: {out} cannot be made ({error.strerror}); choose another folder.") from error
 
-    def work(planned: _Results) -> Prediction | str:
+    def work(planned: _Results) -> Prediction | PetsegError:
         try:
             picture = read_photo(planned.photo, segmenter.tones, allow_damaged=allow_damaged)
         except PetsegError as error:
-            return str(error)
+            return error
         return _predict_one(segmenter, picture, planned)
 
     done: list[Prediction] = []
-    failed: list[str] = []
+    failed: list[PetsegError] = []
     cores = usable_cores()
     threads = min(cores, len(plan), MOST_THREADS)
     pool = _quiet_threads(threads, cores // threads)
@@ -112,8 +112,10 @@ def predict(
         pool.shutdown(wait=True, cancel_futures=True)
     if failed:
         more = len(failed) - _NAMED_FAILURES
-        hint = "; --allow-damaged takes what is damaged" if any(" is damaged (" in each for each in failed) else ""
-        listed = "; ".join(failed[:_NAMED_FAILURES]) + (f"; and {more} more" if more > 0 else "")
+        hint = (
+            "; --allow-damaged takes what is damaged" if any(isinstance(each, DamagedError) for each in failed) else ""
+        )
+        listed = "; ".join(map(str, failed[:_NAMED_FAILURES])) + (f"; and {more} more" if more > 0 else "")
         rest = f"; the other {len(done)} are in {out}" if done else ""
         raise PetsegError(f"{len(failed)} of {len(photos)} pictures could not be read: {listed}{rest}{hint}.")
     return done

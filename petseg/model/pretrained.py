@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import nn
 
 from petseg.errors import PetsegError
 from petseg.model.smp import SmpNetwork, create
@@ -31,6 +32,15 @@ class Pretrained:
     std: tuple[float, float, float]
     sentence: str
     """For the person who asked for them: where weights and statistics came from."""
+
+
+def statistics_of(module: nn.Module) -> tuple[list[float], list[float]] | None:
+    """Channel means and deviations that somebody's own network was trained with, where it says so as timm's do."""
+    for part in (module, *(getattr(module, name, None) for name in ("encoder", "backbone", "model"))):
+        known = getattr(part, "pretrained_cfg", None) or getattr(part, "default_cfg", None)
+        if isinstance(known, dict) and {"mean", "std"} <= known.keys():
+            return list(_three(known["mean"])), list(_three(known["std"]))
+    return None
 
 
 def is_file(source: str) -> bool:

@@ -24,7 +24,7 @@ from petseg.device import World
 from petseg.errors import OptionError, PetsegError, flag_of
 from petseg.model.build import load_weights, network_for, transform_for
 from petseg.model.networks import Network, OwnNetwork, check_size
-from petseg.model.pretrained import absolute_source, load_encoder
+from petseg.model.pretrained import IMAGENET, absolute_source, load_encoder, statistics_of
 from petseg.model.smp import SmpNetwork
 from petseg.model.transfer import take_over
 from petseg.model.transform import InputTransform
@@ -282,6 +282,7 @@ def _first_weights(
     if checkpoint:
         load_weights(network, checkpoint["model"], run.last)
         return checkpoint["mean"], checkpoint["std"]
+    theirs: Statistics | None
     if config.init_from:
         saved = read_saved(Path(config.init_from))
         note = take_over(
@@ -294,13 +295,22 @@ def _first_weights(
         )
         if note:
             reporter.note(note)
-        return saved.mean, saved.std
-    if config.encoder_weights:
+        theirs = saved.mean, saved.std
+    elif config.encoder_weights:
         assert isinstance(network, SmpNetwork), "only these have an encoder, so TrainConfig refuses all others"
         pretrained = load_encoder(network, config.encoder_weights)
         reporter.note(pretrained.sentence)
-        return list(pretrained.mean), list(pretrained.std)
-    return list(manifest.mean), list(manifest.std)
+        theirs = list(pretrained.mean), list(pretrained.std)
+    elif isinstance(network, OwnNetwork):
+        theirs = statistics_of(network.module)
+        if theirs is None and config.statistics == "auto" and config.normalise:
+            reporter.note("Images are normalised by the shards' statistics; --statistics imagenet is for its weights.")
+    else:
+        theirs = None
+    if config.statistics == "imagenet":
+        return list(IMAGENET[0]), list(IMAGENET[1])
+    shards = list(manifest.mean), list(manifest.std)
+    return theirs if theirs and config.statistics == "auto" else shards
 
 
 def _check_cache(
