@@ -34,9 +34,14 @@ def option(
     panel: str = "Recipe",
     minimum: float | None = None,
     maximum: float | None = None,
+    before: Any = None,
 ) -> Any:
-    """A field with what its flag and its check need; `panel` is the part of `--help` that it stands in."""
-    known = {"default": default, "help": help, "panel": panel, "min": minimum, "max": maximum}
+    """A field with what its flag and its check need.
+
+    `panel` is the part of `--help` that it stands in; `before` what runs did that were begun before the option was
+    there, where that is not its default.
+    """
+    known = {"default": default, "help": help, "panel": panel, "min": minimum, "max": maximum, "before": before}
     return field(default=_UNSET, metadata=known)
 
 
@@ -93,6 +98,14 @@ class TrainConfig:
         minimum=1,
         maximum=4,
         panel="Network",
+    )
+    head_width: int = option(
+        -1,
+        "Channels of a layer before the logits (unet); 0 for none, -1 for as many as logits where they are more than "
+        "--width.",
+        minimum=-1,
+        panel="Network",
+        before=0,
     )
     dropout: float = option(
         0.0, "Channel dropout in the two deepest levels (unet).", minimum=0, maximum=0.9, panel="Network"
@@ -216,6 +229,16 @@ class TrainConfig:
         """Plain data, for TOML and checkpoints."""
         return dataclasses.asdict(self)
 
+    @classmethod
+    def recorded(cls, options: Mapping[str, Any]) -> TrainConfig:
+        """The configuration of a run that was begun by this petseg or by one without its newer options.
+
+        Raises:
+            PetsegError: a bad value.
+            TypeError: an option that this petseg does not know.
+        """
+        return cls(**{**_BEFORE, **options})
+
     def to_toml(self) -> str:
         """The configuration as a file that `--config` takes. Under a time limit it names no epochs."""
         import tomli_w
@@ -230,7 +253,8 @@ class TrainConfig:
         unet = f"--arch {self.arch} has no such option"
         rules = {
             **dict.fromkeys(
-                ("width", "depth", "max_width", "stem", "dropout", "norm", "upsample"), (self.arch == "unet", unet)
+                ("width", "depth", "max_width", "stem", "head_width", "dropout", "norm", "upsample"),
+                (self.arch == "unet", unet),
             ),
             "warmup": (self.schedule == "cosine", f"--schedule {self.schedule} has a rise of its own, or none"),
             "weight_decay": (self.optimizer != "adam", "--optimizer adam has none; adamw is the one with it"),
@@ -248,6 +272,12 @@ class TrainConfig:
             if not acts and getattr(self, name) != self._unless_given(specs[name])
         ]
 
+
+_BEFORE = {
+    spec.name: spec.metadata["before"]
+    for spec in dataclasses.fields(TrainConfig)
+    if spec.metadata["before"] is not None
+}
 
 RECIPES: dict[str, dict[str, Any]] = {
     "default": {},
@@ -270,7 +300,9 @@ RECIPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def resolve(flags: Mapping[str, Any], file: Path | None = None, *, recipe: Recipe = "default") -> TrainConfig:
+def resolve(
+    flags: Mapping[str, Any], file: Path | None = None, *, recipe: Recipe = "default", resumed: bool = False
+) -> TrainConfig:
     """Put a configuration together: defaults < the file's recipe < the file < a recipe among the flags < flags.
 
     `epochs` and `max_minutes` exclude each other: that of the flags drops that of the file.
@@ -279,6 +311,7 @@ def resolve(flags: Mapping[str, Any], file: Path | None = None, *, recipe: Recip
         flags: options given by hand, by field name; None means not given.
         file: TOML file of options by field name.
         recipe: for where neither names one.
+        resumed: the file is that of a run that goes on, which may be older than some options.
 
     Raises:
         PetsegError: an unknown key, a value of the wrong kind or out of its range, or both limits in one place.
@@ -286,7 +319,7 @@ def resolve(flags: Mapping[str, Any], file: Path | None = None, *, recipe: Recip
     given = {name: value for name, value in flags.items() if value is not None}
     written = read_toml(file) if file else {}
     layers = ((written, f"{file}: "), (given, ""))
-    values: dict[str, Any] = {"recipe": recipe}
+    values: dict[str, Any] = {"recipe": recipe, **(_BEFORE if resumed else {})}
     for layer, where in layers:
         if isinstance(named := layer.get("recipe"), str):
             values.update(RECIPES.get(named, {}))

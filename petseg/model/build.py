@@ -37,6 +37,7 @@ def network_for(config: TrainConfig, classes: ClassTable, own: nn.Module | None 
             norm=config.norm,
             upsample=config.upsample,
             stem=config.stem,
+            head_width=config.head_width,
         )
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
     return network.to(memory_format=memory_format)
@@ -57,6 +58,6 @@ def load_weights(network: Network, weights: dict[str, torch.Tensor], path: Path)
         network.load_state_dict(weights)
     except RuntimeError as error:
         raise PetsegError(
-            f"{path} is of another architecture than --arch, --width, --depth, --max-width, --stem, --norm and "
-            "--upsample describe: give the options of the run that it came from."
+            f"{path} is of another architecture than --arch, --width, --depth, --max-width, --stem, --head-width, "
+            "--norm and --upsample describe: give the options of the run that it came from."
         ) from error

@@ -34,6 +34,8 @@ class UNet(Freezable):
         upsample: 2x2 transposed convolution, or bilinear enlargement with a 1x1 convolution.
         stem: side in pixels of the squares that are folded into channels before the first level, and unfolded in the
             logits (Shi et al., CVPR 2016): with 2, every level works at half the size, for a third of the time.
+        head_width: channels of a 3x3 convolution before the logits; 0 for none; -1 for as many as there are logits to a
+            square, at most `max_width`, where those are more than `width`: a few channels can tell few classes apart.
 
     Example:
         >>> UNet(classes=3, width=8, depth=3)(torch.zeros(1, 3, 97, 133)).shape
@@ -54,6 +56,7 @@ class UNet(Freezable):
         norm: Norm = "batch",
         upsample: Upsample = "transpose",
         stem: int = 2,
+        head_width: int = -1,
     ) -> None:
         super().__init__()
         channels = [min(width * 2**level, max_width) for level in range(depth)]
@@ -69,14 +72,19 @@ class UNet(Freezable):
             for deep, shallow in zip(channels[:0:-1], channels[-2::-1], strict=True)
         )
         self.merge = nn.ModuleList(_double_conv(2 * here, here, norm, 0.0) for here in channels[-2::-1])
-        self.head = nn.Conv2d(channels[0], classes * stem**2, 1)
-        for module in self.modules():
+        logits = classes * stem**2
+        if head_width < 0:
+            head_width = min(logits, max_width) if logits > channels[0] else 0
+        wide = _conv(channels[0], head_width, norm) if head_width else nn.Identity()
+        for module in (*self.modules(), *wide.modules()):
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 # He et al., ICCV 2015: keeps the variance through ReLU layers.
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        nn.init.normal_(self.head.weight, std=0.01)
+        # Torch's own initialisation: with weights near zero, many classes take a hundred steps to part.
+        last = nn.Conv2d(head_width or channels[0], logits, 1)
+        self.head = nn.Sequential(wide, last) if head_width else last
 
     def encoder_parts(self) -> tuple[nn.Module, ...]:
         """Everything down to the bottom."""

@@ -80,7 +80,7 @@ def read_saved(run: Path, **changes: Any) -> Saved:
     try:
         return Saved(
             path=path,
-            config=TrainConfig(**{**data["config"], **changes}),
+            config=TrainConfig.recorded({**data["config"], **changes}),
             classes=ClassTable.from_dict(data["classes"]),
             weights=data["ema"] or data["model"],
             mean=[float(value) for value in data["mean"]],

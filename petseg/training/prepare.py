@@ -28,7 +28,7 @@ from petseg.model.pretrained import IMAGENET, absolute_source, load_encoder, sta
 from petseg.model.smp import SmpNetwork
 from petseg.model.transfer import take_over
 from petseg.model.transform import InputTransform
-from petseg.run.checkpoint import read_saved, settle_best
+from petseg.run.checkpoint import Saved, read_saved, settle_best
 from petseg.run.folder import CONFIG, RESOLVED, RunFolder
 from petseg.system import bytes_in_words
 from petseg.training import auto
@@ -133,6 +133,9 @@ def prepare(
         if world.device.type == "cpu":
             # Their processes start while the network is built.
             loaders = _Loaders.opened(config, world, manifest, reporter, checkpoint, undo)
+        first = read_saved(Path(config.init_from)) if config.init_from and not checkpoint else None
+        if first and config.head_width < 0 and len(first.classes) == len(manifest.classes):
+            config = dataclasses.replace(config, head_width=first.config.head_width)
         torch.manual_seed(config.seed)
         network = _network(config, manifest, own, reporter)
         batch = config.batch_size * world.size
@@ -140,7 +143,7 @@ def prepare(
         config, notes = auto.settle_step(config, world, network, per_epoch * config.epochs // world.size)
         for note in notes:
             reporter.note(note)
-        statistics = _first_weights(network, config, manifest, checkpoint, run, reporter)
+        statistics = _first_weights(network, config, manifest, checkpoint, first, run, reporter)
         network = _placed(network, config, world, reporter)
         transform = transform_for(config, *statistics).to(world.device)
         step = TrainStep(
@@ -275,6 +278,7 @@ def _first_weights(
     config: TrainConfig,
     manifest: Manifest,
     checkpoint: dict[str, Any] | None,
+    first: Saved | None,
     run: RunFolder,
     reporter: Reporter,
 ) -> Statistics:
@@ -283,19 +287,18 @@ def _first_weights(
         load_weights(network, checkpoint["model"], run.last)
         return checkpoint["mean"], checkpoint["std"]
     theirs: Statistics | None
-    if config.init_from:
-        saved = read_saved(Path(config.init_from))
+    if first:
         note = take_over(
             network,
-            saved.weights,
-            saved.path,
-            source=saved.classes,
+            first.weights,
+            first.path,
+            source=first.classes,
             target=manifest.classes,
             head=config.init_head,
         )
         if note:
             reporter.note(note)
-        theirs = saved.mean, saved.std
+        theirs = first.mean, first.std
     elif config.encoder_weights:
         assert isinstance(network, SmpNetwork), "only these have an encoder, so TrainConfig refuses all others"
         pretrained = load_encoder(network, config.encoder_weights)
@@ -383,7 +386,7 @@ def _restore(setup: Setup, checkpoint: dict[str, Any]) -> None:
     if saved := checkpoint["step"].get("course"):
         step.course = _course(
             setup.config,
-            TrainConfig(**checkpoint["config"]),
+            TrainConfig.recorded(checkpoint["config"]),
             Course(end=saved[0], since=saved[1], share_then=saved[2]),
             step,
         )

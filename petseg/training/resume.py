@@ -60,7 +60,7 @@ def settle(
             f"--resume: nothing to resume: {run.path} has no {run.last.name} with its {run.config.name}; give the "
             "--run-dir of a run that saved one."
         )
-    return whole or resolve({**given, "run_dir": None}, run.config), run
+    return whole or resolve({**given, "run_dir": None}, run.config, resumed=True), run
 
 
 def check_changes(config: TrainConfig, checkpoint: dict[str, Any], run: RunFolder) -> TrainConfig:
@@ -75,7 +75,7 @@ def check_changes(config: TrainConfig, checkpoint: dict[str, Any], run: RunFolde
         PetsegError: an option that would change what the run learns, or fewer epochs than before.
     """
     try:
-        before = TrainConfig(**checkpoint["config"])
+        before = TrainConfig.recorded(checkpoint["config"])
     except TypeError as error:
         raise PetsegError(f"{run.last} is damaged ({error}); start a new run.") from error
     if config.amp == "auto":
@@ -106,7 +106,7 @@ def finished_summary(config: TrainConfig, checkpoint: dict[str, Any], run: RunFo
     """The summary of a run that has nothing left to do, None if it has."""
     progress = Progress()
     progress.load_state_dict(checkpoint["progress"])
-    before, step = TrainConfig(**checkpoint["config"]), checkpoint["step"]
+    before, step = TrainConfig.recorded(checkpoint["config"]), checkpoint["step"]
     if config.max_minutes:
         end, since, share_then = step["course"] if "course" in step else (step["samples"] + 1, 0, 0.0)
         reached = Course(end=end, since=since, share_then=share_then).share(step["samples"])

@@ -110,7 +110,7 @@ def test_group_norm_does_not_depend_on_the_batch():
 
 
 def test_a_stem_works_at_half_size():
-    plain, folded = UNet(width=8, depth=3, stem=1), UNet(width=8, depth=3, stem=2)
+    plain, folded = UNet(width=8, depth=3, stem=1), UNet(width=8, depth=3, stem=2, head_width=0)
     assert (plain.stride, folded.stride) == (4, 8)
     seen = []
     folded.down[0].register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape)))
