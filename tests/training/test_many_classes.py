@@ -18,11 +18,8 @@ CLASSES, SIDE, EPOCHS = 20, 96, 12
 
 def draw(rng):
     """(picture, mask): six discs and boxes on grey, each of its class's colour."""
-    colours = [(40, 40, 40)]
-    for hue in range(CLASSES - 1):
-        colours.append(
-            tuple(round(255 * v) for v in colorsys.hsv_to_rgb(hue / (CLASSES - 1), 1.0 if hue % 2 else 0.6, 0.9))
-        )
+    hues = [(n / (CLASSES - 1), 1.0 if n % 2 else 0.6, 0.9) for n in range(CLASSES - 1)]
+    colours = [(40, 40, 40), *(tuple(round(255 * v) for v in colorsys.hsv_to_rgb(*hue)) for hue in hues)]
     rows, columns = np.indices((SIDE, SIDE))
     mask = np.zeros((SIDE, SIDE), np.uint8)
     for _ in range(6):
