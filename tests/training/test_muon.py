@@ -59,7 +59,9 @@ def test_a_filter_steps_along_its_gradient_made_orthogonal():
 def test_first_last_and_depthwise_convolutions_are_left_to_adamw():
     network = UNet(width=4, depth=2, stem=2)
     chosen = filters_of(network)
-    kept = [p for name, p in network.named_parameters() if p.ndim == 4 and name not in {"stem.0.weight", "head.weight"}]
+    kept = [
+        p for name, p in network.named_parameters() if p.ndim == 4 and name not in {"stem.0.weight", "head.1.weight"}
+    ]
     assert [id(p) for p in chosen] == [id(p) for p in kept]
     depthwise = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 3, 1))
     assert [tuple(p.shape) for p in filters_of(depthwise)] == [(8, 8, 1, 1)]
@@ -77,7 +79,7 @@ def steps(optimizer, network, count):
 
 def test_going_on_from_a_state_is_bit_equal():
     torch.manual_seed(0)
-    network = UNet(width=4, depth=3)
+    network = UNet(width=4, depth=3, head_width=0)
     optimizer = build_optimizer(network, TrainConfig(optimizer="muon"), CPU)
     assert isinstance(optimizer, Muon)
     steps(optimizer, network, 2)
@@ -92,7 +94,7 @@ def test_going_on_from_a_state_is_bit_equal():
 @pytest.mark.parametrize("bad", [0.0, float("nan")])
 def test_a_step_that_does_not_count_leaves_nothing(bad):
     """As fp16's GradScaler asks for it: by a tensor, not by not calling."""
-    network = UNet(width=4, depth=2)
+    network = UNet(width=4, depth=2, head_width=0)
     optimizer = build_optimizer(network, TrainConfig(optimizer="muon"), CPU)
     steps(optimizer, network, 1)
     before = copy.deepcopy((network.state_dict(), optimizer.state_dict()["state"]))

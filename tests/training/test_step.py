@@ -124,7 +124,7 @@ def test_weights_that_are_no_numbers_are_noticed():
     run(step, range(1))
     assert step.weights_are_finite()
     with torch.no_grad():
-        step.network.head.bias[0] = float("nan")
+        step.network.head[-1].bias[0] = float("nan")
     assert not step.weights_are_finite()
 
 
