@@ -318,27 +318,36 @@ def resolve(
     """
     given = {name: value for name, value in flags.items() if value is not None}
     written = read_toml(file) if file else {}
-    layers = ((written, f"{file}: "), (given, ""))
-    values: dict[str, Any] = {"recipe": recipe, **(_BEFORE if resumed else {})}
-    for layer, where in layers:
-        if isinstance(named := layer.get("recipe"), str):
-            values.update(RECIPES.get(named, {}))
-        if layer.get("max_minutes") and "epochs" in layer:
-            raise PetsegError(f"{where}--max-minutes: it settles the epochs, so leave --epochs out.")
-        if "epochs" in layer:
-            values.pop("max_minutes", None)
-        elif layer.get("max_minutes"):
-            values.pop("epochs", None)
-        values.update(layer)
-    unknown = next((name for name in values if name not in _names()), None)
-    if unknown is not None:
-        raise PetsegError(f"unknown option '{unknown}'; {_near(unknown)}")
     try:
+        values = layered({"recipe": recipe, **(_BEFORE if resumed else {})}, written, given)
+        unknown = next((name for name in values if name not in _names()), None)
+        if unknown is not None:
+            raise PetsegError(f"unknown option '{unknown}'; {_near(unknown)}")
         return TrainConfig(**values)
     except OptionError as error:
         # Say which of the two places the bad value came from.
         culprit = error.option in written and error.option not in given
         raise PetsegError(f"{file}: {error}" if culprit else str(error)) from None
+
+
+def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of several layers, those of a later one before those of an earlier, its recipe's too.
+
+    Raises:
+        OptionError: a layer has both `epochs` and `max_minutes`, of which a later one drops the other.
+    """
+    values: dict[str, Any] = {}
+    for layer in layers:
+        if isinstance(named := layer.get("recipe"), str):
+            values.update(RECIPES.get(named, {}))
+        if layer.get("max_minutes") and "epochs" in layer:
+            raise OptionError("max_minutes", "it settles the epochs, so leave --epochs out.")
+        if "epochs" in layer:
+            values.pop("max_minutes", None)
+        values.update(layer)
+        if values.get("max_minutes"):
+            values.pop("epochs", None)  # an earlier layer's, or a recipe's
+    return values
 
 
 def _names() -> set[str]:

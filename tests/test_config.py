@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from petseg.config import RECIPES, TrainConfig, parse_size, resolve
+from petseg.config import RECIPES, TrainConfig, layered, parse_size, resolve
 from petseg.errors import PetsegError
 
 
@@ -37,6 +37,14 @@ def test_epochs_and_minutes_exclude_each_other(tmp_path):
         file.write_text(TrainConfig(**written).to_toml())
         found = resolve(given, file)
         assert (found.epochs, found.max_minutes) == (epochs, minutes)
+
+
+def test_layers_put_together_before_are_those_put_together_at_once():
+    """As a command that is given again under --auto-resume has them: in one layer over the run's own."""
+    once = layered({"max_minutes": 2.0, "recipe": "seed"}, {"epochs": 7, "lr": 0.1})
+    assert once["epochs"] == 7 and "max_minutes" not in once and TrainConfig(**once) == resolve(once)
+    once = layered({"max_minutes": 2.0}, {"recipe": "demo"})
+    assert once["max_minutes"] == 2.0 and TrainConfig(**once) == resolve(once) and once["size"] == "64"
 
 
 def test_a_repr_is_what_was_given():

@@ -10,9 +10,8 @@ from petseg.errors import TooLittleTimeError
 from petseg.model.metrics import confusion_matrices
 from petseg.training.prepare import Setup, scored_split
 
-WARM, TIMED, TIMED_SHARE = 1, 5, 0.02
-"""Steps that are not timed (buffers, compilation), and the steps of a measurement: so many, and for this share of the
-limit."""
+TIMED, TIMED_SHARE = 5, 0.02
+"""Steps of a measurement: so many, and for this share of the limit; a run's first step is in none."""
 
 MARGIN = 0.02
 """Share of the limit that is kept back: what was measured moves by as much on a shared machine."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from dataclasses import dataclass
 from typing import Any
@@ -58,7 +57,7 @@ def conclude(setup: Setup) -> FitResult:
     split = scored_split(manifest)
     if split != "test":
         reporter.note(f"These shards have no test split: the scores are of {split}, which the run has seen.")
-    own = copy.deepcopy(setup.network.module) if isinstance(setup.network, OwnNetwork) else None
+    own = setup.network.module if isinstance(setup.network, OwnNetwork) else None
     # What the data is held to is this session's affair, whenever the checkpoint was written.
     today = {name: getattr(config, name) for name in ("verify", "on_bad_sample")}
     trained = load_trained(setup.run.path, world.device, network=own, **today)

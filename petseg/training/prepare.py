@@ -120,8 +120,9 @@ def prepare(
         PetsegError: the parts do not fit each other, or something cannot be read; no folder was made.
     """
     manifest = Manifest.load(Path(config.shards))
-    for name, why in config.idle():
-        reporter.note(f"{flag_of(name)} {getattr(config, name)} does nothing here: {why}.")
+    if checkpoint is None:  # a run that goes on was told so when it began
+        for name, why in config.idle():
+            reporter.note(f"{flag_of(name)} {getattr(config, name)} does nothing here: {why}.")
     config = _fitting(config, manifest.split("train").samples, world, reporter)
     _refuse_ignored(manifest)
     cached = cache_bytes(manifest.samples("train") + manifest.samples("val"), config.height_width)
@@ -368,7 +369,8 @@ def _open(
         verify=config.verify,
         on_bad_sample=config.on_bad_sample,
     )
-    if count := len(loader.skipped):
+    # A split is opened more than once: under a time limit its loader is timed before the end.
+    if (count := len(loader.skipped)) and split not in skipped:
         skipped[split] = count
         named = ", ".join(loader.skipped[:NAMED_SAMPLES]) + (" ..." if count > NAMED_SAMPLES else "")
         what = "damaged sample of {} is" if count == 1 else "damaged samples of {} are"
@@ -387,7 +389,7 @@ def _restore(setup: Setup, checkpoint: dict[str, Any]) -> None:
         step.course = _course(
             setup.config,
             TrainConfig.recorded(checkpoint["config"]),
-            Course(end=saved[0], since=saved[1], share_then=saved[2]),
+            Course(*saved),
             step,
         )
 

@@ -101,7 +101,7 @@ def rate_at(progress: float, config: TrainConfig) -> float:
     return config.lr * (1 + math.cos(math.pi * x)) / 2
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(slots=True)
 class Course:
     """How far a run is along its schedule, from 0 to 1, by the samples that it has seen."""
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from petseg.config import TrainConfig, read_toml, resolve
+from petseg.config import TrainConfig, layered, read_toml, resolve
 from petseg.errors import OptionError, PetsegError, flag_of
 from petseg.run.folder import RUNS, RunFolder, newest_run_folder
 from petseg.training.progress import Progress
@@ -44,12 +44,13 @@ def settle(
     given = {} if isinstance(asked, TrainConfig) else {name: v for name, v in asked.items() if v is not None}
     folder = whole.run_dir if whole else given.get("run_dir")
     if resume == "auto":
-        folder = folder or (read_toml(file).get("run_dir") if file else None)
+        written = read_toml(file) if file else {}
+        folder = folder or written.get("run_dir")
         if not folder:
             raise PetsegError("--auto-resume: give the --run-dir that it is to look into.")
         resume = RunFolder(Path(folder)).can_go_on
         if resume and file:  # by the same command that began it
-            given, file = {**read_toml(file), **given}, None
+            given, file = layered(written, given), None
     if not resume:
         return whole or resolve(given, file), None
     if file is not None:
@@ -108,9 +109,11 @@ def finished_summary(config: TrainConfig, checkpoint: dict[str, Any], run: RunFo
     progress.load_state_dict(checkpoint["progress"])
     before, step = TrainConfig.recorded(checkpoint["config"]), checkpoint["step"]
     if config.max_minutes:
-        end, since, share_then = step["course"] if "course" in step else (step["samples"] + 1, 0, 0.0)
-        reached = Course(end=end, since=since, share_then=share_then).share(step["samples"])
-        over = reached >= 1 and config.max_minutes <= before.max_minutes
+        over = (
+            "course" in step
+            and Course(*step["course"]).share(step["samples"]) >= 1
+            and config.max_minutes <= before.max_minutes
+        )
     else:
         over = checkpoint["loader"]["epoch"] >= config.epochs
     if not over and not progress.is_out_of_patience(config.patience):

@@ -25,7 +25,8 @@ class Saver:
         self._saved_at = time.perf_counter()
         self.took = 0.0
         """Seconds of the last one."""
-        self._unsaved = False
+        self.owes_one = False
+        """Whether an epoch was left out that is to be saved at the end."""
         self._best: dict[str, Any] | None = None
 
     def save(self) -> None:
@@ -44,7 +45,7 @@ class Saver:
         if setup.world.is_main:
             setup.run.write_records(setup.progress.records)
             save_run(setup.run.path, _described(setup), sections, self._best)
-        self._unsaved, self._best = False, None
+        self.owes_one, self._best = False, None
         self._saved_at = time.perf_counter()
         self.took = self._saved_at - began
 
@@ -60,7 +61,7 @@ class Saver:
         early = time.perf_counter() - self._saved_at < apart  # on rank 0, which writes
         if stopped or not self._setup.world.any(early):
             return True
-        self._unsaved = True
+        self.owes_one = True
         if is_best and self._best is not None:
             self._best = _kept(self._best)
         return False
@@ -72,11 +73,6 @@ class Saver:
             return True
         late = time.perf_counter() - self._saved_at >= 60 * config.save_every_minutes
         return bool(config.save_every_minutes) and agreed and self._setup.world.any(late)
-
-    @property
-    def owes_one(self) -> bool:
-        """Whether an epoch was left out that is to be saved at the end."""
-        return self._unsaved
 
 
 def _described(setup: Setup) -> dict[str, Any]:
