@@ -157,6 +157,12 @@ class TrainConfig:
     num_threads: int = option(
         0, "Decoding threads or processes; 0 for one a core, at most 16 (DALI on a GPU: 8).", minimum=0, panel="Data"
     )
+    compute_threads: int = option(
+        0,
+        "Threads that compute on a CPU; 0 for one a core, and fewer while other programs keep cores busy.",
+        minimum=0,
+        panel="Machine",
+    )
     prefetch_batches: int = option(2, "Batches that are made ahead.", minimum=1, maximum=64, panel="Data")
     verify: bool = option(True, "Check the shards' hashes, once after each change, before they are used.", panel="Data")
     on_bad_sample: Literal["stop", "skip"] = option(

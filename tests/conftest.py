@@ -15,6 +15,7 @@ from petseg.data.shards.options import PackOptions
 from petseg.data.shards.pack import pack
 from petseg.data.sources.oxford import OxfordSource
 from petseg.data.sources.synthetic import SyntheticSource
+from petseg.system import usable_cores
 from petseg.training.reporter import Reporter
 
 
@@ -48,6 +49,8 @@ def own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("UV_RUN_RECURSION_DEPTH", raising=False)
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        # Sums are compared bit by bit, so nothing may follow the load.
+        patch.setenv("OMP_NUM_THREADS", str(usable_cores()))
         yield
 
 

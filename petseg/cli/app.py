@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+import petseg.cores  # noqa: F401 - the load is measured from here on, before torch is imported
 from petseg.cli.options import with_train_flags
 from petseg.errors import PetsegError
 from petseg.signals import Terminated, sigterm_raises

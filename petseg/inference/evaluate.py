@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from petseg.classes import ClassTable
+from petseg.config import TrainConfig
 from petseg.data.loaders.build import build_loader, resolve_loader
 from petseg.data.loaders.loader import Loader
 from petseg.data.shards.manifest import Manifest
@@ -24,6 +25,7 @@ from petseg.model.losses import combine, loss_sums, sums_length
 from petseg.model.metrics import confusion_matrices, constant_answer_mean_iou, mean_ious, metrics_from
 from petseg.model.networks import Network
 from petseg.model.transform import InputTransform
+from petseg.threads import ComputeThreads
 
 _BAND_ROWS = 512
 
@@ -52,6 +54,7 @@ def evaluate(
     *,
     amp: str = "off",
     dice: float = 1.0,
+    threads: ComputeThreads | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Score `network` on what `loader` yields.
@@ -64,6 +67,7 @@ def evaluate(
         world: the ranks that share the work.
         amp: resolved `--amp`.
         dice: weight of the Dice loss in `loss`.
+        threads: that it computes on; they follow the load.
         progress: called with the number of samples after each batch.
     """
     n = len(classes)
@@ -87,6 +91,8 @@ def evaluate(
         if progress:
             progress(min(batch.indices.shape[0], left))  # the rest of the last batch is padding
             left -= batch.indices.shape[0]
+        if threads:
+            threads.look()
     network.train(was_training)
     world.sum(confusion)
     world.sum(sums)
@@ -143,19 +149,27 @@ def score(
         on_bad_sample=config.on_bad_sample,
     )
     try:
-        world = World(rank=0, size=1, device=device)
-        return evaluate(
-            trained.network,
-            loader,
-            manifest.classes,
-            trained.transform,
-            world,
-            amp=amp,
-            dice=config.dice,
-            progress=progress,
-        )
+        with _threads(config, device) as threads:
+            return evaluate(
+                trained.network,
+                loader,
+                manifest.classes,
+                trained.transform,
+                World(rank=0, size=1, device=device),
+                amp=amp,
+                dice=config.dice,
+                threads=threads,
+                progress=progress,
+            )
     finally:
         loader.close()
+
+
+def _threads(config: TrainConfig, device: torch.device) -> ComputeThreads:
+    threads = ComputeThreads(config.compute_threads)
+    if device.type == "cpu":
+        threads.follow()
+    return threads
 
 
 def check_classes(trained: TrainedModel, shards: Path, manifest: Manifest) -> None:
@@ -209,15 +223,17 @@ def evaluate_full_size(
     reader = ShardReader(folder, manifest, split, verify=config.verify, on_bad=config.on_bad_sample)
     try:
         sound = sorted({*range(len(reader))} - {*reader.bad})
-        for index in sound:
-            picture, codes = reader.decoded(index)
-            predicted, truth = segmenter.segment(picture), lookup[codes]
-            for first in range(0, len(truth), _BAND_ROWS):
-                rows = slice(first, first + _BAND_ROWS)
-                p, t = (torch.from_numpy(a[rows]).long().unsqueeze(0) for a in (predicted, truth))
-                confusion += confusion_matrices(p, t, n)[0].numpy()
-            if progress:
-                progress(1)
+        with _threads(config, device) as threads:
+            for index in sound:
+                picture, codes = reader.decoded(index)
+                predicted, truth = segmenter.segment(picture), lookup[codes]
+                for first in range(0, len(truth), _BAND_ROWS):
+                    rows = slice(first, first + _BAND_ROWS)
+                    p, t = (torch.from_numpy(a[rows]).long().unsqueeze(0) for a in (predicted, truth))
+                    confusion += confusion_matrices(p, t, n)[0].numpy()
+                threads.look()
+                if progress:
+                    progress(1)
         samples = len(sound)
     finally:
         reader.close()

@@ -13,6 +13,7 @@ from petseg.errors import TooLittleTimeError
 from petseg.run.checkpoint import load_training_state
 from petseg.run.folder import RunFolder
 from petseg.signals import stop_signals
+from petseg.threads import ComputeThreads
 from petseg.training import auto
 from petseg.training.conclude import FitResult, conclude
 from petseg.training.loop import train
@@ -61,18 +62,21 @@ def fit(
                 "larger number goes on."
             )
             return FitResult(run=run, summary=summary, test=None)
-    setup = prepare(asked, config, run, world, reporter, checkpoint=checkpoint, own=network, began=began)
-    try:
-        reporter.started(run, setup.config)
-        with stop_signals() as stop:
-            try:
-                finished = train(setup, stop)
-            except TooLittleTimeError:
-                if checkpoint is None and world.is_main:
-                    run.forget()
-                raise
-        if not finished:
-            return FitResult(run=run, summary=None, test=None, exit_code=stop.exit_code)
-        return conclude(setup)
-    finally:
-        setup.close()
+    with ComputeThreads(config.compute_threads, reporter.note) as threads:
+        setup = prepare(
+            asked, config, run, world, reporter, threads=threads, checkpoint=checkpoint, own=network, began=began
+        )
+        try:
+            reporter.started(run, setup.config)
+            with stop_signals() as stop:
+                try:
+                    finished = train(setup, stop)
+                except TooLittleTimeError:
+                    if checkpoint is None and world.is_main:
+                        run.forget()
+                    raise
+            if not finished:
+                return FitResult(run=run, summary=None, test=None, exit_code=stop.exit_code)
+            return conclude(setup)
+        finally:
+            setup.close()

@@ -52,7 +52,16 @@ def _is_over(setup: Setup, budget: Budget | None) -> bool:
 def scores(setup: Setup, loader: Loader, network: Network) -> Evaluation:
     """The scores of a network on what a loader yields, computed as the run does."""
     config = setup.config
-    return evaluate(network, loader, setup.classes, setup.transform, setup.world, amp=config.amp, dice=config.dice)
+    return evaluate(
+        network,
+        loader,
+        setup.classes,
+        setup.transform,
+        setup.world,
+        amp=config.amp,
+        dice=config.dice,
+        threads=setup.threads,
+    )
 
 
 def note_absent(setup: Setup, metrics: dict[str, Any], split: str) -> None:
@@ -87,6 +96,7 @@ def _steps(setup: Setup, saver: Saver, budget: Budget | None, stop: Stop) -> boo
             step(batch, epoch_on_device)
             if step.steps % CHECK_EVERY == 0:
                 _check_loss(setup)
+        setup.threads.look()
         part.samples += len(batch.indices) * world.size
         if world.is_main:
             now = time.perf_counter()
@@ -134,6 +144,7 @@ def _epoch_ends(setup: Setup, saver: Saver, budget: Budget | None, stop: Stop) -
         "images_per_s": part.samples / (data + compute) if part.samples else 0.0,
         "data_wait_pct": 100 * data / (data + compute) if part.samples else 0.0,
         "memory_mb": peak_memory_mb(world.device),
+        "threads": torch.get_num_threads(),
         "seconds": part.seconds,
     }
     progress.end_epoch(record)

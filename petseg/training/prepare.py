@@ -31,6 +31,7 @@ from petseg.model.transform import InputTransform
 from petseg.run.checkpoint import Saved, read_saved, settle_best
 from petseg.run.folder import CONFIG, RESOLVED, RunFolder
 from petseg.system import bytes_in_words
+from petseg.threads import ComputeThreads
 from petseg.training import auto
 from petseg.training.progress import Progress
 from petseg.training.recipe import Course
@@ -74,6 +75,7 @@ class Setup:
     val: Loader | None
     """None where the shards have no such split."""
     progress: Progress
+    threads: ComputeThreads
     skipped: dict[str, int] = field(default_factory=dict)
     """Damaged samples that are left out, by split."""
 
@@ -100,6 +102,7 @@ def prepare(
     world: World,
     reporter: Reporter,
     *,
+    threads: ComputeThreads,
     checkpoint: dict[str, Any] | None = None,
     own: nn.Module | None = None,
     began: float | None = None,
@@ -112,6 +115,7 @@ def prepare(
         run: an empty new folder; with a checkpoint the run's own.
         world: the ranks.
         reporter: hears of what a person should know.
+        threads: that the network computes on.
         checkpoint: of the run that goes on.
         own: somebody's own network, in place of `config.arch`.
         began: when the run began, by `time.perf_counter`; default: now.
@@ -166,8 +170,11 @@ def prepare(
         setup = Setup(
             run=run, world=world, reporter=reporter, config=config, manifest=manifest, network=network,
             statistics=statistics, transform=transform, step=step, train=loaders.train, val=loaders.val,
-            progress=Progress(began=time.perf_counter() if began is None else began), skipped=loaders.skipped,
+            progress=Progress(began=time.perf_counter() if began is None else began), threads=threads,
+            skipped=loaders.skipped,
         )  # fmt: skip
+        if world.device.type == "cpu" and world.size == 1 and config.compile == "off":
+            threads.follow()
         if checkpoint:
             _restore(setup, checkpoint)
         _make_folder(setup, asked, resumed=checkpoint is not None)

@@ -49,6 +49,14 @@ def untimed(run):
     return [{k: v for k, v in record.items() if k not in timed} for record in run.records()]
 
 
+def test_the_threads_that_were_asked_for_compute(train):
+    before = torch.get_num_threads()
+    result, _ = train(epochs=1, compute_threads=3)
+    assert [record["threads"] for record in result.run.records()] == [3]
+    assert result.summary["device"] == "cpu (3 threads)"
+    assert torch.get_num_threads() == before
+
+
 def test_a_run_leaves_everything_that_it_promises(train, packed):
     result, listener = train(epochs=3)
     run = result.run
