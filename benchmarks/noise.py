@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from petseg.data.decode.boxes import Framing
 from petseg.data.loaders.loader import Pending, Pixels, Size
 
 
@@ -36,15 +37,17 @@ class NoiseEngine:
         self._seed = seed
         self._made: dict[Size, Pixels] = {}
 
-    def submit(self, indices: np.ndarray, size: Size) -> Pending:
+    def submit(self, indices: np.ndarray, framing: Framing) -> Pending:
         """See `Engine`."""
+        size = framing.size
         if size not in self._made:
             rng = np.random.default_rng(self._seed)
             noise = rng.integers(0, 256, (self._batch_size, *size, 3), dtype=np.uint8)
             masks = rng.choice(self._codes, (self._batch_size, *size))
-            self._made[size] = Pixels(*(torch.from_numpy(each).to(self._device) for each in (noise, masks)))
+            images, codes = (torch.from_numpy(each).to(self._device) for each in (noise, masks))
+            self._made[size] = Pixels(images, codes, np.tile(np.array((0, 0, *size), np.int32), (self._batch_size, 1)))
         made = self._made[size]
-        return _Made(Pixels(made.images[: len(indices)], made.codes[: len(indices)]))
+        return _Made(Pixels(made.images[: len(indices)], made.codes[: len(indices)], made.boxes[: len(indices)]))
 
     def close(self) -> None:
         """See `Engine`."""

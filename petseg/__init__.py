@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from petseg.api import evaluate, load, predict, train, write_report
     from petseg.classes import ClassTable
     from petseg.config import TrainConfig
+    from petseg.data.decode.boxes import Fit
     from petseg.data.loaders.build import build_loader
     from petseg.data.loaders.loader import Batch, Loader
     from petseg.data.loaders.samples import OrderedSamples
@@ -20,13 +21,14 @@ if TYPE_CHECKING:
     from petseg.training.reporter import Reporter
 
 __all__ = [
-    "Batch", "ClassTable", "FitResult", "Loader", "Manifest", "OrderedSamples", "PetsegError", "Reporter", "Segmenter",
+    "Batch", "ClassTable", "Fit", "FitResult", "Loader", "Manifest", "OrderedSamples", "PetsegError", "Reporter", "Segmenter",
     "TrainConfig", "UNet", "build_loader", "evaluate", "export", "load", "predict", "train", "write_report",
 ]  # fmt: skip
 
 _HOMES = {
     "Batch": "petseg.data.loaders.loader",
     "ClassTable": "petseg.classes",
+    "Fit": "petseg.data.decode.boxes",
     "FitResult": "petseg.training.conclude",
     "Loader": "petseg.data.loaders.loader",
     "Manifest": "petseg.data.shards.manifest",

@@ -118,6 +118,12 @@ class ClassTable:
     def __len__(self) -> int:
         return len(self.codes)
 
+    @property
+    def outside(self) -> int:
+        """A code that is no class, for pixels that are of no picture."""
+        taken = {*self.codes}
+        return self.ignored[0] if self.ignored else next(code for code in range(255, -1, -1) if code not in taken)
+
     def lookup(self) -> np.ndarray:
         """Table from code to class index: u8[256], IGNORE_INDEX where the code is no class."""
         table = np.full(256, IGNORE_INDEX, dtype=np.uint8)

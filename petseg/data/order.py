@@ -36,6 +36,23 @@ def keyed_hash(values: np.ndarray, *key: int) -> np.ndarray:
     return mix64(mix64(np.asarray(values).astype(np.uint64) ^ state) ^ np.uint64(0xD1B54A32D192ED03))
 
 
+_U64 = 0xFFFFFFFFFFFFFFFF
+
+
+def hash_of(value: int, *key: int) -> int:
+    """`keyed_hash` of one integer, in a tenth of the time: 0 to 2**64 - 1."""
+    state = 0x9E3779B97F4A7C15
+    for part in key:
+        state = (_mix64((part & _U64) ^ state) + 0x9E3779B97F4A7C15) & _U64
+    return _mix64(_mix64((value & _U64) ^ state) ^ 0xD1B54A32D192ED03)
+
+
+def _mix64(x: int) -> int:
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _U64
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _U64
+    return x ^ (x >> 31)
+
+
 def epoch_order(sizes: Sequence[int], seed: int, epoch: int, window: int | None = None) -> Indices:
     """The order in which one epoch visits a split, the same for every loader, rank, world size and version.
 

@@ -84,3 +84,19 @@ def test_processes_feed_a_gpu_with_the_pixels_that_they_feed_a_cpu(packed, cuda)
         loader.close()
     for (a, b), (c, d) in zip(*found, strict=True):
         assert np.array_equal(a, c) and np.array_equal(b, d)
+
+
+@pytest.mark.parametrize("name", ["dali", "webdataset"])
+@pytest.mark.parametrize("kind", ["pad", "crop"])
+def test_boxes_are_those_of_the_cpu(load, packed, name, kind):
+    options = {"split": "train", "batch_size": 4, "fit": kind, "training": kind == "crop", "seed": 3}
+    there, here = load(name, packed, **options), build_loader("webdataset", shards=packed, size=(40, 48), **options)
+    try:
+        differences = []
+        for a, b in zip(there, here, strict=True):
+            assert torch.equal(a.boxes, b.boxes) and torch.equal(a.codes.cpu(), b.codes)
+            rows = b.indices >= 0
+            differences += (a.images.cpu().int() - b.images.int()).abs().float().mean((1, 2, 3))[rows].tolist()
+        assert max(differences) <= 6 and np.mean(differences) <= 2
+    finally:
+        here.close()

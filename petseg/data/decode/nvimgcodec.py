@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.utils.dlpack import from_dlpack
 
+from petseg.data.decode.boxes import OUTSIDE, Box
 from petseg.data.decode.netpbm import IMAGE, decode_pixels
 from petseg.data.decode.resize import resize_image_on_device
 
@@ -56,17 +57,20 @@ class BatchDecoder:
         self._params: Any = nvimgcodec.DecodeParams(apply_exif_orientation=False, color_spec=nvimgcodec.ColorSpec.SRGB)
         self._stream_of: Any = nvimgcodec.CodeStream
 
-    def decode(self, encoded: Sequence[np.ndarray], size: tuple[int, int]) -> Decoded:
+    def decode(
+        self, encoded: Sequence[np.ndarray], size: tuple[int, int], boxes: Sequence[Box] | None = None
+    ) -> Decoded:
         """Decode and resize a batch, on the decoder's own stream.
 
         Args:
             encoded: u8[bytes] of each image: JPEGs, or whole PPMs, which are only uploaded and resized.
             size: (height, width) in pixels.
+            boxes: what is shown of each; None for all of it.
         """
         if self._stream is None:
-            return Decoded(*self._decode(encoded, size, 0), None)
+            return Decoded(*self._decode(encoded, size, boxes, 0), None)
         with torch.cuda.stream(self._stream):
-            images, failed = self._decode(encoded, size, self._stream.cuda_stream)
+            images, failed = self._decode(encoded, size, boxes, self._stream.cuda_stream)
             ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
             ready.record(self._stream)
         return Decoded(images, failed, ready)
@@ -81,13 +85,13 @@ class BatchDecoder:
         return decoded.images
 
     def _decode(
-        self, encoded: Sequence[np.ndarray], size: tuple[int, int], handle: int
+        self, encoded: Sequence[np.ndarray], size: tuple[int, int], boxes: Sequence[Box] | None, handle: int
     ) -> tuple[torch.Tensor, list[int]]:
         images = torch.empty((len(encoded), *size, 3), dtype=torch.uint8, device=self._device)
         if all(data[:2].tobytes() == IMAGE for data in encoded):
             for row, data in enumerate(encoded):
                 pixels = torch.from_numpy(decode_pixels(data.data, "image"))
-                images[row] = resize_image_on_device(pixels.to(self._device), *size)
+                images[row] = _framed(pixels.to(self._device), boxes[row] if boxes else None, size)
             return images, []
         streams = [self._stream_of(data.tobytes()) for data in encoded]
         decoded = self._decoder.decode(streams, params=self._params, cuda_stream=handle)
@@ -98,5 +102,19 @@ class BatchDecoder:
             else:
                 # DLPack asks the CUDA runtime even of host memory, which a machine without a driver cannot answer.
                 pixels = torch.from_numpy(np.asarray(image)) if self._stream is None else from_dlpack(image)
-                images[row] = resize_image_on_device(pixels, *size)
+                images[row] = _framed(pixels, boxes[row] if boxes else None, size)
         return images, failed
+
+
+def _framed(image: torch.Tensor, box: Box | None, size: tuple[int, int]) -> torch.Tensor:
+    """`boxes.frame_image` on the device."""
+    if box is None:
+        return resize_image_on_device(image, *size)
+    part = box.inside(*image.shape[:2])
+    pixels = image[part.top : part.top + part.height, part.left : part.left + part.width]
+    if part != box:
+        canvas = torch.full((box.height, box.width, 3), OUTSIDE, dtype=torch.uint8, device=image.device)
+        top, left = part.top - box.top, part.left - box.left
+        canvas[top : top + part.height, left : left + part.width] = pixels
+        pixels = canvas
+    return resize_image_on_device(pixels, *size)

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 
 from petseg.data.decode import nvimgcodec
+from petseg.data.decode.boxes import SQUASH, Fit, Kind, as_fit
 from petseg.data.loaders.cache import CachedEngine, make_store
 from petseg.data.loaders.codec import CodecEngine
 from petseg.data.loaders.cpu import CpuEngine
@@ -67,7 +68,14 @@ def decodes_with_nvimgcodec(device: torch.device) -> bool:
 
 
 def make_engine(
-    name: str, reader: ShardReader, *, manifest: Manifest, batch_size: int, device: torch.device, num_threads: int
+    name: str,
+    reader: ShardReader,
+    *,
+    manifest: Manifest,
+    batch_size: int,
+    device: torch.device,
+    num_threads: int,
+    kind: Kind = "squash",
 ) -> Engine:
     """The engine behind a loader.
 
@@ -78,6 +86,7 @@ def make_engine(
         batch_size: most samples in one submission.
         device: where batches go.
         num_threads: threads or processes that decode.
+        kind: of the boxes that will be asked for.
 
     Raises:
         PetsegError: DALI is not installed; processes cannot be started.
@@ -91,7 +100,14 @@ def make_engine(
             threads = None if device.type == "cuda" else Threads(helpers)
             crew = make_crew(helpers) if threads is None else ThreadCrew(threads)
             return DaliEngine(
-                reader, crew, threads, manifest=manifest, batch_size=batch_size, device=device, num_threads=num_threads
+                reader,
+                crew,
+                threads,
+                manifest=manifest,
+                batch_size=batch_size,
+                device=device,
+                num_threads=num_threads,
+                kind=kind,
             )
         if decodes_with_nvimgcodec(device):
             return CodecEngine(reader, make_crew(num_threads), device, num_threads)
@@ -146,6 +162,7 @@ def build_loader(
     window: int | None = None,
     num_threads: int = 0,
     prefetch_batches: int = 2,
+    fit: Fit | Kind = SQUASH,
     cache: Literal["none", "host", "device"] = "none",
     verify: bool = True,
     on_bad_sample: OnBad = "stop",
@@ -158,7 +175,7 @@ def build_loader(
         manifest: its manifest, where that has been read already.
         split: `train`, `val` or `test`.
         batch_size: samples of one rank's batch.
-        size: (height, width) in pixels that every sample is squashed to, or a function that gives it for an epoch.
+        size: (height, width) of the batches in pixels, or a function that gives it for an epoch.
         device: where the batches go, and where images are decoded if it is a GPU: a device, `auto` (the GPU if there
             is one), `cpu`, `cuda` or `cuda:N`; None for the CPU.
         seed: seed of the order.
@@ -171,6 +188,7 @@ def build_loader(
         num_threads: decoding threads (processes, which all loaders share, for `webdataset`); 0 for one a usable core,
             divided among the ranks of a machine, and 16 at most (8 where DALI decodes on a GPU).
         prefetch_batches: batches that are made ahead.
+        fit: how pictures become inputs of that size: `squash`, `pad`, `crop` (for training), or a `Fit` with options.
         cache: keep decoded samples in `host` memory (one copy a machine) or on the `device`.
         verify: check the shards' hashes first; what was found sound is remembered, so only a first run pays for it.
         on_bad_sample: what a shard that fails its hash leads to. `stop`: an error. `skip`: its samples are decoded at
@@ -206,6 +224,9 @@ def build_loader(
             f"{shards}: the {split} split has {chosen.samples} samples, too few for a batch of {batch_size} on each of "
             f"{world} ranks; give a smaller --batch-size."
         )
+    fit = as_fit(fit)
+    if fit.kind == "crop" and not training:
+        raise PetsegError("--fit crop: crops are for training; to score, take `squash` or `pad`, or petseg.evaluate.")
     on_gpu = device.type == "cuda"
     threads = decoders(num_threads, MOST_BESIDE_A_GPU if name == "dali" and on_gpu else MOST_DECODERS)
     plan = LoaderPlan(
@@ -223,6 +244,8 @@ def build_loader(
     if cache != "none":
         if callable(size):
             raise PetsegError("--cache: samples are kept at one size, not at one that changes: go without.")
+        if fit.kind == "crop":
+            raise PetsegError("--cache: crops are cut anew from the whole picture in every epoch: go without.")
         store = make_store(cache, chosen.samples, size, device, world)
     # The ranks of a machine share the hashing, where it is torchrun that says which ranks those are.
     share = local_share() if 1 < world == count_from_environment("WORLD_SIZE", 1) else (0, 1)
@@ -232,8 +255,16 @@ def build_loader(
         reader = ShardReader(shards, manifest, split, verify=verify, share=share, on_bad=on_bad_sample)
         bad = reader.bad
     plan = dataclasses.replace(plan, bad=bad)
-    engine = make_engine(name, reader, manifest=manifest, batch_size=batch_size, device=device, num_threads=threads)
+    engine = make_engine(
+        name,
+        reader,
+        manifest=manifest,
+        batch_size=batch_size,
+        device=device,
+        num_threads=threads,
+        kind=fit.kind,
+    )
     if store is not None:
         engine = CachedEngine(store, engine)
     skipped = tuple(map(reader.where, bad))
-    return Loader(plan, manifest.classes, size, device, engine, prefetch_batches, skipped)
+    return Loader(plan, manifest.classes, size, device, engine, prefetch_batches, skipped, fit)

@@ -14,12 +14,14 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from petseg.data.decode.boxes import Framing
 from petseg.data.loaders.loader import Engine, Pending, Pixels, Size
 from petseg.device import from_every_rank, group_size
 from petseg.errors import PetsegError
 from petseg.system import available_memory, bytes_in_words, memory_barrier
 
 _SHM = Path("/dev/shm")
+_BOX_BYTES = 16
 
 
 class Store(Protocol):
@@ -73,17 +75,17 @@ class CachedEngine:
         self._store: Store | None = store
         self._inner = inner
 
-    def submit(self, indices: np.ndarray, size: Size) -> Pending:
+    def submit(self, indices: np.ndarray, framing: Framing) -> Pending:
         """See `Engine`."""
         if self._store is None:
             raise ValueError("this engine is closed")
-        if size != self._store.size:
-            raise ValueError(f"this cache holds samples of {self._store.size}, not of {size}")
+        if framing.size != self._store.size or framing.fit.kind == "crop":
+            raise ValueError(f"this cache holds whole samples of {self._store.size}, not {framing}")
         present = self._store.has(indices)
         if present.all():
             return _Cached(self._store, indices, indices, None)
         missing = np.flatnonzero(~present)
-        return _Cached(self._store, indices, missing, self._inner.submit(indices[missing], size))
+        return _Cached(self._store, indices, missing, self._inner.submit(indices[missing], framing))
 
     def close(self) -> None:
         """See `Engine`."""
@@ -108,6 +110,7 @@ class DeviceStore:
                 f"--cache device: the split needs {bytes_in_words(needed)} ({needed} bytes), more than the device "
                 "gave; give a smaller --size, or go without."
             ) from error
+        self._boxes = np.zeros((samples, 4), np.int32)
         self._present = np.zeros(samples, dtype=bool)
         self.size = size
         self._device = device
@@ -122,12 +125,13 @@ class DeviceStore:
         where = torch.from_numpy(indices).to(self._device, non_blocking=True)
         self._images.index_copy_(0, where, pixels.images)
         self._codes.index_copy_(0, where, pixels.codes)
+        self._boxes[indices] = pixels.boxes
         self._present[indices] = True
 
     def get(self, indices: np.ndarray) -> Pixels:
         """See `Store`."""
         where = torch.from_numpy(indices).to(self._device, non_blocking=True)
-        return Pixels(self._images.index_select(0, where), self._codes.index_select(0, where))
+        return Pixels(self._images.index_select(0, where), self._codes.index_select(0, where), self._boxes[indices])
 
 
 class HostStore:
@@ -142,7 +146,8 @@ class HostStore:
         self._codes = torch.from_numpy(
             whole[samples * pixels * 3 :][: samples * pixels].reshape(samples, height, width)
         )
-        self._present = whole[samples * pixels * 4 :][:samples].view(bool)
+        self._boxes = whole[samples * pixels * 4 :][: samples * _BOX_BYTES].view(np.int32).reshape(samples, 4)
+        self._present = whole[samples * (pixels * 4 + _BOX_BYTES) :][:samples].view(bool)
         self._device = device
         self._on_cpu = device.type == "cpu"
 
@@ -156,6 +161,7 @@ class HostStore:
         where = torch.from_numpy(indices)
         self._images.index_copy_(0, where, pixels.images.cpu())
         self._codes.index_copy_(0, where, pixels.codes.cpu())
+        self._boxes[indices] = pixels.boxes
         memory_barrier()  # no rank sees the mark before the pixels
         self._present[indices] = True
 
@@ -163,7 +169,7 @@ class HostStore:
         """See `Store`."""
         memory_barrier()  # nor reads the pixels before the mark
         where = torch.from_numpy(indices)
-        return Pixels(self._gather(self._images, where), self._gather(self._codes, where))
+        return Pixels(self._gather(self._images, where), self._gather(self._codes, where), self._boxes[indices])
 
     def _gather(self, source: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
         if self._on_cpu:
@@ -174,8 +180,8 @@ class HostStore:
 
 
 def cache_bytes(samples: int, size: tuple[int, int]) -> int:
-    """Bytes that a cache of `samples` at (height, width) takes: four a pixel, and one a sample for what is there."""
-    return samples * (size[0] * size[1] * 4 + 1)
+    """Bytes that a cache of `samples` at (height, width) takes: four a pixel, a box, and one for what is there."""
+    return samples * (size[0] * size[1] * 4 + _BOX_BYTES + 1)
 
 
 def make_store(

@@ -15,10 +15,10 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from petseg.data.decode.boxes import Box, Framing, frame_image, frame_mask
 from petseg.data.decode.images import check_encoded, decode_image
 from petseg.data.decode.masks import decode_mask
 from petseg.data.decode.pictures import DecodeError
-from petseg.data.decode.resize import resize_image, resize_nearest
 from petseg.data.shards.files import Span, TarFiles
 
 LARGEST_MESSAGE = 1 << 17
@@ -36,17 +36,22 @@ class Task(NamedTuple):
     """Where each image begins, and where the last one ends, in bytes of the memory that they go to."""
     codes_at: int
     """Where its codes u8[n, H, W] begin."""
-    size: tuple[int, int]
-    """(height, width) of the codes, and of the images unless they stay encoded."""
+    boxes_at: int
+    """Where its boxes i32[n, 6] begin: the pictures' sizes belong to them."""
+    framing: Framing
+    """Of the codes, and of the images unless they stay encoded."""
     spans: list[Span]
     encoded: bool
     """Whether images go as they are, for a decoder elsewhere."""
 
     @property
     def ends(self) -> int:
-        """Where its codes end: it writes to nothing behind."""
-        return self.codes_at + len(self.spans) * math.prod(self.size)
+        """Where its boxes end: it writes to nothing behind."""
+        return self.boxes_at + len(self.spans) * BOX_BYTES
 
+
+BOX_BYTES = 24
+"""Of six numbers: a box, and the height and width of its picture."""
 
 Failure = tuple[int, OSError | EOFError | DecodeError]
 """A sample, and why it could not be read or decoded."""
@@ -75,14 +80,21 @@ class SharedFile:
 
 
 def prepare(
-    image: memoryview, mask: memoryview, size: tuple[int, int], encoded: bool, image_out: np.ndarray, out: np.ndarray
-) -> None:
-    """Turn a sample's bytes into what a batch holds of it.
+    index: int,
+    image: memoryview,
+    mask: memoryview,
+    framing: Framing,
+    encoded: bool,
+    image_out: np.ndarray,
+    out: np.ndarray,
+) -> tuple[Box, int, int]:
+    """Turn a sample's bytes into what a batch holds of it: the box that it shows, and the picture's height and width.
 
     Args:
+        index: the sample's.
         image: its encoded bytes.
         mask: likewise.
-        size: (height, width) in pixels.
+        framing: which box, and how large a result.
         encoded: the image goes as it is, once it has been found whole.
         image_out: u8[bytes] to write the image to: as it is, or the rows of its pixels.
         out: u8[height, width] to write the codes to.
@@ -92,10 +104,14 @@ def prepare(
     """
     if encoded:
         check_encoded(image)
+    # A box may depend on the mask, so that is decoded first.
+    codes = decode_mask(mask)
+    box, _ = frame_mask(codes, framing, index, out)
+    if encoded:
         image_out[:] = np.frombuffer(image, np.uint8)
     else:
-        resize_image(decode_image(image), *size, out=image_out.reshape(*size, 3))
-    resize_nearest(decode_mask(mask), *size, out=out)
+        frame_image(decode_image(image), box, framing.size, image_out.reshape(*framing.size, 3))
+    return box, *codes.shape
 
 
 def work(task: Task, files: TarFiles, memory: np.ndarray) -> Done:
@@ -106,12 +122,15 @@ def work(task: Task, files: TarFiles, memory: np.ndarray) -> Done:
         files: the tars.
         memory: u8[...] to write to.
     """
-    codes = memory[task.codes_at : task.ends].reshape(len(task.spans), *task.size)
+    count, size = len(task.spans), task.framing.size
+    codes = memory[task.codes_at : task.codes_at + count * math.prod(size)].reshape(count, *size)
+    boxes = memory[task.boxes_at : task.ends].reshape(count, BOX_BYTES)
     for row, span in enumerate(task.spans):
         try:
             image, mask = files.read(span)
             image_out = memory[task.images_at[row] : task.images_at[row + 1]]
-            prepare(image, mask, task.size, task.encoded, image_out, codes[row])
+            box, height, width = prepare(span[0], image, mask, task.framing, task.encoded, image_out, codes[row])
+            boxes[row] = np.array((*box, height, width), np.int32).view(np.uint8)
         except (OSError, EOFError, DecodeError) as fault:
             return Done(task.batch, task.number, (span[0], fault))
     return Done(task.batch, task.number)

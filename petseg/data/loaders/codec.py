@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from petseg.data.decode.boxes import Box, Framing
 from petseg.data.decode.nvimgcodec import BatchDecoder, Decoded
 from petseg.data.decode.pictures import DecodeError
 from petseg.data.loaders.cpu import upload
 from petseg.data.loaders.crew import Crew, Promise, Threads
 from petseg.data.loaders.encoded import Encoded, read_encoded
-from petseg.data.loaders.loader import Pending, Pixels, Size
+from petseg.data.loaders.loader import Pending, Pixels
 from petseg.data.shards.reader import ShardReader
 
 
@@ -54,14 +55,14 @@ class CodecEngine:
         self._decoder = BatchDecoder(device, num_threads)
         self._thread = Threads(1, "petseg-nvimgcodec")
 
-    def submit(self, indices: np.ndarray, size: Size) -> Pending:
+    def submit(self, indices: np.ndarray, framing: Framing) -> Pending:
         """See `Engine`."""
-        encoded = read_encoded(self._reader, self._crew, indices, size)
+        encoded = read_encoded(self._reader, self._crew, indices, framing)
         return _Decoding(self, encoded, self._thread.start(_decoded, self._decoder, encoded))
 
     def pixels(self, decoded: Decoded, encoded: Encoded) -> Pixels:
         """A finished batch, on the current stream."""
-        return Pixels(self._decoder.take(decoded), upload(encoded.codes(), self._device))
+        return Pixels(self._decoder.take(decoded), upload(encoded.codes(), self._device), encoded.boxes()[:, :4])
 
     def close(self) -> None:
         """See `Engine`."""
@@ -72,4 +73,7 @@ class CodecEngine:
 
 def _decoded(decoder: BatchDecoder, encoded: Encoded) -> Decoded | None:
     """None where a sample could not be read: whoever receives the batch is told."""
-    return decoder.decode(encoded.images(), encoded.size) if encoded.work.wait() is None else None
+    if encoded.work.wait() is not None:
+        return None
+    boxes = None if encoded.framing.fit.kind == "squash" else [Box(*box) for box in encoded.boxes()[:, :4].tolist()]
+    return decoder.decode(encoded.images(), encoded.framing.size, boxes)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from petseg.data.loaders.crew import Crew, Work
-from petseg.data.loaders.loader import Pending, Pixels, Size
+from petseg.data.decode.boxes import Framing
+from petseg.data.loaders.crew import Crew, Work, boxes_in
+from petseg.data.loaders.loader import Pending, Pixels
 from petseg.data.shards.reader import ShardReader
 
 
@@ -26,9 +27,10 @@ class _Decoding:
     def receive(self) -> Pixels:
         """See `Pending`."""
         self.reader.check(self.work.wait())
-        pixels = upload(self.work.memory, self.device)
-        cut = len(pixels) // 4 * 3
-        return Pixels(pixels[:cut].view(*self.shape, 3), pixels[cut:].view(self.shape))
+        boxes = boxes_in(self.work.memory, self.shape[0])[:, :4]
+        pixels, each = upload(self.work.memory, self.device), math.prod(self.shape)
+        images, codes = pixels[: 3 * each], pixels[3 * each : 4 * each]
+        return Pixels(images.view(*self.shape, 3), codes.view(self.shape), boxes)
 
 
 class CpuEngine:
@@ -46,12 +48,12 @@ class CpuEngine:
         self._device = device
         self._close_crew = weakref.finalize(self, crew.close)
 
-    def submit(self, indices: np.ndarray, size: Size) -> Pending:
+    def submit(self, indices: np.ndarray, framing: Framing) -> Pending:
         """See `Engine`."""
-        count, pixels = len(indices), math.prod(size)
+        count, pixels = len(indices), math.prod(framing.size)
         starts = range(0, 3 * pixels * count + 1, 3 * pixels)
-        work = self._crew.submit(self._reader.spans(indices), size, starts)
-        return _Decoding(work, self._reader, (count, *size), self._device)
+        work = self._crew.submit(self._reader.spans(indices), framing, starts)
+        return _Decoding(work, self._reader, (count, *framing.size), self._device)
 
     def close(self) -> None:
         """See `Engine`."""

@@ -25,8 +25,9 @@ from typing import Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 
+from petseg.data.decode.boxes import Framing
 from petseg.data.loaders import child
-from petseg.data.loaders.child import LARGEST_MESSAGE, Done, Failure, SharedFile, Task
+from petseg.data.loaders.child import BOX_BYTES, LARGEST_MESSAGE, Done, Failure, SharedFile, Task
 from petseg.data.shards.files import Span, TarFiles
 from petseg.errors import PetsegError
 from petseg.system import started_threads
@@ -62,13 +63,14 @@ class Work(Protocol):
 class Crew(Protocol):
     """Reads and decodes samples."""
 
-    def submit(self, spans: list[Span], size: tuple[int, int], starts: Sequence[int], *, encoded: bool = False) -> Work:
+    def submit(self, spans: list[Span], framing: Framing, starts: Sequence[int], *, encoded: bool = False) -> Work:
         """Start on a batch of n samples.
 
         Args:
             spans: where the samples are.
-            size: (height, width) in pixels, of the codes, and of the images unless they stay encoded.
+            framing: of the codes, and of the images unless they stay encoded.
             starts: n + 1 ascending numbers: where each image begins in the batch's memory, and where the codes do.
+                The boxes follow these, i32[n, 6] with their pictures' heights and widths.
             encoded: images go as they are.
         """
         ...
@@ -81,7 +83,7 @@ class Crew(Protocol):
 def tasks_of(
     batch: int,
     spans: list[Span],
-    size: tuple[int, int],
+    framing: Framing,
     starts: Sequence[int],
     encoded: bool,
     workers: int,
@@ -92,22 +94,38 @@ def tasks_of(
     Args:
         batch: its number.
         spans: where the samples are.
-        size: see `Crew.submit`, as for the next two.
+        framing: see `Crew.submit`, as for the next two.
         starts: counted from the batch's first byte.
         encoded: images go as they are.
         workers: who will share the tasks.
         at: the batch's first byte in the memory that it is part of.
     """
     step = min(MOST_SAMPLES, math.ceil(2 * len(spans) / workers))
+    codes_at, pixels = at + starts[-1], math.prod(framing.size)
+    boxes_at = codes_at + len(spans) * pixels
     for number, first in enumerate(range(0, len(spans), step)):
         part = spans[first : first + step]
         images_at = [at + start for start in starts[first : first + len(part) + 1]]
-        yield Task(batch, number, images_at, at + starts[-1] + first * math.prod(size), size, part, encoded)
+        yield Task(
+            batch,
+            number,
+            images_at,
+            codes_at + first * pixels,
+            boxes_at + first * BOX_BYTES,
+            framing,
+            part,
+            encoded,
+        )
 
 
-def bytes_of(spans: list[Span], size: tuple[int, int], starts: Sequence[int]) -> int:
-    """Bytes of a batch: its images, and then its codes."""
-    return starts[-1] + len(spans) * math.prod(size)
+def bytes_of(spans: list[Span], framing: Framing, starts: Sequence[int]) -> int:
+    """Bytes of a batch: its images, then its codes, then its boxes."""
+    return starts[-1] + len(spans) * (math.prod(framing.size) + BOX_BYTES)
+
+
+def boxes_in(memory: np.ndarray, count: int) -> np.ndarray:
+    """i32[count, 6]: the boxes of a finished batch, and their pictures' heights and widths; a copy."""
+    return memory[len(memory) - count * BOX_BYTES :].copy().view(np.int32).reshape(count, 6)
 
 
 # --- threads
@@ -187,10 +205,10 @@ class ThreadCrew:
         self._threads = threads
         self._files = TarFiles()
 
-    def submit(self, spans: list[Span], size: tuple[int, int], starts: Sequence[int], *, encoded: bool = False) -> Work:
+    def submit(self, spans: list[Span], framing: Framing, starts: Sequence[int], *, encoded: bool = False) -> Work:
         """See `Crew`."""
-        memory = np.empty(bytes_of(spans, size, starts), np.uint8)
-        tasks = tasks_of(0, spans, size, starts, encoded, self._threads.count)
+        memory = np.empty(bytes_of(spans, framing, starts), np.uint8)
+        tasks = tasks_of(0, spans, framing, starts, encoded, self._threads.count)
         return _ThreadWork(memory, [self._threads.start(child.work, task, self._files, memory) for task in tasks])
 
     def close(self) -> None:
@@ -311,15 +329,15 @@ class Processes:
                 del _shared[key]
         self._stop()
 
-    def submit(self, spans: list[Span], size: tuple[int, int], starts: Sequence[int], *, encoded: bool = False) -> Work:
+    def submit(self, spans: list[Span], framing: Framing, starts: Sequence[int], *, encoded: bool = False) -> Work:
         """See `Crew`."""
         with self._lock:
-            number, length = next(self._numbers), bytes_of(spans, size, starts)
+            number, length = next(self._numbers), bytes_of(spans, framing, starts)
             place = self._free_place(length)
             memory = self._shared.upto(place.offset + length)[place.offset : place.offset + length]
             weakref.finalize(memory, self._dropped.append, number).atexit = False
             batch = self._batches[number] = _Batch(place)
-            for task in tasks_of(number, spans, size, starts, encoded, self.count, place.offset):
+            for task in tasks_of(number, spans, framing, starts, encoded, self.count, place.offset):
                 message = pickle.dumps(task)
                 # First: if an exception comes now, the place is never used again, as the task may have been sent.
                 batch.outstanding.add(task.number)

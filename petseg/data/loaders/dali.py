@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch.utils.dlpack import from_dlpack
 
+from petseg.data.decode.boxes import OUTSIDE, Box, Framing, Kind, on_canvas
 from petseg.data.decode.netpbm import decode_pixels
 from petseg.data.decode.resize import resize_image
 from petseg.data.loaders.cpu import upload
 from petseg.data.loaders.crew import Crew, Threads
 from petseg.data.loaders.encoded import Encoded, read_encoded
-from petseg.data.loaders.loader import Pending, Pixels, Size
+from petseg.data.loaders.loader import Pending, Pixels
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.reader import ShardReader
 from petseg.errors import PetsegError
@@ -37,6 +38,8 @@ class _Run:
 
     engine: DaliEngine
     encoded: Encoded
+    boxes: np.ndarray | None = None
+    """i32[n, 6], once it has been read: see `Encoded.boxes`."""
     codes: torch.Tensor | None = None
     """u8[n, H, W], on the device, once it was fed to DALI."""
     decoded: Any = None
@@ -63,6 +66,7 @@ class DaliEngine:
         batch_size: most samples in one submission.
         device: `cpu`, or the GPU to decode on.
         num_threads: CPU threads of DALI.
+        kind: of the boxes that will be asked for.
         hw_decoder_load: share of the images, 0 to 1, for the GPU's JPEG engines where it has some; DALI's own default.
 
     Raises:
@@ -79,6 +83,7 @@ class DaliEngine:
         batch_size: int,
         device: torch.device,
         num_threads: int,
+        kind: Kind = "squash",
         hw_decoder_load: float = 0.65,
     ) -> None:
         self._reader = reader
@@ -93,8 +98,10 @@ class DaliEngine:
             batch_size=batch_size,
             device_id=(device.index or 0) if self._on_gpu else None,
             num_threads=num_threads,
+            kind=kind,
             hw_decoder_load=hw_decoder_load,
         )
+        self._kind = kind
         self._raw = manifest.encoding.image == "ppm"
         # Batches that DALI has not been fed, and those that it decodes; each in the order of submission.
         self._waiting: deque[_Run] = deque()
@@ -104,11 +111,11 @@ class DaliEngine:
         # Set while DALI and the two lines may disagree: whoever finds it set was preceded by an exception.
         self._torn = False
 
-    def submit(self, indices: np.ndarray, size: Size) -> Pending:
+    def submit(self, indices: np.ndarray, framing: Framing) -> Pending:
         """See `Engine`."""
         if self._failure is not None:
             raise self._failure
-        run = _Run(self, read_encoded(self._reader, self._crew, indices, size))
+        run = _Run(self, read_encoded(self._reader, self._crew, indices, framing))
         self._waiting.append(run)
         self._feed_those_ready()
         return run
@@ -126,10 +133,10 @@ class DaliEngine:
             self._feed_those_ready()
             while run.decoded is None:
                 self._take_one()
-        assert run.codes is not None
+        assert run.codes is not None and run.boxes is not None
         if self._on_gpu:
-            return Pixels(from_dlpack(run.decoded.as_tensor()), run.codes)
-        return Pixels(self._resized(run.decoded, run.encoded.size), run.codes)
+            return Pixels(from_dlpack(run.decoded.as_tensor()), run.codes, run.boxes[:, :4])
+        return Pixels(self._resized(run), run.codes, run.boxes[:, :4])
 
     def close(self) -> None:
         """See `Engine`."""
@@ -139,14 +146,18 @@ class DaliEngine:
         self._close_crew()
         self._reader.close()
 
-    def _resized(self, decoded: Any, size: Size) -> torch.Tensor:
-        assert self._threads is not None
+    def _resized(self, run: _Run) -> torch.Tensor:
+        assert self._threads is not None and run.boxes is not None
+        decoded, size, boxes = run.decoded, run.encoded.framing.size, run.boxes.tolist()
         images = torch.empty((len(decoded), *size, 3), dtype=torch.uint8)
         rows = images.numpy()
 
-        def resize(part: range) -> None:
-            for row in part:
-                resize_image(np.asarray(decoded[row]), *size, out=rows[row])
+        def resize(share: range) -> None:
+            for row in share:
+                pixels, box = np.asarray(decoded[row]), Box(*boxes[row][:4])
+                if self._kind != "squash" and (part := box.inside(*boxes[row][4:])) != box:
+                    pixels = on_canvas(pixels, part, box)
+                resize_image(pixels, *size, out=rows[row])
 
         self._threads.do(resize, (range(first, len(rows), self._threads.count) for first in range(self._threads.count)))
         return images
@@ -160,12 +171,24 @@ class DaliEngine:
             run = self._waiting[0]
             encoded = run.encoded
             self._torn = True
-            images = encoded.images()
+            images, run.boxes = encoded.images(), encoded.boxes()
+            parts = _parts(run.boxes)
             if self._raw:
                 images = [decode_pixels(image.data, "image") for image in images]
+                if self._kind == "crop":
+                    images = [
+                        np.ascontiguousarray(image[top : top + height, left : left + width])
+                        for image, (top, left, height, width) in zip(images, parts.tolist(), strict=True)
+                    ]
             self._pipeline.feed_input("images", images)  # copies them
+            if self._kind == "crop" and not self._raw:
+                self._pipeline.feed_input("part starts", np.ascontiguousarray(parts[:, :2]))
+                self._pipeline.feed_input("part shapes", np.ascontiguousarray(parts[:, 2:]))
+            if self._on_gpu and self._kind != "squash":
+                self._pipeline.feed_input("box starts", run.boxes[:, :2] - parts[:, :2])
+                self._pipeline.feed_input("box shapes", np.ascontiguousarray(run.boxes[:, 2:4]))
             if self._on_gpu:
-                sizes = np.tile(np.asarray(encoded.size, np.float32), (len(encoded.indices), 1))
+                sizes = np.tile(np.asarray(encoded.framing.size, np.float32), (len(encoded.indices), 1))
                 self._pipeline.feed_input("sizes", sizes)
             self._pipeline.schedule_run()
             run.codes = upload(encoded.codes(), self._device)
@@ -220,9 +243,23 @@ class DaliEngine:
         )
 
 
+def _parts(boxes: np.ndarray) -> np.ndarray:
+    """i32[n, 4]: what of boxes i32[n, 6] lies in their pictures."""
+    start = np.maximum(boxes[:, :2], 0)
+    end = np.minimum(boxes[:, :2] + boxes[:, 2:4], boxes[:, 4:])
+    return np.concatenate([start, end - start], axis=1)
+
+
 def _pipeline(
-    manifest: Manifest, *, batch_size: int, device_id: int | None, num_threads: int, hw_decoder_load: float
+    manifest: Manifest,
+    *,
+    batch_size: int,
+    device_id: int | None,
+    num_threads: int,
+    kind: Kind,
+    hw_decoder_load: float,
 ) -> Pipeline:
+    """Images, of which a crop decodes no more than it shows; on a GPU put on their canvas and resized there."""
     try:
         from nvidia.dali import Pipeline, fn, types
     except ImportError as error:
@@ -256,9 +293,18 @@ def _pipeline(
             if gpu
             else {}
         )
+
         # One policy for chroma on every device and in `predict`: GPU decoders skip libjpeg's interpolation otherwise.
+        def numbers(name: str) -> Any:
+            return fn.external_source(name=name, dtype=types.INT32, ndim=1)
+
         if not raw:
-            images = fn.decoders.image(
+            decode = fn.decoders.image
+            if kind == "crop":
+                decode = functools.partial(
+                    fn.decoders.image_slice, start=numbers("part starts"), shape=numbers("part shapes"), axes=(0, 1)
+                )
+            images = decode(
                 images,
                 device="mixed" if gpu else "cpu",
                 output_type=types.RGB,
@@ -268,6 +314,15 @@ def _pipeline(
             )
         elif gpu:
             images = images.gpu()
+        if gpu and kind != "squash":
+            images = fn.slice(
+                images,
+                start=numbers("box starts"),
+                shape=numbers("box shapes"),
+                axes=(0, 1),
+                out_of_bounds_policy="pad",
+                fill_values=OUTSIDE,
+            )
         if gpu:
             sizes = fn.external_source(name="sizes", dtype=types.FLOAT, ndim=1)
             images = fn.resize(images, size=sizes, interp_type=types.INTERP_LINEAR, antialias=True)

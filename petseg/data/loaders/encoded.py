@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from petseg.data.loaders.crew import Crew, Work
-from petseg.data.loaders.loader import Size
+from petseg.data.decode.boxes import Framing
+from petseg.data.loaders.crew import Crew, Work, boxes_in
 from petseg.data.shards.reader import ShardReader
 
 
@@ -18,8 +19,7 @@ class Encoded:
 
     indices: np.ndarray
     """i64[n]."""
-    size: Size
-    """Of the codes, in pixels."""
+    framing: Framing
     starts: list[int]
     """Where each image begins in the memory, and where the codes do."""
     work: Work
@@ -45,11 +45,17 @@ class Encoded:
 
     def codes(self) -> np.ndarray:
         """u8[n, H, W], valid while it is held."""
-        return np.frombuffer(self.work.memory.data[self.starts[-1] :], np.uint8).reshape(len(self.indices), *self.size)
+        shape = len(self.indices), *self.framing.size
+        view = self.work.memory.data[self.starts[-1] : self.starts[-1] + math.prod(shape)]
+        return np.frombuffer(view, np.uint8).reshape(shape)
+
+    def boxes(self) -> np.ndarray:
+        """i32[n, 6]: top, left, height and width of each box, in its picture's pixels, and the picture's size."""
+        return boxes_in(self.work.memory, len(self.indices))
 
 
-def read_encoded(reader: ShardReader, crew: Crew, indices: np.ndarray, size: Size) -> Encoded:
+def read_encoded(reader: ShardReader, crew: Crew, indices: np.ndarray, framing: Framing) -> Encoded:
     """Start to read a batch."""
     spans = reader.spans(indices)
     starts = [0, *itertools.accumulate(span[3] for span in spans)]
-    return Encoded(indices, size, starts, crew.submit(spans, size, starts, encoded=True), reader)
+    return Encoded(indices, framing, starts, crew.submit(spans, framing, starts, encoded=True), reader)

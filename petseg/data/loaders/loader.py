@@ -6,18 +6,23 @@ import dataclasses
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 
 from petseg.classes import CROSS_ENTROPY_IGNORES, ClassTable
+from petseg.data.decode.boxes import SQUASH, Fit, Framing
 from petseg.data.order import epoch_order, rank_slice
 from petseg.errors import PetsegError
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
+
+
+_FORMAT = 2
+"""Of a loader's state. The first had neither `order`, `lanes`, `weights` nor `fit`."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -36,6 +41,9 @@ class Batch:
     """i64[N], sample indices within the split; -1 marks a padding row (zeros in `images` and `codes`)."""
     classes: ClassTable
     """What the codes mean."""
+    boxes: torch.Tensor = field(default_factory=lambda: torch.zeros((0, 4), dtype=torch.int32))
+    """i32[N, 4], on the host: top, left, height and width of what each row shows, in its picture's pixels (beyond them
+    where it is padded); zeros in a padding row."""
 
     def __repr__(self) -> str:
         shape = ", ".join(map(str, self.images.shape))
@@ -59,7 +67,15 @@ class LoaderState:
     consumed: int
     """Samples of this epoch that the whole world has received (not merely prefetched)."""
     window: int | None = None
-    format: int = 1
+    order: int = 1
+    """Which rule orders an epoch."""
+    lanes: int = 1
+    """Into how many parts the shards are dealt, each for a node of its own."""
+    weights: str | None = None
+    """Digest of the samples' weights; None where each is visited once an epoch."""
+    fit: str = "squash"
+    """How pictures become inputs, as `Fit` says it."""
+    format: int = _FORMAT
 
 
 class Pixels(NamedTuple):
@@ -69,6 +85,8 @@ class Pixels(NamedTuple):
     """u8[n, H, W, 3]."""
     codes: torch.Tensor
     """u8[n, H, W]."""
+    boxes: np.ndarray
+    """i32[n, 4], on the host."""
 
 
 class Pending(Protocol):
@@ -89,8 +107,8 @@ class Pending(Protocol):
 class Engine(Protocol):
     """Turns sample indices into pixels. It keeps no account of who has received what: that is the loader's."""
 
-    def submit(self, indices: np.ndarray, size: Size) -> Pending:
-        """Start on a batch, i64[n] with 1 <= n <= batch size, at (height, width) in pixels.
+    def submit(self, indices: np.ndarray, framing: Framing) -> Pending:
+        """Start on a batch, i64[n] with 1 <= n <= batch size: which box of each sample, and how large.
 
         Batches are received in the order in which they were submitted; one that is passed over is abandoned.
         """
@@ -174,6 +192,7 @@ class Loader:
         plan: which batches.
         classes: what the masks' codes mean.
         size: (height, width) in pixels, or a function of the epoch that gives it.
+        fit: how pictures become inputs of that size; crops are for training.
         device: where the batches go.
         engine: makes the pixels; closed together with the loader.
         prefetch_batches: batches that are under way while the receiver works on one.
@@ -193,9 +212,12 @@ class Loader:
         engine: Engine,
         prefetch_batches: int = 2,
         skipped: tuple[str, ...] = (),
+        fit: Fit = SQUASH,
     ) -> None:
         if not plan.steps(0):
             raise ValueError("there is no batch to make")
+        self.fit = fit
+        self._codes, self._outside = bytes(classes.codes), classes.outside
         self.plan = plan
         self.classes = classes
         self.skipped = skipped
@@ -259,6 +281,7 @@ class Loader:
                 epoch=self._position[0],
                 consumed=self._position[1],
                 window=plan.window,
+                fit=str(self.fit),
             )
         )
 
@@ -270,18 +293,19 @@ class Loader:
         """
         plan = self.plan
         try:
-            if state["format"] > LoaderState.__dataclass_fields__["format"].default:
+            if state["format"] > _FORMAT:
                 raise PetsegError("this loader state was written by a newer petseg: upgrade petseg.")
-            found = LoaderState(**state)
+            found = LoaderState(**{**state, "format": _FORMAT})  # what an older state lacks has its default
         except (KeyError, TypeError) as error:
             raise PetsegError(f"this is no loader state ({error}): resume from another checkpoint.") from error
         if found.digest != plan.digest:
             raise PetsegError("these are not the shards that the run was trained on: give the same folder to resume.")
-        for name in ("split", "seed", "window"):
-            if getattr(found, name) != getattr(plan, name):
+        mine = LoaderState(**self.state_dict())
+        for name in ("split", "seed", "window", "order", "lanes", "weights", "fit"):
+            if getattr(found, name) != getattr(mine, name):
                 raise PetsegError(
-                    f"the loader state is of {name} {getattr(found, name)}, not {getattr(plan, name)}: the order would "
-                    "differ; resume with the same."
+                    f"the loader state is of {name} {getattr(found, name)}, not {getattr(mine, name)}: the "
+                    f"{'pictures' if name == 'fit' else 'order'} would differ; resume with the same."
                 )
         if found.epoch < 0 or not 0 <= found.consumed <= plan.total:
             raise PetsegError("this loader state does not fit its data set: resume from another checkpoint.")
@@ -343,7 +367,8 @@ class Loader:
         indices, last = batches[row], row == len(batches) - 1
         real = int((indices >= 0).sum()) if last else len(indices)
         size = self._size(epoch)
-        pending = engine.submit(indices[:real], size) if real else None
+        framing = Framing(size, self.fit, plan.seed, epoch, self._codes, self._outside)
+        pending = engine.submit(indices[:real], framing) if real else None
         ends = (0 if self._epochs_alike else epoch + 1, 0) if last else (epoch, consumed + whole)
         return _Record((epoch, consumed), ends, last, indices, size, pending)
 
@@ -352,14 +377,17 @@ class Loader:
         if not self._on_cpu:
             indices = indices.to(self.device, non_blocking=True)
         real = 0 if pixels is None else len(pixels.images)
+        boxes = torch.zeros((len(record.indices), 4), dtype=torch.int32)
+        if pixels is not None:
+            boxes[:real] = torch.from_numpy(pixels.boxes)
         if pixels is not None and real == len(record.indices):
-            return Batch(pixels.images, pixels.codes, indices, self.classes)
+            return Batch(pixels.images, pixels.codes, indices, self.classes, boxes)
         shape = (len(record.indices), *record.size)
         images = torch.zeros((*shape, 3), dtype=torch.uint8, device=self.device)
         codes = torch.zeros(shape, dtype=torch.uint8, device=self.device)
         if pixels is not None:
-            images[:real], codes[:real] = pixels
-        return Batch(images, codes, indices, self.classes)
+            images[:real], codes[:real] = pixels.images, pixels.codes
+        return Batch(images, codes, indices, self.classes, boxes)
 
     def _move(self, epoch: int, consumed: int) -> None:
         self._iteration += 1

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 import torch.utils.data
 
-from petseg.data.loaders.loader import LoaderPlan
+from petseg.data.decode.boxes import Fit, Framing, Kind, as_fit, frame_mask
+from petseg.data.decode.masks import decode_mask
+from petseg.data.loaders.loader import LoaderPlan, Size
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.reader import ShardReader
 from petseg.device import rank_and_world
@@ -37,9 +39,12 @@ class OrderedSamples(torch.utils.data.IterableDataset[dict[str, Any]]):
         world: number of ranks.
         window: how many shards are in play at once when shuffling; None for all.
         verify: check the shards' hashes first, as `build_loader` does.
+        fit: also say which box of a sample `build_loader` would show with this fit.
+        size: (height, width) in pixels that boxes are for, with `fit`.
 
     Yields:
-        `__key__`; `__url__`, the tar's path; and `jpg` and `png`, the encoded bytes of image and mask.
+        `__key__`; `__url__`, the tar's path; `jpg` and `png`, the encoded bytes of image and mask; and with `fit`
+        `__box__`: (top, left, height, width) in the picture's pixels.
 
     Raises:
         PetsegError: no such folder or split, or shards that are not what the manifest says.
@@ -64,7 +69,12 @@ class OrderedSamples(torch.utils.data.IterableDataset[dict[str, Any]]):
         world: int | None = None,
         window: int | None = None,
         verify: bool = True,
+        fit: Fit | Kind | None = None,
+        size: Size | None = None,
     ) -> None:
+        if (fit is None) != (size is None):
+            raise PetsegError("OrderedSamples: boxes are of a fit and for a size: give both, or neither.")
+        self._fit, self._size = (None if fit is None else as_fit(fit)), size
         shards = Path(shards).expanduser()
         rank, world = rank_and_world(rank, world)
         self.manifest = Manifest.load(shards)
@@ -148,18 +158,24 @@ class OrderedSamples(torch.utils.data.IterableDataset[dict[str, Any]]):
         epoch = int(self._shared_epoch)
         start = self._resume_at[1] if self._resume_at is not None and self._resume_at[0] == epoch else 0
         self._resume_at, self._taken = None, start
-        encoding = self.manifest.encoding
+        encoding, classes = self.manifest.encoding, self.manifest.classes
+        framing = None
+        if self._fit is not None and self._size is not None:
+            framing = Framing(self._size, self._fit, self._plan.seed, epoch, bytes(classes.codes), classes.outside)
         reader = ShardReader(self._folder, self.manifest, self._plan.split, verify=False)
         try:
             for index in self._indices(epoch)[start:].tolist():
                 image, mask = reader.read(index)
                 self._taken += 1
-                yield {
+                sample = {
                     "__key__": reader.key(index),
                     "__url__": str(reader.path(index)),
                     encoding.image: bytes(image),
                     encoding.mask: bytes(mask),
                 }
+                if framing:
+                    sample["__box__"] = frame_mask(decode_mask(mask), framing, index)[0]
+                yield sample
         finally:
             reader.close()
 

@@ -25,6 +25,8 @@ def same():
     """Whether two batches hold the same samples and pixels."""
 
     def compare(one, other) -> bool:
-        return all(torch.equal(getattr(one, name), getattr(other, name)) for name in ("images", "codes", "indices"))
+        return all(
+            torch.equal(getattr(one, name), getattr(other, name)) for name in ("images", "codes", "indices", "boxes")
+        )
 
     return compare

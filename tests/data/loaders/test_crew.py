@@ -15,6 +15,7 @@ import torch
 
 import petseg
 from petseg import Manifest, build_loader
+from petseg.data.decode.boxes import Framing
 from petseg.data.decode.resize import resize_image
 from petseg.data.loaders import build
 from petseg.data.loaders.child import LARGEST_MESSAGE
@@ -127,7 +128,7 @@ def test_a_long_queue_does_not_lock_up(packed):
 def test_a_path_that_no_message_holds_is_said():
     processes = Processes(1)
     with pytest.raises(PetsegError, match="shorter"):
-        processes.submit([(0, ("x" * LARGEST_MESSAGE, 0, 0, 0), 0, 1, 1, 1)], (1, 1), [0, 3])
+        processes.submit([(0, ("x" * LARGEST_MESSAGE, 0, 0, 0), 0, 1, 1, 1)], Framing((1, 1)), [0, 3])
     processes.close()
 
 

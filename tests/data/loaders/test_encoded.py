@@ -9,6 +9,7 @@ import torch
 
 import petseg.data.loaders.build as build
 from petseg import Manifest
+from petseg.data.decode.boxes import Framing
 from petseg.data.decode.masks import decode_mask
 from petseg.data.decode.resize import resize_nearest
 from petseg.data.loaders.crew import Processes, ThreadCrew, Threads
@@ -44,7 +45,7 @@ def test_batches_stay_what_they_were(packed, crew, reader_of):
     reader = reader_of(packed)
     taken = []
     for first in (0, 20, 3, 30, 11):
-        encoded = read_encoded(reader, crew, np.arange(first, first + 7), SIZE)
+        encoded = read_encoded(reader, crew, np.arange(first, first + 7), Framing(SIZE))
         encoded.check()
         # What is made later must not be written over what is held, be it only a part.
         taken.append((encoded.indices, encoded.images(), encoded.codes()))
@@ -63,7 +64,7 @@ def test_a_damaged_sample_is_said_of_its_batch_alone(packed_copy, crew, reader_o
         file.seek(image_at + size - 2)
         file.write(b"\0\0")
     reader = reader_of(packed_copy)
-    sound, damaged = (read_encoded(reader, crew, np.arange(k, k + 4), SIZE) for k in (0, 8))
+    sound, damaged = (read_encoded(reader, crew, np.arange(k, k + 4), Framing(SIZE)) for k in (0, 8))
     sound.check()
     while not damaged.work.is_done():
         time.sleep(0.01)

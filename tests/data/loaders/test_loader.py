@@ -25,9 +25,9 @@ class Engine(NoiseEngine):
         super().__init__(batch_size=batch_size, device=CPU, codes=(1, 2), seed=0)
         self.submitted = []
 
-    def submit(self, indices, size):
-        self.submitted.append((indices.tolist(), size))
-        super().submit(indices, size)
+    def submit(self, indices, framing):
+        self.submitted.append((indices.tolist(), framing.size))
+        super().submit(indices, framing)
 
 
 def make(size=(2, 2), batch_size=2, ahead=2, **options):

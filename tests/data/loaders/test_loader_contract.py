@@ -549,7 +549,7 @@ def test_all_of_a_split_smaller_than_a_batch(load, packed, name, cache):
 
 def test_a_cache_that_does_not_fit_names_its_bytes(load, packed, monkeypatch):
     monkeypatch.setattr("petseg.data.loaders.cache.available_memory", lambda: 10_000)
-    needed = 42 * (32 * 32 * 4 + 1)
+    needed = 42 * (32 * 32 * 4 + 16 + 1)
     for cache in ("host", "device"):
         with pytest.raises(PetsegError, match=rf"--cache {cache}: .*\({needed} bytes\)"):
             load("webdataset", packed, cache=cache)

@@ -1,0 +1,224 @@
+"""Which part of a picture a row of a batch shows: a box of its pixels, resized to the size of the batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, cast, get_args
+
+import numpy as np
+
+from petseg.data.decode.resize import nearest_indices, resize_image, resize_nearest
+from petseg.data.order import hash_of
+from petseg.errors import PetsegError
+
+Kind = Literal["squash", "pad", "crop"]
+
+OUTSIDE = 114
+"""The grey of what lies outside a picture, on all channels: YOLO's, near the mean of photographs."""
+
+MOST_DRAWS = 10
+"""Boxes that are drawn at most, until one has no class that takes too much of it."""
+
+_PURPOSE = 3
+"""Told from the hashes of an epoch's order by this number."""
+
+
+class Box(NamedTuple):
+    """A part of a picture in its own pixels; it may reach beyond the picture."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def inside(self, height: int, width: int) -> Box:
+        """What of it lies in a picture; both must overlap."""
+        top, left = max(self.top, 0), max(self.left, 0)
+        bottom, right = min(self.top + self.height, height), min(self.left + self.width, width)
+        return Box(top, left, bottom - top, right - left)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fit:
+    """How pictures become inputs of one size.
+
+    `squash` takes the whole picture, whatever its shape. `pad` takes the smallest box of the input's shape that the
+    picture fits into, in its middle. `crop` takes a box inside it, drawn anew in every epoch, of which no class takes
+    more than a share (the `cat_max_ratio` of mmsegmentation's RandomCrop).
+
+    Raises:
+        ValueError: an option that is out of its range.
+
+    Example:
+        >>> Fit(kind="crop", scale=(0.5, 2.0))
+        Fit(kind='crop', scale=(0.5, 2.0), max_share=0.75)
+    """
+
+    kind: Kind = "squash"
+    scale: tuple[float, float] = (0.5, 2.0)
+    """crop: the picture is enlarged by a factor from this range, evenly drawn, before the input is cut from it."""
+    max_share: float = 0.75
+    """crop: of the pixels that count, 0 to 1."""
+
+    def __post_init__(self) -> None:
+        low, high = self.scale
+        if self.kind not in get_args(Kind) or not 0 < low <= high <= 64 or not 0 < self.max_share <= 1:
+            raise ValueError(f"there is no such fit: {self}")
+
+    def __str__(self) -> str:
+        if self.kind != "crop":
+            return self.kind
+        return f"crop {self.scale[0]:g} to {self.scale[1]:g}, {self.max_share:g} of a class"
+
+
+SQUASH = Fit()
+
+
+def as_fit(fit: Fit | str) -> Fit:
+    """A fit, or one of a kind with the options that it has unless told.
+
+    Raises:
+        PetsegError: there is no such kind.
+    """
+    if isinstance(fit, Fit):
+        return fit
+    if fit not in get_args(Kind):
+        raise PetsegError(f"--fit: unknown value '{fit}'; choose {', '.join(get_args(Kind))}.")
+    return Fit(kind=cast(Kind, fit))
+
+
+class Framing(NamedTuple):
+    """All that the boxes of an epoch depend on, beside the pictures and their masks."""
+
+    size: tuple[int, int]
+    """(height, width) of the batch in pixels."""
+    fit: Fit = SQUASH
+    seed: int = 0
+    epoch: int = 0
+    codes: bytes = b""
+    """The codes that are classes, for `crop`."""
+    outside: int = 255
+    """A code that is no class, for what lies outside a picture."""
+
+
+def whole(height: int, width: int) -> Box:
+    """All of a picture."""
+    return Box(0, 0, height, width)
+
+
+def padded(height: int, width: int, size: tuple[int, int]) -> Box:
+    """The smallest box of a size's shape (rounded up to whole pixels) that a picture fits into, in its middle."""
+    box_height = max(height, -(-width * size[0] // size[1]))
+    box_width = max(width, -(-height * size[1] // size[0]))
+    return Box((height - box_height) // 2, (width - box_width) // 2, box_height, box_width)
+
+
+def drawn(framing: Framing, index: int, draw: int, height: int, width: int) -> Box:
+    """Box number `draw` of a sample's epoch, by a counter hash: of (seed, epoch, index, draw) and the picture's size.
+
+    Its sides are the batch's over a factor of `scale`, and every place where it lies in the picture is as likely as any
+    other; along an axis on which it is longer than the picture, every place where the picture lies in it.
+    """
+    scale, down, across = (hash_of(index, framing.seed, framing.epoch, _PURPOSE, draw, part) for part in range(3))
+    low, high = framing.fit.scale
+    factor = low + (high - low) * ((scale >> 11) * 2.0**-53)
+    box_height, box_width = (max(1, round(side / factor)) for side in framing.size)
+    return Box(_placed(down, height, box_height), _placed(across, width, box_width), box_height, box_width)
+
+
+def _placed(chance: int, length: int, box: int) -> int:
+    room = length - box
+    place = (chance * (abs(room) + 1)) >> 64
+    return place if room >= 0 else -place
+
+
+def frame_mask(
+    codes: np.ndarray, framing: Framing, index: int, out: np.ndarray | None = None
+) -> tuple[Box, np.ndarray]:
+    """A sample's box, and its codes at the size of the batch.
+
+    Args:
+        codes: u8[H, W], of the whole picture.
+        framing: which box, and how large a result.
+        index: the sample's index in its split.
+        out: u8[height, width], contiguous, to write into.
+
+    Returns:
+        (the box; u8[height, width], `out` where it was given).
+    """
+    fit, (height, width) = framing.fit, codes.shape
+    if fit.kind == "squash":
+        return whole(height, width), resize_nearest(codes, *framing.size, out=out)
+    if fit.kind == "pad":
+        box = padded(height, width, framing.size)
+        return box, _boxed_codes(codes, box, framing, out)
+    best: tuple[float, Box, np.ndarray] | None = None
+    for draw in range(MOST_DRAWS):
+        box = drawn(framing, index, draw, height, width)
+        found = _boxed_codes(codes, box, framing, None)
+        share = _largest_share(found, framing.codes)
+        if best is None or share < best[0]:
+            best = share, box, found
+        if share < fit.max_share or fit.max_share == 1:
+            best = share, box, found
+            break
+    assert best is not None
+    if out is None:
+        return best[1:]
+    out[:] = best[2]
+    return best[1], out
+
+
+def frame_image(image: np.ndarray, box: Box, size: tuple[int, int], out: np.ndarray | None = None) -> np.ndarray:
+    """The part of an image that a box shows, at the size of the batch, `OUTSIDE` where there is no picture.
+
+    Args:
+        image: u8[H, W, 3].
+        box: in its pixels.
+        size: (height, width) of the result.
+        out: u8[height, width, 3], contiguous, to write into.
+
+    Returns:
+        u8[height, width, 3]; `out` where it was given.
+    """
+    return resize_image(cut(image, box), *size, out=out)
+
+
+def cut(image: np.ndarray, box: Box) -> np.ndarray:
+    """The pixels of a box: u8[box height, box width, 3], a view if it can be; `OUTSIDE` where there is no picture."""
+    part = box.inside(*image.shape[:2])
+    pixels = image[part.top : part.top + part.height, part.left : part.left + part.width]
+    return pixels if part == box else on_canvas(pixels, part, box)
+
+
+def on_canvas(pixels: np.ndarray, part: Box, box: Box) -> np.ndarray:
+    """A box u8[box height, box width, 3] of which a part is a picture's, given in the same coordinates."""
+    canvas = np.full((box.height, box.width, pixels.shape[2]), OUTSIDE, np.uint8)
+    top, left = part.top - box.top, part.left - box.left
+    canvas[top : top + part.height, left : left + part.width] = pixels
+    return canvas
+
+
+def _boxed_codes(codes: np.ndarray, box: Box, framing: Framing, out: np.ndarray | None) -> np.ndarray:
+    height, width = codes.shape
+    if box.inside(height, width) == box:
+        return resize_nearest(
+            codes[box.top : box.top + box.height, box.left : box.left + box.width], *framing.size, out=out
+        )
+    rows = nearest_indices(box.height, framing.size[0]) + box.top
+    columns = nearest_indices(box.width, framing.size[1]) + box.left
+    found = np.empty(framing.size, np.uint8) if out is None else out
+    found[:] = framing.outside
+    down, across = (rows >= 0) & (rows < height), (columns >= 0) & (columns < width)
+    if down.any() and across.any():
+        first, left = int(down.argmax()), int(across.argmax())
+        taken = codes[rows[down]].take(columns[across], axis=1)
+        found[first : first + taken.shape[0], left : left + taken.shape[1]] = taken
+    return found
+
+
+def _largest_share(codes: np.ndarray, classes: bytes) -> float:
+    """Share of the largest class among the pixels that count; 2 where none do."""
+    counts = np.bincount(codes.reshape(-1), minlength=256)[np.frombuffer(classes, np.uint8)]
+    total = int(counts.sum())
+    return int(counts.max()) / total if total else 2.0
