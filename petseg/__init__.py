@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from petseg.training.reporter import Reporter
 
 __all__ = [
-    "Batch", "ClassTable", "Fit", "FitResult", "Loader", "Manifest", "OrderedSamples", "PetsegError", "Reporter", "Segmenter",
-    "TrainConfig", "UNet", "build_loader", "evaluate", "export", "load", "predict", "train", "write_report",
+    "Batch", "ClassTable", "Fit", "FitResult", "Loader", "Manifest", "OrderedSamples", "PetsegError", "Reporter",
+    "Segmenter", "TrainConfig", "UNet", "build_loader", "evaluate", "export", "load", "predict", "train",
+    "write_report",
 ]  # fmt: skip
 
 _HOMES = {

@@ -15,7 +15,8 @@ from petseg.config import TrainConfig
 from petseg.data.shards.manifest import Manifest
 from petseg.device import open_world, resolve_device
 from petseg.errors import OptionError, PetsegError
-from petseg.inference.evaluate import evaluate_full_size, score
+from petseg.inference.evaluate import score
+from petseg.inference.pictures import score_pictures
 from petseg.inference.predict import Prediction, Probabilities
 from petseg.inference.predict import predict as write_predictions
 from petseg.inference.segment import Segmenter
@@ -100,6 +101,7 @@ def evaluate(
     network: nn.Module | None = None,
     full_size: bool = False,
     tta: bool = False,
+    tta_scales: Sequence[float] = (1.0,),
     device: str = "auto",
     progress: Callable[[int], None] | None = None,
     **changes: Any,
@@ -111,8 +113,10 @@ def evaluate(
         split: name of a split.
         shards: shard folder; default: the run's own.
         network: one of the same kind, where the run trained a network of your own; it stays as it is.
-        full_size: score at each picture's own size in the shards.
+        full_size: score at each picture's own size in the shards, as a run does itself that learns from crops or from
+            padded pictures.
         tta: average with the mirrored picture, in twice the time.
+        tta_scales: average over the picture enlarged by these factors; others than 1 mean `full_size`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         progress: called with the number of samples after each batch.
         changes: options of the run that are to be others: `size`, `loader`, `amp`, `channels_last`, `verify`,
@@ -131,11 +135,13 @@ def evaluate(
     """
     where = resolve_device(device)
     trained = run if isinstance(run, TrainedModel) else load_trained(Path(run), where, network=network, **changes)
-    trained = trained.mirrored() if tta else trained
     folder = shards_of(trained, shards)
     manifest = Manifest.load(folder)
-    if full_size:
-        return evaluate_full_size(trained, folder, manifest, split, device=where, progress=progress)
+    if full_size or tuple(tta_scales) != (1.0,) or trained.scores_whole_pictures:
+        return score_pictures(
+            trained, folder, manifest, split, device=where, tta=tta, scales=tta_scales, progress=progress
+        ).metrics
+    trained = trained.mirrored() if tta else trained
     return score(trained, folder, manifest, split, device=where, progress=progress).metrics
 
 
@@ -242,6 +248,7 @@ def load(
     *,
     amp: str | None = None,
     tta: bool = False,
+    tta_scales: Sequence[float] = (1.0,),
     tile: int = 0,
     overlap: float = 0.25,
 ) -> Segmenter:
@@ -253,8 +260,9 @@ def load(
         network: one of the same kind, where the run trained a network of your own; it stays as it is.
         amp: mixed precision, `auto`, `bf16`, `fp16` or `off`; None for what the device has if the run had any.
         tta: average with the mirrored picture (test-time augmentation), in twice the time.
-        tile: short side in pixels of the tiles that a picture is cut into, each squashed to the network's size; 0
-            squashes the whole picture, as in training.
+        tta_scales: average over the picture enlarged by these factors, in as many times the time.
+        tile: short side in pixels of the tiles that a picture is cut into, each squashed to the network's size; 0 for
+            as in training: the whole picture, or tiles of the network's size where it learned from crops.
         overlap: smallest share of a tile that its neighbour covers too, 0 to 0.9.
 
     Raises:
@@ -268,4 +276,4 @@ def load(
     """
     where = resolve_device(device)
     trained = load_trained(Path(run).expanduser(), where, network=network)
-    return Segmenter(trained, where, amp=amp, tta=tta, tile=tile, overlap=overlap)
+    return Segmenter(trained, where, amp=amp, tta=tta, scales=tta_scales, tile=tile, overlap=overlap)

@@ -71,7 +71,24 @@ class TrainConfig:
     loader: Literal["auto", "dali", "webdataset"] = option(
         "auto", "Who decodes. auto: dali on a GPU, webdataset on a CPU.", panel="Data"
     )
-    size: str = option("128", "Input size: N for NxN, or HxW. Pictures are squashed to it.", panel="Data")
+    size: str = option("128", "Input size: N for NxN, or HxW.", panel="Data")
+    fit: Literal["auto", "squash", "pad", "crop"] = option(
+        "auto",
+        "How pictures become inputs. squash: the whole picture; pad: in its own shape; crop: random parts of it. auto: "
+        "crop where pictures are much larger, pad where shapes differ a lot, else squash.",
+        panel="Data",
+        before="squash",
+    )
+    scale: tuple[float, float] = option(
+        (0.5, 2.0), "Factors that pictures are enlarged by before a crop, drawn evenly.", panel="Data", minimum=0.05
+    )
+    crop_max_share: float = option(
+        0.75,
+        "A crop of which one class takes more is drawn again; 1 for never.",
+        minimum=0.05,
+        maximum=1,
+        panel="Data",
+    )
     epochs: int = option(60, "Times through the train split.", minimum=1)
     max_minutes: float = option(
         0.0, "Fit the epochs to so many minutes, scores and report included; 0 for --epochs.", minimum=0
@@ -194,6 +211,9 @@ class TrainConfig:
                 # `recipe` is the first field, so the others can go by it.
                 object.__setattr__(self, spec.name, self._unless_given(spec))
             _check(spec, hints[spec.name], getattr(self, spec.name))
+        object.__setattr__(self, "scale", tuple(self.scale))  # TOML knows lists alone
+        if self.scale[0] > self.scale[1]:
+            raise OptionError("scale", f"{self.scale[0]:g} {self.scale[1]:g}: give the smaller factor first.")
         parse_size(self.size)
         if not _ARCH.fullmatch(self.arch):
             raise OptionError(
@@ -265,6 +285,9 @@ class TrainConfig:
             "warmup": (self.schedule == "cosine", f"--schedule {self.schedule} has a rise of its own, or none"),
             "weight_decay": (self.optimizer != "adam", "--optimizer adam has none; adamw is the one with it"),
             "statistics": (self.normalise, "--no-normalise leaves images as they are"),
+            **dict.fromkeys(
+                ("scale", "crop_max_share"), (self.fit in {"auto", "crop"}, f"--fit {self.fit} takes whole pictures")
+            ),
             "init_head": (bool(self.init_from), "it is for --init-from"),
             "encoder_lr_scale": (
                 bool(self.encoder_weights or self.init_from),
@@ -289,19 +312,19 @@ RECIPES: dict[str, dict[str, Any]] = {
     "default": {},
     # Batches that fill a GPU, decoded once and kept on it. Not compiled: that would take as long as the run.
     "oxford": {
-        "size": "256", "batch_size": 64, "width": 32, "max_width": 512, "optimizer": "adamw", "weight_decay": 0.01,
-        "lr": 6e-3, "ema": 0.995, "cache": "device", "compile": "off",
+        "size": "256", "fit": "squash", "batch_size": 64, "width": 32, "max_width": 512, "optimizer": "adamw",
+        "weight_decay": 0.01, "lr": 6e-3, "ema": 0.995, "cache": "device", "compile": "off",
     },
     # The teaching notebook's, with its three faults put right (README, "The seed recipe").
     "seed": {
-        "arch": "seed", "size": "100", "epochs": 5, "batch_size": 32, "optimizer": "adam", "lr": 1e-3,
+        "arch": "seed", "size": "100", "fit": "squash", "epochs": 5, "batch_size": 32, "optimizer": "adam", "lr": 1e-3,
         "weight_decay": 0.0, "schedule": "constant", "dice": 0.0, "grad_clip": 0.0, "ema": 0.0, "augment": False,
         "normalise": False, "dropout": 0.0,
     },
     # Learns the drawn pets in about a minute and a half on two cores: many small steps beat few large ones there.
     "demo": {
-        "size": "64", "epochs": 8, "batch_size": 8, "width": 12, "depth": 5, "stem": 1, "dropout": 0.0, "lr": 4e-3,
-        "ema": 0.99,
+        "size": "64", "fit": "squash", "epochs": 8, "batch_size": 8, "width": 12, "depth": 5, "stem": 1,
+        "dropout": 0.0, "lr": 4e-3, "ema": 0.99,
     },
 }  # fmt: skip
 
@@ -405,6 +428,12 @@ def _check(spec: dataclasses.Field[Any], kind: Any, value: Any) -> None:
         choices = get_args(kind)
         if value not in choices:
             raise OptionError(spec.name, f"unknown value '{value}'; choose {', '.join(map(str, choices))}.")
+        return
+    if get_origin(kind) is tuple:
+        if not isinstance(value, tuple | list) or len(value) != len(get_args(kind)):
+            raise OptionError(spec.name, f"'{value}' is not {len(get_args(kind))} numbers.")
+        for each, part in zip(value, get_args(kind), strict=True):
+            _check(spec, part, each)
         return
     # TOML knows whole numbers where a float is meant; Python knows booleans that pass for whole numbers.
     fits = isinstance(value, int | float) if kind is float else isinstance(value, kind)

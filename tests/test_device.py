@@ -247,12 +247,14 @@ def test_ranks_that_cannot_meet_say_why(monkeypatch, names, words):
             pass
 
 
-def test_ranks_score_the_network_that_is_saved(packed, tmp_path, environment, capsys):
+@pytest.mark.parametrize("fit", ["squash", "crop"])
+def test_ranks_score_the_network_that_is_saved(packed, tmp_path, environment, capsys, fit):
     """By the default options: BatchNorm, averaged weights, dropout, Dice. Each rank's BatchNorm sees other batches."""
     folder = tmp_path / "run"
     launcher = ["-m", "petseg", "train", "--ranks", "2"]
     options = ["--size", "32", "--width", "4", "--depth", "3", "--device", "cpu", "--amp", "off", "--epochs", "2",
-               "--batch-size", "4", "--lr", "1e-2", "--shards", str(packed), "--run-dir", str(folder)]  # fmt: skip
+               "--batch-size", "4", "--lr", "1e-2", "--shards", str(packed), "--run-dir", str(folder),
+               "--fit", fit]  # fmt: skip
     done = subprocess.run(
         [sys.executable, *launcher, *options], env={**environment, "OMP_NUM_THREADS": "1"}, capture_output=True,
         text=True, check=False, timeout=120,

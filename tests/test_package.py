@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 def test_the_public_names_are_these_and_no_more():
     names = [
-        "Batch", "ClassTable", "FitResult", "Loader", "Manifest", "OrderedSamples", "PetsegError", "Reporter",
+        "Batch", "ClassTable", "Fit", "FitResult", "Loader", "Manifest", "OrderedSamples", "PetsegError", "Reporter",
         "Segmenter", "TrainConfig", "UNet", "build_loader", "evaluate", "export", "load", "predict", "train",
         "write_report",
     ]  # fmt: skip

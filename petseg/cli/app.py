@@ -265,6 +265,10 @@ def evaluate(
         str | None, typer.Option(metavar="stop|skip", help="Default: the run's own.", show_default=False)
     ] = None,
     tta: Annotated[bool, typer.Option("--tta", help="Average with the mirrored photo, in twice the time.")] = False,
+    tta_scale: Annotated[
+        list[float] | None,
+        typer.Option("--tta-scale", help="Average over the picture enlarged by this factor; give several."),
+    ] = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Score a run on a split, as the run itself did unless told otherwise."""
@@ -275,7 +279,15 @@ def evaluate(
         "on_bad_sample": on_bad_sample,
     }  # fmt: skip
     evaluate_command(
-        run, shards=shards, split=split, as_json=as_json, full_size=full_size, tta=tta, device=device, changes=changes
+        run,
+        shards=shards,
+        split=split,
+        as_json=as_json,
+        full_size=full_size,
+        tta=tta,
+        tta_scales=tta_scale or (1.0,),
+        device=device,
+        changes=changes,
     )
 
 
@@ -297,9 +309,13 @@ def predict(
         typer.Option(metavar="auto|bf16|fp16|off", help="Default: on where the run had it.", show_default=False),
     ] = None,
     tta: Annotated[bool, typer.Option("--tta", help="Average with the mirrored photo, in twice the time.")] = False,
+    tta_scale: Annotated[
+        list[float] | None,
+        typer.Option("--tta-scale", help="Average over the picture enlarged by this factor; give several."),
+    ] = None,
     tile: Annotated[
         int,
-        typer.Option(metavar="PX", help="Cut photos into tiles of this short side; 0 squashes the whole photo."),
+        typer.Option(metavar="PX", help="Cut photos into tiles of this short side; 0 for as in training."),
     ] = 0,
     overlap: Annotated[float, typer.Option(help="Share of a tile that its neighbour covers too.")] = 0.25,
     allow_damaged: Annotated[
@@ -318,6 +334,7 @@ def predict(
         probabilities=probabilities,
         amp=amp,
         tta=tta,
+        tta_scales=tta_scale or (1.0,),
         tile=tile,
         overlap=overlap,
         allow_damaged=allow_damaged,

@@ -41,12 +41,14 @@ def _parameter(spec: dataclasses.Field[Any], kind: Any) -> inspect.Parameter:
     plain = str if is_choice else kind
     default = spec.metadata["default"]
     shown = ("yes" if default else "no") if kind is bool else str(default)
+    if get_origin(kind) is tuple:
+        shown = " ".join(f"{part:g}" for part in default)
     # Typer would put a text of one's own into brackets of its own.
     help_text = spec.metadata["help"] + (rf" \[default: {shown}]" if shown else "")
     info = typer.Option(
         f"{flag}/--no-{flag[2:]}" if kind is bool else flag,
         help=help_text,
-        metavar="|".join(get_args(kind)) if is_choice else None,
+        metavar="|".join(get_args(kind)) if is_choice else "LOW HIGH" if get_origin(kind) is tuple else None,
         show_default=False,
         rich_help_panel=spec.metadata["panel"],
     )

@@ -80,6 +80,7 @@ def evaluate_command(
     as_json: bool,
     full_size: bool,
     tta: bool,
+    tta_scales: Sequence[float],
     device: str,
     changes: Mapping[str, Any],
 ) -> None:
@@ -93,7 +94,17 @@ def evaluate_command(
     folder = shards_of(trained, shards)
     with screen.progress(console, f"scoring {split}") as (advance, expect):
         expect(Manifest.load(folder).split(split).samples)
-        metrics = evaluate(trained, split, shards=folder, full_size=full_size, tta=tta, device=device, progress=advance)
+        metrics = evaluate(
+            trained,
+            split,
+            shards=folder,
+            full_size=full_size,
+            tta=tta,
+            tta_scales=tta_scales,
+            device=device,
+            progress=advance,
+        )
+    full_size = full_size or trained.scores_whole_pictures or tuple(tta_scales) != (1.0,)
     size = "each picture's own size" if full_size else trained.config.size
     size += ", averaged with the mirror image's scores" if tta else ""
     console.print(screen.metrics_table(metrics, f"{trained.path} on {split} of {folder}, at {size}", trained.classes))
@@ -102,7 +113,8 @@ def evaluate_command(
     if metrics["absent"]:
         console.print(f"No pixel of {escape(split)} is of {escape(', '.join(metrics['absent']))}.")
     if as_json:
-        result = {"run": str(run), "shards": str(folder), "split": split, "full_size": full_size, "tta": tta}
+        result = {"run": str(run), "shards": str(folder), "split": split, "full_size": full_size}
+        result |= {"tta": tta, "tta_scales": list(tta_scales)}
         result |= {"size": trained.config.size, **metrics}
         print(json.dumps(result))  # noqa: T201 - one line for programs, without a console's wrapping or colours
 
@@ -116,6 +128,7 @@ def predict_command(
     probabilities: str,
     amp: str | None,
     tta: bool,
+    tta_scales: Sequence[float],
     tile: int,
     overlap: float,
     allow_damaged: bool,
@@ -131,7 +144,9 @@ def predict_command(
 
     console = screen.out()
     where = resolve_device(device)
-    segmenter = Segmenter(load_trained(run, where), where, amp=amp, tta=tta, tile=tile, overlap=overlap)
+    segmenter = Segmenter(
+        load_trained(run, where), where, amp=amp, tta=tta, scales=tta_scales, tile=tile, overlap=overlap
+    )
     with screen.progress(console, "predicting") as (advance, expect):
         expect(len(pictures_in(images)))
         done = predict(

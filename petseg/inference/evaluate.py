@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from petseg.classes import ClassTable
@@ -16,18 +15,14 @@ from petseg.config import TrainConfig
 from petseg.data.loaders.build import build_loader, resolve_loader
 from petseg.data.loaders.loader import Loader
 from petseg.data.shards.manifest import Manifest
-from petseg.data.shards.reader import ShardReader
 from petseg.device import World, amp_dtype, resolve_amp
 from petseg.errors import PetsegError
-from petseg.inference.segment import Segmenter
 from petseg.inference.trained import TrainedModel
 from petseg.model.losses import combine, loss_sums, sums_length
 from petseg.model.metrics import confusion_matrices, constant_answer_mean_iou, mean_ious, metrics_from
 from petseg.model.networks import Network
 from petseg.model.transform import InputTransform
 from petseg.threads import ComputeThreads
-
-_BAND_ROWS = 512
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
@@ -70,43 +65,65 @@ def evaluate(
         threads: that it computes on; they follow the load.
         progress: called with the number of samples after each batch.
     """
-    n = len(classes)
     was_training = network.training
     network.eval()
-    confusion = torch.zeros((n, n), dtype=torch.int64, device=world.device)
-    sums = torch.zeros(sums_length(n), dtype=torch.float64, device=world.device)
-    per_image: list[tuple[torch.Tensor, torch.Tensor]] = []  # (sample indices, their scores)
-    samples = torch.zeros(1, dtype=torch.int64, device=world.device)
+    tally = Tally(len(classes), world)
     left = loader.plan.total
     for batch in loader:
-        samples += (batch.indices >= 0).sum()
         masks = classes.masks(batch.codes, batch.indices)
         dtype = amp_dtype(amp)
         with torch.autocast(world.device.type, dtype, enabled=dtype is not None):
             outputs = network(transform(batch.images))
-        each = confusion_matrices(outputs.argmax(1), masks, n)
-        confusion += each.sum(0)
-        sums += loss_sums(outputs, masks, dice=dice > 0).double()
-        per_image.append((batch.indices, mean_ious(each)))
+        tally.add_loss(loss_sums(outputs, masks, dice=dice > 0))
+        tally.add(batch.indices, confusion_matrices(outputs.argmax(1), masks, len(classes)))
         if progress:
             progress(min(batch.indices.shape[0], left))  # the rest of the last batch is padding
             left -= batch.indices.shape[0]
         if threads:
             threads.look()
     network.train(was_training)
-    world.sum(confusion)
-    world.sum(sums)
-    world.sum(samples)
-    total = confusion.cpu().numpy()
-    ious = _image_ious(per_image, world)
-    metrics = {
-        "loss": combine(sums, dice=dice).item() if sums[1] else None,
-        **metrics_from(total, classes),
-        "samples": int(samples),
-        "skipped_samples": len(loader.skipped),
-        "baseline_mean_iou": constant_answer_mean_iou(total),
-    }
-    return Evaluation(metrics=metrics, image_iou=ious)
+    return tally.evaluation(classes, dice=dice, skipped=len(loader.skipped))
+
+
+class Tally:
+    """What an evaluation counts, on one rank; no host sync until the end.
+
+    Args:
+        classes: number of classes.
+        world: the ranks that share the work.
+    """
+
+    def __init__(self, classes: int, world: World) -> None:
+        self._world = world
+        self._confusion = torch.zeros((classes, classes), dtype=torch.int64, device=world.device)
+        self._sums = torch.zeros(sums_length(classes), dtype=torch.float64, device=world.device)
+        self._per_image: list[tuple[torch.Tensor, torch.Tensor]] = []  # (sample indices, their scores)
+        self._samples = torch.zeros(1, dtype=torch.int64, device=world.device)
+
+    def add_loss(self, sums: torch.Tensor) -> None:
+        """Count what `loss_sums` gave."""
+        self._sums += sums.to(self._sums)
+
+    def add(self, indices: torch.Tensor, confusions: torch.Tensor) -> None:
+        """Count samples i64[N] (-1 for padding) by their confusion matrices i64[N, C, C]."""
+        self._samples += (indices >= 0).sum().to(self._samples)
+        self._confusion += confusions.sum(0).to(self._confusion)
+        self._per_image.append((indices, mean_ious(confusions)))
+
+    def evaluation(self, classes: ClassTable, *, dice: float, skipped: int) -> Evaluation:
+        """What all ranks have counted; each must call it."""
+        world = self._world
+        for total in (self._confusion, self._sums, self._samples):
+            world.sum(total)
+        confusion = self._confusion.cpu().numpy()
+        metrics = {
+            "loss": combine(self._sums, dice=dice).item() if self._sums[1] else None,
+            **metrics_from(confusion, classes),
+            "samples": int(self._samples),
+            "skipped_samples": skipped,
+            "baseline_mean_iou": constant_answer_mean_iou(confusion),
+        }
+        return Evaluation(metrics=metrics, image_iou=_image_ious(self._per_image, world))
 
 
 def score(
@@ -118,7 +135,7 @@ def score(
     device: torch.device,
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    """Score a network as its run did: at its size, in its precision and memory format, by its loader.
+    """Score a network at its own size, in its run's precision and memory format, by its run's loader.
 
     Args:
         trained: a network on `device`; its `config` says how it is scored.
@@ -149,7 +166,7 @@ def score(
         on_bad_sample=config.on_bad_sample,
     )
     try:
-        with _threads(config, device) as threads:
+        with following(config, device) as threads:
             return evaluate(
                 trained.network,
                 loader,
@@ -165,7 +182,8 @@ def score(
         loader.close()
 
 
-def _threads(config: TrainConfig, device: torch.device) -> ComputeThreads:
+def following(config: TrainConfig, device: torch.device) -> ComputeThreads:
+    """The threads that a network computes on where nothing but scoring goes on."""
     threads = ComputeThreads(config.compute_threads)
     if device.type == "cpu":
         threads.follow()
@@ -183,66 +201,6 @@ def check_classes(trained: TrainedModel, shards: Path, manifest: Manifest) -> No
             f"{shards} has the class codes {list(manifest.classes.codes)}, but {trained.path} was trained on "
             f"{list(trained.classes.codes)}: give shards of the same classes."
         )
-
-
-def evaluate_full_size(
-    trained: TrainedModel,
-    folder: Path,
-    manifest: Manifest,
-    split: str,
-    *,
-    device: torch.device,
-    progress: Callable[[int], None] | None = None,
-) -> dict[str, Any]:
-    """Score every sample of a split against its mask as it is on disk, not squashed to the network's size.
-
-    Each picture is decoded in full and squashed to the run's size, its probabilities are enlarged bilinearly to the
-    picture's own size, and the likeliest class of each pixel is compared with the mask. Every pixel counts once, so
-    larger pictures weigh more.
-
-    Args:
-        trained: a network on `device`.
-        folder: shard folder.
-        manifest: its manifest.
-        split: name of a split.
-        device: where the network runs.
-        progress: called with 1 after each sample.
-
-    Returns:
-        As `metrics_from`, plus `samples`, `skipped_samples` and `baseline_mean_iou`.
-
-    Raises:
-        PetsegError: no such split, shards of other classes than the network's, or a damaged sample.
-    """
-    check_classes(trained, folder, manifest)
-    config = trained.config
-    segmenter = Segmenter(trained, device, amp=config.amp)
-    n = len(manifest.classes)
-    lookup = manifest.classes.lookup()
-    confusion = np.zeros((n, n), dtype=np.int64)
-    reader = ShardReader(folder, manifest, split, verify=config.verify, on_bad=config.on_bad_sample)
-    try:
-        sound = sorted({*range(len(reader))} - {*reader.bad})
-        with _threads(config, device) as threads:
-            for index in sound:
-                picture, codes = reader.decoded(index)
-                predicted, truth = segmenter.segment(picture), lookup[codes]
-                for first in range(0, len(truth), _BAND_ROWS):
-                    rows = slice(first, first + _BAND_ROWS)
-                    p, t = (torch.from_numpy(a[rows]).long().unsqueeze(0) for a in (predicted, truth))
-                    confusion += confusion_matrices(p, t, n)[0].numpy()
-                threads.look()
-                if progress:
-                    progress(1)
-        samples = len(sound)
-    finally:
-        reader.close()
-    return {
-        **metrics_from(confusion, manifest.classes),
-        "samples": samples,
-        "skipped_samples": len(reader.bad),
-        "baseline_mean_iou": constant_answer_mean_iou(confusion),
-    }
 
 
 def _image_ious(per_image: list[tuple[torch.Tensor, torch.Tensor]], world: World) -> dict[int, float]:

@@ -1,9 +1,9 @@
-"""A trained network on pictures of any size: squashed to its own size, or cut into tiles of it."""
+"""A trained network on pictures of any size: squashed or padded to its own size, or cut into tiles of it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast, get_args
 
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from petseg.classes import ClassTable
-from petseg.data.decode.resize import resize_image
+from petseg.data.decode.boxes import Box, frame_image, padded, whole
 from petseg.device import Amp, resolve_amp
 from petseg.errors import PetsegError
 from petseg.inference.photos import Picture, as_pixels
@@ -33,8 +33,9 @@ class Segmenter:
         device: where it runs.
         amp: mixed precision, `auto`, `bf16`, `fp16` or `off`; None for what the device has if the run had any.
         tta: average with the mirrored picture (test-time augmentation), in twice the time.
-        tile: short side of a tile, in the picture's pixels; each tile is squashed to the network's size. 0 squashes the
-            whole picture, as in training.
+        scales: average over the picture enlarged by these factors (test-time augmentation), in as many times the time.
+        tile: short side of a tile, in the picture's pixels; each tile is squashed to the network's size. 0 for as in
+            training: the whole picture, squashed or padded, or tiles of the network's size where it learned from crops.
         overlap: smallest share of a tile that its neighbour covers too, 0 to 0.9; there they fade into each other.
 
     Raises:
@@ -53,6 +54,7 @@ class Segmenter:
         *,
         amp: str | None = None,
         tta: bool = False,
+        scales: Sequence[float] = (1.0,),
         tile: int = 0,
         overlap: float = 0.25,
     ) -> None:
@@ -76,7 +78,11 @@ class Segmenter:
         self._trained = trained.mirrored() if tta else trained
         self._device = device
         self._amp = resolve_amp(cast(Amp, amp or ("off" if trained.config.amp == "off" else "auto")), device)
-        self._tile, self._overlap = tile, overlap
+        if not scales or not all(0.1 <= scale <= 10 for scale in scales):
+            raise PetsegError(f"--tta-scale: {list(scales)} is out of range; give factors from 0.1 to 10.")
+        self._tile, self._overlap, self._scales = tile, overlap, tuple(scales)
+        # Runs settle it before they save anything.
+        self._fit = "squash" if trained.config.fit == "auto" else trained.config.fit
 
     def __repr__(self) -> str:
         tile = f", tiles of {self._tile} px" if self._tile else ""
@@ -134,76 +140,112 @@ class Segmenter:
         Yields:
             The rows, and f32[C, len(rows), W] of them.
         """
+        if len(self._scales) == 1:
+            yield from self._bands(picture, self._scales[0])
+            return
+        for parts in zip(*(self._bands(picture, scale) for scale in self._scales), strict=True):
+            yield parts[0][0], np.mean([band for _, band in parts], axis=0)
+
+    def _bands(self, picture: np.ndarray, scale: float) -> Iterator[tuple[slice, np.ndarray]]:
         height, width = picture.shape[:2]
-        scale = self._tile / min(self.height, self.width)
-        down = _spans(height, round(scale * self.height), self._overlap)
-        across = _spans(width, round(scale * self.width), self._overlap)
+        down, across = self._spans(height, width, scale)
         found: dict[int, list[np.ndarray]] = {}
         step = max(1, BAND_VALUES // (len(self.classes) * width))
         for first in range(0, height, step):
             rows = slice(first, min(first + step, height))
-            met = [n for n, span in enumerate(down) if span.start < rows.stop and rows.start < span.stop]
+            met = [n for n, span in enumerate(down) if span.first < rows.stop and rows.start < span.last]
             tiles = {
-                n: [picture[down[n].start : down[n].stop, span.start : span.stop] for span in across]
+                n: [Box(down[n].start, span.start, down[n].length, span.length) for span in across]
                 for n in met
                 if n not in found
             }
-            found = {n: found[n] if n in found else self._at_network_size(tiles[n]) for n in met}
+            found = {n: found[n] if n in found else self._at_network_size(picture, tiles[n]) for n in met}
             if len(down) == len(across) == 1:
-                yield rows, enlarge(found[0][0], height, width, rows)
+                only, column = down[0], across[0]
+                part = slice(rows.start - only.start, rows.stop - only.start)
+                yield rows, enlarge(found[0][0], only.length, column.length, part, column.inside)
                 continue
             band = np.zeros((len(self.classes), rows.stop - rows.start, width), np.float32)
             for n in met:
                 span = down[n]
-                part = slice(max(rows.start, span.start) - span.start, min(rows.stop, span.stop) - span.start)
-                into = slice(part.start + span.start - rows.start, part.stop + span.start - rows.start)
+                part = slice(max(rows.start, span.first), min(rows.stop, span.last))
+                weights = span.weights[part.start - span.first : part.stop - span.first, None]
                 for column, small in zip(across, found[n], strict=True):
-                    large = enlarge(small, span.stop - span.start, column.stop - column.start, part)
-                    large *= span.weights[part, None] * column.weights
-                    band[:, into, column.start : column.stop] += large
+                    inside = slice(part.start - span.start, part.stop - span.start)
+                    large = enlarge(small, span.length, column.length, inside, column.inside)
+                    large *= weights * column.weights
+                    band[:, part.start - rows.start : part.stop - rows.start, column.first : column.last] += large
             yield rows, band
+
+    def _spans(self, height: int, width: int, scale: float) -> tuple[list[_Span], list[_Span]]:
+        """Tiles of a picture of a size, enlarged by `scale`: their rows, and their columns."""
+        clipped = self._fit == "squash" and scale == 1
+        if self._tile or self._fit == "crop":
+            short = min(self.height, self.width)
+            sides = [(self._tile or short) / short * side for side in (self.height, self.width)]
+        else:
+            box = whole(height, width) if self._fit == "squash" else padded(height, width, (self.height, self.width))
+            sides = [box.height, box.width]
+        down, across = (
+            _spans(length, max(1, round(side / scale)), self._overlap, clipped=clipped)
+            for length, side in zip((height, width), sides, strict=True)
+        )
+        return down, across
 
     def at_network_size(self, picture: np.ndarray) -> np.ndarray:
         """Class probabilities at the network's size, f32[C, height, width], of a picture u8[H, W, 3].
 
         The picture is squashed by the resize that every loader is held to.
         """
-        return self._at_network_size([picture])[0]
+        return self._at_network_size(picture, [whole(*picture.shape[:2])])[0]
 
-    def _at_network_size(self, pictures: list[np.ndarray]) -> list[np.ndarray]:
+    def _at_network_size(self, picture: np.ndarray, boxes: list[Box]) -> list[np.ndarray]:
         found: list[np.ndarray] = []
-        for first in range(0, len(pictures), _BATCH):
-            part = pictures[first : first + _BATCH]
+        for first in range(0, len(boxes), _BATCH):
+            part = boxes[first : first + _BATCH]
             small = np.empty((len(part), self.height, self.width, 3), np.uint8)
-            for row, picture in enumerate(part):
-                resize_image(picture, self.height, self.width, out=small[row])
+            for row, box in enumerate(part):
+                frame_image(picture, box, (self.height, self.width), small[row])
             images = torch.from_numpy(small).to(self._device)
             found.extend(self._trained.probabilities(images, self._amp).contiguous().cpu().numpy())
         return found
 
 
-def enlarge(probabilities: np.ndarray, height: int, width: int, rows: slice) -> np.ndarray:
-    """Rows of a bilinear enlargement, as `F.interpolate(..., mode="bilinear", align_corners=False)` makes it.
+def enlarge(
+    probabilities: np.ndarray, height: int, width: int, rows: slice, columns: slice | None = None
+) -> np.ndarray:
+    """Part of a bilinear enlargement, as `F.interpolate(..., mode="bilinear", align_corners=False)` makes it.
 
     Args:
         probabilities: f32[C, h, w].
         height: rows of the whole result.
         width: columns of the whole result.
         rows: those that are wanted.
+        columns: likewise; all of them unless told.
 
     Returns:
-        f32[C, len(rows), width].
+        f32[C, len(rows), len(columns)]; not a view.
     """
-    h = probabilities.shape[1]
+    h, w = probabilities.shape[1:]
+    columns = slice(0, width) if columns is None else columns
+    if (h, w) == (height, width):
+        return probabilities[:, rows, columns].copy()
     # Pixel centres, clamped at the rim.
     y = ((np.arange(rows.start, rows.stop) + 0.5) * h / height - 0.5).clip(0, h - 1)
     above = y.astype(np.intp)
     below = np.minimum(above + 1, h - 1)
     weight = (y - above).astype(np.float32)[:, None]
-    large = np.empty((len(probabilities), len(y), width), np.float32)
+    if columns != slice(0, width):
+        x = ((np.arange(columns.start, columns.stop) + 0.5) * w / width - 0.5).clip(0, w - 1)
+        left = x.astype(np.intp)
+        right, share = np.minimum(left + 1, w - 1), (x - left).astype(np.float32)
+    large = np.empty((len(probabilities), len(y), columns.stop - columns.start), np.float32)
     for plane, out in zip(probabilities, large, strict=True):
         band = plane[above] * (1 - weight) + plane[below] * weight
-        cv2.resize(band, (width, len(y)), dst=out, interpolation=cv2.INTER_LINEAR)
+        if columns != slice(0, width):  # of a picture that is padded
+            np.add(band[:, left] * (1 - share), band[:, right] * share, out=out)
+        else:
+            cv2.resize(band, (width, len(y)), dst=out, interpolation=cv2.INTER_LINEAR)
     return large
 
 
@@ -220,20 +262,38 @@ def likeliest(probabilities: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """The pixels along one axis that a tile covers, and its weight in each: over all tiles they add up to 1."""
+    """The pixels along one axis that a tile covers; it may reach beyond the picture."""
 
     start: int
-    stop: int
+    length: int
+    first: int
+    last: int
+    """Those of the picture, from `first` to before `last`."""
     weights: np.ndarray
+    """f32[last - first]: the tile's weight in each of these; over all tiles they add up to 1."""
+
+    @property
+    def inside(self) -> slice:
+        """Those of the picture, counted from the tile's first."""
+        return slice(self.first - self.start, self.last - self.start)
 
 
-def _spans(length: int, tile: int, overlap: float) -> list[_Span]:
-    """Tiles along an axis, evenly spread; one for all where they would be no smaller than that, or `tile` is 0."""
-    tile = min(tile, length) or length
+def _spans(length: int, tile: int, overlap: float, *, clipped: bool) -> list[_Span]:
+    """Tiles along an axis, evenly spread; one where they would be no smaller than it.
+
+    Args:
+        length: pixels of the picture.
+        tile: of a tile.
+        overlap: smallest share of a tile that its neighbour covers.
+        clipped: a tile longer than the picture becomes as long as that, and else reaches beyond it at both ends.
+    """
+    if tile >= length:
+        tile = length if clipped else tile
+        return [_Span(-((tile - length + 1) // 2), tile, 0, length, np.ones(length, np.float32))]
     count = 1 + math.ceil((length - tile) / max(1, math.floor(tile * (1 - overlap))))
     starts = np.linspace(0, length - tile, count).round().astype(int).tolist()
     ramp = np.minimum(np.arange(1, tile + 1), np.arange(tile, 0, -1)).astype(np.float32)
     total = np.zeros(length, np.float32)
     for start in starts:
         total[start : start + tile] += ramp
-    return [_Span(start, start + tile, ramp / total[start : start + tile]) for start in starts]
+    return [_Span(start, tile, start, start + tile, ramp / total[start : start + tile]) for start in starts]

@@ -40,6 +40,11 @@ class TrainedModel:
     def __repr__(self) -> str:
         return f"TrainedModel({str(self.path)!r}, {self.config.arch}, {self.classes}, size {self.config.size})"
 
+    @property
+    def scores_whole_pictures(self) -> bool:
+        """Whether its run scored pictures at their own size, as it learned from crops or padded pictures."""
+        return self.config.fit in {"pad", "crop"}
+
     @torch.no_grad()
     def probabilities(self, images: torch.Tensor, amp: str = "off") -> torch.Tensor:
         """Class probabilities f32[N, C, H, W] of images u8[N, H, W, 3], RGB, both on the network's device.

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from petseg.data.decode.resize import resize_image, resize_nearest
+from petseg.data.decode.resize import nearest_indices, resize_image, resize_nearest
 from petseg.data.order import keyed_hash
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.reader import ShardReader
@@ -18,6 +18,9 @@ from petseg.report.report import write_report
 
 WORST = 4
 """Worst cases in a report."""
+
+LONGEST_SIDE = 720
+"""Pixels that are kept of a whole picture: twice what a report shows."""
 
 
 def choose(image_iou: dict[int, float], count: int) -> tuple[list[int], list[int]]:
@@ -57,20 +60,36 @@ def make_panels(
     reader = ShardReader(shards, manifest, split, verify=False)  # what was scored was checked for that
     try:
         panels = {
-            index: _panel(segmenter, reader, index, image_iou[index]) for index in dict.fromkeys([*drawn, *worst])
+            index: _panel(segmenter, reader, index, image_iou[index], whole=trained.scores_whole_pictures)
+            for index in dict.fromkeys([*drawn, *worst])
         }
     finally:
         reader.close()
     return [panels[index] for index in drawn], [panels[index] for index in worst]
 
 
-def _panel(segmenter: Segmenter, reader: ShardReader, index: int, iou: float) -> Panel:
-    height, width = segmenter.height, segmenter.width
+def _panel(segmenter: Segmenter, reader: ShardReader, index: int, iou: float, *, whole: bool) -> Panel:
     picture, mask = reader.decoded(index)
+    if whole:
+        shrink = min(1.0, LONGEST_SIDE / max(mask.shape))
+        height, width = (max(1, round(side * shrink)) for side in mask.shape)
+        probabilities = _sampled(segmenter, picture, height, width)
+    else:
+        height, width = segmenter.height, segmenter.width
+        probabilities = segmenter.at_network_size(picture)
     image, codes = resize_image(picture, height, width), resize_nearest(mask, height, width)
-    probabilities = segmenter.at_network_size(image)
     truth = segmenter.classes.lookup()[codes].astype(np.int64)
     return Panel(key=reader.key(index), image=image, truth=truth, probabilities=probabilities, iou=iou)
+
+
+def _sampled(segmenter: Segmenter, picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Class probabilities f32[C, height, width] at the pixels of a picture that a nearest resize of its mask takes."""
+    rows, columns = nearest_indices(picture.shape[0], height), nearest_indices(picture.shape[1], width)
+    found = np.empty((len(segmenter.classes), height, width), np.float32)
+    for band_rows, band in segmenter.bands(picture):
+        here = np.flatnonzero((rows >= band_rows.start) & (rows < band_rows.stop))
+        found[:, here] = band[:, rows[here] - band_rows.start][:, :, columns]
+    return found
 
 
 def report_run(

@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from petseg.config import TrainConfig
 from petseg.data.loaders.build import resolve_loader
 from petseg.device import World, resolve_amp
+from petseg.errors import OptionError
 from petseg.model.networks import Network
 from petseg.system import available_memory
 
@@ -139,10 +140,12 @@ def settle_data(config: TrainConfig, world: World, cached_bytes: int) -> TrainCo
         world: the ranks.
         cached_bytes: of all samples that a cache would keep.
     """
+    if config.fit == "crop" and config.cache in {"host", "device"}:
+        raise OptionError("cache", "crops are cut anew from whole pictures in every epoch: leave it out.")
     return dataclasses.replace(
         config,
         loader=cast(Any, resolve_loader(config.loader, world.device)),
-        cache=resolve_cache(config.cache, world.device, cached_bytes, world.size),
+        cache="none" if config.fit == "crop" else resolve_cache(config.cache, world.device, cached_bytes, world.size),
     )
 
 

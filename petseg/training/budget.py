@@ -7,8 +7,10 @@ import time
 from dataclasses import dataclass
 
 from petseg.errors import TooLittleTimeError
+from petseg.inference.pictures import Pictures
 from petseg.model.metrics import confusion_matrices
 from petseg.training.prepare import Setup, scored_split
+from petseg.training.scoring import LEAST_VAL_PICTURES, VAL_SHARE, seconds_a_picture
 
 TIMED, TIMED_SHARE = 5, 0.02
 """Steps of a measurement: so many, and for this share of the limit; a run's first step is in none."""
@@ -137,7 +139,11 @@ class Budget:
 
     def _epoch_end(self) -> float:
         """Seconds of a validation and a checkpoint."""
-        return (self._pace.validation or self._val * self._pace.batch) + self._pace.save
+        guess = self._val * self._pace.batch
+        if isinstance(self._setup.val, Pictures) and self._pace.step:
+            least = LEAST_VAL_PICTURES / self._setup.config.batch_size * self._pace.batch
+            guess = min(guess, max(least, VAL_SHARE * self._per_epoch * self._pace.step))
+        return (self._pace.validation or guess) + self._pace.save
 
     def _fitting_steps(self) -> int:
         """Steps that fit into what is left, with a validation after each epoch and one at the end."""
@@ -150,9 +156,15 @@ class Budget:
     def _measure_scoring(self) -> None:
         """Score some batches as the end will, for their time; what the network is does not change."""
         setup, began = self._setup, time.perf_counter()
-        loader, times = setup.loader(scored_split(setup.manifest)), []
+        source, times = setup.source(scored_split(setup.manifest)), []
         try:
-            for batch in loader:
+            if isinstance(source, Pictures):
+                each = seconds_a_picture(setup, source, setup.step.evaluated_network)
+                self._pace.start = max(0.0, time.perf_counter() - began - each)
+                self._pace.batch = each * setup.config.batch_size
+                self._measured_at = self._pace.step
+                return
+            for batch in source:
                 found = setup.step.outputs(batch.images).argmax(1)
                 masks = setup.classes.masks(batch.codes, batch.indices)
                 confusion_matrices(found, masks, len(setup.classes)).sum().item()
@@ -160,7 +172,7 @@ class Budget:
                 if len(times) > 1 and times[-1] - times[0] > TIMED_SHARE * self._limit:
                     break
         finally:
-            loader.close()
+            source.close()
         self._pace.start = times[0] - began
         self._pace.batch = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else self._pace.start
         self._measured_at = self._pace.step

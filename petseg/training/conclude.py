@@ -14,8 +14,8 @@ from petseg.inference.trained import TrainedModel, load_trained
 from petseg.model.networks import OwnNetwork, count_parameters
 from petseg.run.folder import RunFolder
 from petseg.system import versions
-from petseg.training.loop import note_absent, scores
 from petseg.training.prepare import Setup, scored_split
+from petseg.training.scoring import note_absent, scores
 from petseg.training.telemetry import peak_memory_mb
 from petseg.training.verdict import verdict
 
@@ -61,12 +61,12 @@ def conclude(setup: Setup) -> FitResult:
     # What the data is held to is this session's affair, whenever the checkpoint was written.
     today = {name: getattr(config, name) for name in ("verify", "on_bad_sample")}
     trained = load_trained(setup.run.path, world.device, network=own, **today)
-    loader = setup.loader(split)
+    source = setup.source(split)
     try:
         with setup.progress.clock.measure("evaluation"):
-            test = scores(setup, loader, trained.network)
+            test = scores(setup, source, trained.network)
     finally:
-        loader.close()
+        source.close()
     note_absent(setup, test.metrics, split)
     summary = _summary(setup, split, test)
     if skipped := summary["skipped_steps"]:
@@ -82,6 +82,7 @@ def _summary(setup: Setup, split: str, test: Evaluation) -> dict[str, Any]:
     samples = sum(record["samples"] for record in progress.records)
     return {
         "split": split,
+        "scored_at": "own size" if config.fit != "squash" else config.size,
         "codes": list(setup.classes.codes),
         **test.metrics,
         "images_per_s": samples / max(spent["data"] + spent["compute"], 1e-9),

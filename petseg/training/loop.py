@@ -10,12 +10,11 @@ import torch
 
 from petseg.data.loaders.loader import Loader
 from petseg.errors import PetsegError
-from petseg.inference.evaluate import Evaluation, evaluate
-from petseg.model.networks import Network
 from petseg.signals import Stop
 from petseg.training.budget import Budget
 from petseg.training.prepare import Setup
 from petseg.training.saving import Saver
+from petseg.training.scoring import affordable, note_absent, scores
 from petseg.training.telemetry import peak_memory_mb
 
 CHECK_EVERY = 50
@@ -47,29 +46,6 @@ def train(setup: Setup, stop: Stop) -> bool:
 
 def _is_over(setup: Setup, budget: Budget | None) -> bool:
     return budget.is_over if budget else setup.train.state_dict()["epoch"] >= setup.config.epochs
-
-
-def scores(setup: Setup, loader: Loader, network: Network) -> Evaluation:
-    """The scores of a network on what a loader yields, computed as the run does."""
-    config = setup.config
-    return evaluate(
-        network,
-        loader,
-        setup.classes,
-        setup.transform,
-        setup.world,
-        amp=config.amp,
-        dice=config.dice,
-        threads=setup.threads,
-    )
-
-
-def note_absent(setup: Setup, metrics: dict[str, Any], split: str) -> None:
-    """Say which classes a split says nothing about."""
-    if (absent := metrics["absent"]) and metrics["mean_iou"] is not None:
-        setup.reporter.note(
-            f"{', '.join(absent)}: no pixel of the {split} split is of it, so {split} says nothing about it."
-        )
 
 
 def _steps(setup: Setup, saver: Saver, budget: Budget | None, stop: Stop) -> bool:
@@ -166,8 +142,12 @@ def _validate(setup: Setup, epoch: int) -> dict[str, Any] | None:
     if setup.val is None:
         setup.progress.judge(epoch, 0.0, ())
         return None
-    setup.val.set_epoch(0)
-    found = scores(setup, setup.val, setup.step.evaluated_network)
+    network = setup.step.evaluated_network
+    if isinstance(setup.val, Loader):
+        setup.val.set_epoch(0)
+    elif not setup.progress.val_pictures:
+        setup.progress.val_pictures = affordable(setup, setup.val, network)
+    found = scores(setup, setup.val, network, count=setup.progress.val_pictures)
     if not setup.progress.records:
         note_absent(setup, found.metrics, "val")
     if found.metrics["mean_iou"] is not None:

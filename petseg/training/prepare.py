@@ -22,6 +22,9 @@ from petseg.data.shards.hashes import unknown_shards
 from petseg.data.shards.manifest import Manifest
 from petseg.device import World
 from petseg.errors import OptionError, PetsegError, flag_of
+from petseg.inference.pictures import Pictures
+from petseg.inference.segment import Segmenter
+from petseg.inference.trained import TrainedModel
 from petseg.model.build import load_weights, network_for, transform_for
 from petseg.model.networks import Network, OwnNetwork, check_size
 from petseg.model.pretrained import IMAGENET, absolute_source, load_encoder, statistics_of
@@ -33,6 +36,7 @@ from petseg.run.folder import CONFIG, RESOLVED, RunFolder
 from petseg.system import bytes_in_words
 from petseg.threads import ComputeThreads
 from petseg.training import auto
+from petseg.training.geometry import fit_of, settle_fit
 from petseg.training.progress import Progress
 from petseg.training.recipe import Course
 from petseg.training.reporter import Reporter
@@ -46,6 +50,9 @@ ANNOUNCED_CACHE = 500_000_000
 
 ANNOUNCED_BYTES = 2_000_000_000
 """Hashing more shards than this takes seconds, so it is said."""
+
+DECODE_POLICY = "fancy-upsampling"
+"""How pictures are decoded, in every loader."""
 
 UNKNOWN = 2**62
 """Samples of a run whose end is not known yet: until then it stands at the beginning of its schedule."""
@@ -72,8 +79,8 @@ class Setup:
     transform: InputTransform
     step: TrainStep
     train: Loader
-    val: Loader | None
-    """None where the shards have no such split."""
+    val: Loader | Pictures | None
+    """Whole pictures where training sees parts of them or pads them; None where the shards have no such split."""
     progress: Progress
     threads: ComputeThreads
     skipped: dict[str, int] = field(default_factory=dict)
@@ -84,9 +91,22 @@ class Setup:
         """Of the shards."""
         return self.manifest.classes
 
-    def loader(self, split: str) -> Loader:
-        """A loader that reads a split once, for scores."""
-        return _open(self.config, self.world, self.manifest, split, self.reporter, self.skipped)
+    def source(self, split: str) -> Loader | Pictures:
+        """What reads a split once, for scores."""
+        return _scored(self.config, self.world, self.manifest, split, self.reporter, self.skipped)
+
+    def segmenter(self, network: Network) -> Segmenter:
+        """How the run's network, or an average of it, is used on a picture of any size."""
+        trained = TrainedModel(
+            network=network,
+            transform=self.transform,
+            classes=self.classes,
+            config=self.config,
+            path=self.run.path,
+            decode_policy=DECODE_POLICY,
+            tones=self.manifest.encoding.tones,
+        )
+        return Segmenter(trained, self.world.device, amp=self.config.amp)
 
     def close(self) -> None:
         """End the loaders' workers."""
@@ -129,9 +149,14 @@ def prepare(
             reporter.note(f"{flag_of(name)} {getattr(config, name)} does nothing here: {why}.")
     config = _fitting(config, manifest.split("train").samples, world, reporter)
     _refuse_ignored(manifest)
-    cached = cache_bytes(manifest.samples("train") + manifest.samples("val"), config.height_width)
+    config, note = settle_fit(config, manifest)
+    if note:
+        reporter.note(note)
+    # Whole pictures are scored as they are, so only inputs of one size are kept.
+    splits = ["train"] if config.fit == "pad" else ["train", "val"]
+    cached = cache_bytes(sum(map(manifest.samples, splits)), config.height_width)
     config = _absolute(auto.settle_data(config, world, cached), run, world)
-    _check_cache(asked, config, manifest, cached, world, reporter)
+    _check_cache(asked, config, splits, cached, world, reporter)
     _announce_hashing(config, manifest, reporter)
     with ExitStack() as undo:
         loaders: _Loaders | None = None
@@ -185,7 +210,7 @@ def prepare(
 @dataclass(frozen=True, slots=True)
 class _Loaders:
     train: Loader
-    val: Loader | None
+    val: Loader | Pictures | None
     skipped: dict[str, int]
 
     @classmethod
@@ -202,7 +227,7 @@ class _Loaders:
         skipped: dict[str, int] = {}
         train = _open(config, world, manifest, "train", reporter, skipped, training=True)
         undo.callback(train.close)
-        val = _open(config, world, manifest, "val", reporter, skipped) if manifest.samples("val") else None
+        val = _scored(config, world, manifest, "val", reporter, skipped) if manifest.samples("val") else None
         if val is not None:
             undo.callback(val.close)
         if checkpoint:
@@ -325,12 +350,11 @@ def _first_weights(
 
 
 def _check_cache(
-    asked: TrainConfig, config: TrainConfig, manifest: Manifest, cached: int, world: World, reporter: Reporter
+    asked: TrainConfig, config: TrainConfig, splits: list[str], cached: int, world: World, reporter: Reporter
 ) -> None:
     if config.cache == "none":
         return
     if asked.cache != "auto" or cached > ANNOUNCED_CACHE:
-        splits = [name for name in ("train", "val") if manifest.samples(name)]
         reporter.note(
             f"--cache {config.cache} takes {bytes_in_words(cached)} for {' and '.join(splits)} at {config.size} "
             "px, filled during the first epoch."
@@ -345,6 +369,29 @@ def _announce_hashing(config: TrainConfig, manifest: Manifest, reporter: Reporte
     size = sum(shard.bytes for shard in unknown_shards(Path(config.shards), every))
     if size > ANNOUNCED_BYTES:
         reporter.note(f"Checking the hashes of {bytes_in_words(size)} of shards, this once (--no-verify goes without).")
+
+
+def _scored(
+    config: TrainConfig,
+    world: World,
+    manifest: Manifest,
+    split: str,
+    reporter: Reporter,
+    skipped: dict[str, int],
+) -> Loader | Pictures:
+    if config.fit == "squash":
+        return _open(config, world, manifest, split, reporter, skipped)
+    pictures = Pictures(
+        Path(config.shards),
+        manifest,
+        split,
+        world,
+        verify=config.verify,
+        on_bad=config.on_bad_sample,
+        num_threads=config.num_threads,
+    )
+    _note_skipped(pictures.skipped, split, reporter, skipped, training=False)
+    return pictures
 
 
 def _open(
@@ -372,18 +419,25 @@ def _open(
         window=config.window or None,
         num_threads=config.num_threads,
         prefetch_batches=config.prefetch_batches,
+        fit=fit_of(config),
         cache=cast(Any, config.cache if training or split == "val" else "none"),
         verify=config.verify,
         on_bad_sample=config.on_bad_sample,
     )
-    # A split is opened more than once: under a time limit its loader is timed before the end.
-    if (count := len(loader.skipped)) and split not in skipped:
+    _note_skipped(loader.skipped, split, reporter, skipped, training=training)
+    return loader
+
+
+def _note_skipped(
+    names: tuple[str, ...], split: str, reporter: Reporter, skipped: dict[str, int], *, training: bool
+) -> None:
+    # A split is opened more than once: under a time limit it is timed before the end.
+    if (count := len(names)) and split not in skipped:
         skipped[split] = count
-        named = ", ".join(loader.skipped[:NAMED_SAMPLES]) + (" ..." if count > NAMED_SAMPLES else "")
+        named = ", ".join(names[:NAMED_SAMPLES]) + (" ..." if count > NAMED_SAMPLES else "")
         what = "damaged sample of {} is" if count == 1 else "damaged samples of {} are"
         done = "replaced" if training else "left out"
         reporter.note(f"--on-bad-sample skip: {count} {what.format(split)} {done}: {named}.")
-    return loader
 
 
 def _restore(setup: Setup, checkpoint: dict[str, Any]) -> None:

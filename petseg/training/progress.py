@@ -42,6 +42,8 @@ class Progress:
     best: int = 0
     """The epoch (from 1) whose weights count as the best."""
     clock: Clock = field(default_factory=Clock)
+    val_pictures: int = 0
+    """Whole pictures that are scored after each epoch; 0 where that is not known yet, or val is squashed."""
     part: Part | None = None
     """The epoch that is going on, None between two."""
     earlier_seconds: float = 0.0
@@ -100,6 +102,7 @@ class Progress:
             "records": self.records,
             "peak": self.peak,
             "best": {"epoch": self.best},
+            "val_pictures": self.val_pictures,
             "clock": dict(self.clock.seconds),
             "part": (self.part.clock, self.part.samples) if self.part else None,
             "seconds": self.seconds,
@@ -110,6 +113,7 @@ class Progress:
         self.records = list(state["records"])
         self.best = state["best"]["epoch"]
         self.peak = dict(state["peak"])
+        self.val_pictures = state.get("val_pictures", 0)
         self.clock.seconds.update(state["clock"])
         if state["part"] is not None:
             clock, samples = state["part"]

@@ -18,9 +18,9 @@ Resume = bool | Literal["auto"]
 
 FREE = frozenset(
     {
-        "batch_size", "cache", "compile", "cuda_graphs", "device", "gallery", "loader", "max_minutes", "num_threads",
-        "on_bad_sample", "patience", "prefetch_batches", "run_dir", "save_every_minutes", "save_every_steps", "shards",
-        "tensorboard", "verify",
+        "batch_size", "cache", "compile", "compute_threads", "cuda_graphs", "device", "gallery", "loader",
+        "max_minutes", "num_threads", "on_bad_sample", "patience", "prefetch_batches", "run_dir",
+        "save_every_minutes", "save_every_steps", "shards", "tensorboard", "verify",
     }
 )  # fmt: skip
 """Options that may differ from the run's own: how it is computed, and not what. (The shards' content is compared by
@@ -83,6 +83,8 @@ def check_changes(config: TrainConfig, checkpoint: dict[str, Any], run: RunFolde
         config = dataclasses.replace(config, amp=before.amp)
     if config.optimizer == "auto":
         config = dataclasses.replace(config, optimizer=before.optimizer)
+    if config.fit == "auto":
+        config = dataclasses.replace(config, fit=before.fit)
     # Under a time limit the epochs are what they came to.
     begun_with = checkpoint["loader"]["epoch"] if before.max_minutes else before.epochs
     for spec in dataclasses.fields(TrainConfig):

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from petseg.run.checkpoint import save_run
-from petseg.training.prepare import Setup
+from petseg.training.prepare import DECODE_POLICY, Setup
 
 SAVE_SHARE, QUICK_SAVE_SECONDS = 0.05, 0.1
 """Checkpoints at the ends of epochs take this share of the time at most, and are left out only where one takes so long.
@@ -84,7 +84,7 @@ def _described(setup: Setup) -> dict[str, Any]:
         "classes": setup.classes.to_dict(),
         "mean": mean,
         "std": std,
-        "decode_policy": "fancy-upsampling",
+        "decode_policy": DECODE_POLICY,
         "tones": setup.manifest.encoding.tones.to_dict(),
         "data_digest": setup.manifest.digest,
         "model": setup.network.state_dict(),

@@ -10,7 +10,8 @@ from petseg import Manifest, build_loader
 from petseg.classes import OXFORD
 from petseg.data.shards.reader import ShardReader
 from petseg.device import World
-from petseg.inference.evaluate import evaluate, evaluate_full_size
+from petseg.inference.evaluate import evaluate
+from petseg.inference.pictures import score_pictures
 from petseg.inference.segment import Segmenter
 from petseg.inference.trained import load_trained
 from petseg.model.metrics import mean_iou
@@ -80,7 +81,7 @@ def trained(packed, tmp_path_factory):
 def test_full_size_scores_are_each_pictures_own(trained, packed):
     manifest = Manifest.load(packed)
     ticks = []
-    found = evaluate_full_size(trained, packed, manifest, "val", device=CPU, progress=ticks.append)
+    found = score_pictures(trained, packed, manifest, "val", device=CPU, progress=ticks.append).metrics
     assert sum(ticks) == found["samples"] == 12
     reader, segmenter = ShardReader(packed, manifest, "val"), Segmenter(trained, CPU)
     confusion = np.zeros((3, 3), np.int64)

@@ -76,16 +76,20 @@ def test_bands_are_whole_rows_in_order_and_do_not_change_the_result(segmenter, p
 
 
 @settings(deadline=None)
-@given(length=st.integers(1, 300), tile=st.integers(0, 350), overlap=st.floats(0, 0.9))
-def test_tiles_cover_an_axis_evenly_and_their_weights_add_up_to_one(length, tile, overlap):
-    spans = module._spans(length, tile, overlap)
+@given(length=st.integers(1, 300), tile=st.integers(1, 350), overlap=st.floats(0, 0.9), clipped=st.booleans())
+def test_tiles_cover_an_axis_evenly_and_their_weights_add_up_to_one(length, tile, overlap, clipped):
+    spans = module._spans(length, tile, overlap, clipped=clipped)
     total = np.zeros(length)
     for span in spans:
-        assert span.stop - span.start == (min(tile, length) or length)
-        total[span.start : span.stop] += span.weights
+        assert span.length == (min(tile, length) if clipped else tile)
+        assert span.start <= span.first < span.last <= span.start + span.length
+        total[span.first : span.last] += span.weights
     np.testing.assert_allclose(total, 1, atol=1e-5)
-    assert spans[0].start == 0 and spans[-1].stop == length
-    shared = [before.stop - after.start for before, after in itertools.pairwise(spans)]
+    assert spans[0].first == 0 and spans[-1].last == length
+    if tile >= length:
+        (only,) = spans
+        assert abs(-only.start - (only.start + only.length - length)) <= 1, "the picture is in its middle"
+    shared = [before.last - after.first for before, after in itertools.pairwise(spans)]
     assert all(pixels >= tile * overlap - 1 for pixels in shared)
 
 

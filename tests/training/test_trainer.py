@@ -80,8 +80,15 @@ def test_a_run_leaves_everything_that_it_promises(train, packed):
     assert TrainConfig(**written).shards == str(packed) and written["device"] == "cpu"
     assert written["run_dir"] == str(run.path)
     asked = tomllib.loads((run.path / "config.toml").read_text())
-    assert asked == {**written, "run_dir": "", "compile": asked["compile"], "cache": "auto", "optimizer": "auto"}
-    assert written["optimizer"] == "muon"
+    assert asked == {
+        **written,
+        "run_dir": "",
+        "compile": asked["compile"],
+        "cache": "auto",
+        "optimizer": "auto",
+        "fit": "auto",
+    }
+    assert (written["optimizer"], written["fit"]) == ("muon", "squash")
     best = load_checkpoint(run.path / "best.pt")
     assert best["epoch"] == summary["best_epoch"] >= max(run.records(), key=lambda r: r["val"]["mean_iou"])["epoch"]
     assert best["data_digest"] == Manifest.load(packed).digest and best["decode_policy"] == "fancy-upsampling"
@@ -443,7 +450,7 @@ def test_batch_norm_over_one_value_is_refused_before_anything_is_made(train, tmp
 
 
 def test_one_budget_covers_all_cached_splits(train, monkeypatch, tmp_path):
-    one, both = (n * (32 * 32 * 4 + 1) for n in (42, 42 + 12))
+    one, both = (n * (32 * 32 * 4 + 16 + 1) for n in (42, 42 + 12))
     monkeypatch.setattr("petseg.data.loaders.cache.available_memory", lambda: (one + both) // 2)
     with pytest.raises(PetsegError, match=rf"--cache host: .*\({both} bytes\)"):
         train(cache="host")

@@ -181,22 +181,43 @@ def frame_image(image: np.ndarray, box: Box, size: tuple[int, int], out: np.ndar
     Returns:
         u8[height, width, 3]; `out` where it was given.
     """
-    return resize_image(cut(image, box), *size, out=out)
-
-
-def cut(image: np.ndarray, box: Box) -> np.ndarray:
-    """The pixels of a box: u8[box height, box width, 3], a view if it can be; `OUTSIDE` where there is no picture."""
     part = box.inside(*image.shape[:2])
-    pixels = image[part.top : part.top + part.height, part.left : part.left + part.width]
-    return pixels if part == box else on_canvas(pixels, part, box)
+    return frame_part(
+        image[part.top : part.top + part.height, part.left : part.left + part.width], part, box, size, out
+    )
 
 
-def on_canvas(pixels: np.ndarray, part: Box, box: Box) -> np.ndarray:
-    """A box u8[box height, box width, 3] of which a part is a picture's, given in the same coordinates."""
-    canvas = np.full((box.height, box.width, pixels.shape[2]), OUTSIDE, np.uint8)
+def frame_part(
+    pixels: np.ndarray, part: Box, box: Box, size: tuple[int, int], out: np.ndarray | None = None
+) -> np.ndarray:
+    """`frame_image` of a picture of which no more was decoded than what lies in the box.
+
+    Args:
+        pixels: u8[part height, part width, 3].
+        part: what of the box lies in the picture, in the same coordinates.
+        box: see `frame_image`, as for the next two.
+        size: (height, width) of the result.
+        out: to write into.
+    """
+    if part == box:
+        return resize_image(pixels, *size, out=out)
+    # Along the axis that needs no canvas first: that of a long and narrow picture would take gigabytes.
+    if part.width == box.width:
+        pixels, part, box = resize_image(pixels, part.height, size[1]), *_narrowed(part, box, size[1])
+    elif part.height == box.height:
+        pixels, part, box = resize_image(pixels, size[0], part.width), *_lowered(part, box, size[0])
+    canvas = np.full((box.height, box.width, 3), OUTSIDE, np.uint8)
     top, left = part.top - box.top, part.left - box.left
     canvas[top : top + part.height, left : left + part.width] = pixels
-    return canvas
+    return resize_image(canvas, *size, out=out)
+
+
+def _narrowed(part: Box, box: Box, width: int) -> tuple[Box, Box]:
+    return Box(part.top, 0, part.height, width), Box(box.top, 0, box.height, width)
+
+
+def _lowered(part: Box, box: Box, height: int) -> tuple[Box, Box]:
+    return Box(0, part.left, height, part.width), Box(0, box.left, height, box.width)
 
 
 def _boxed_codes(codes: np.ndarray, box: Box, framing: Framing, out: np.ndarray | None) -> np.ndarray:

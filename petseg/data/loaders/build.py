@@ -122,7 +122,23 @@ def make_crew(workers: int) -> Crew:
     return Processes.shared(workers) if processes_work() else ThreadCrew(Threads(workers))
 
 
-def _agreed(open_reader: Callable[[], ShardReader], world: int) -> tuple[ShardReader, tuple[int, ...]]:
+def open_reader(
+    shards: Path, manifest: Manifest, split: str, *, world: int, verify: bool, on_bad: OnBad
+) -> tuple[ShardReader, tuple[int, ...]]:
+    """A split's reader, and what is damaged in it: the same on all ranks, which share the hashing.
+
+    Raises:
+        PetsegError: see `ShardReader`, on every rank.
+    """
+    if world > 1 and on_bad == "skip":
+        return _agreed(lambda: ShardReader(shards, manifest, split, verify=verify, on_bad="skip"), world)
+    # The ranks of a machine share the hashing, where it is torchrun that says which ranks those are.
+    share = local_share() if 1 < world == count_from_environment("WORLD_SIZE", 1) else (0, 1)
+    reader = ShardReader(shards, manifest, split, verify=verify, share=share, on_bad=on_bad)
+    return reader, reader.bad
+
+
+def _agreed(open_one: Callable[[], ShardReader], world: int) -> tuple[ShardReader, tuple[int, ...]]:
     """A reader, and what is damaged on any rank: copies of the shards may differ by machine, the order must not.
 
     Raises:
@@ -135,7 +151,7 @@ def _agreed(open_reader: Callable[[], ShardReader], world: int) -> tuple[ShardRe
         )
     reader, failure = None, ""
     try:
-        reader = open_reader()
+        reader = open_one()
     except PetsegError as error:
         failure = str(error)
     found = from_every_rank((reader.bad if reader else (), failure))
@@ -247,13 +263,7 @@ def build_loader(
         if fit.kind == "crop":
             raise PetsegError("--cache: crops are cut anew from the whole picture in every epoch: go without.")
         store = make_store(cache, chosen.samples, size, device, world)
-    # The ranks of a machine share the hashing, where it is torchrun that says which ranks those are.
-    share = local_share() if 1 < world == count_from_environment("WORLD_SIZE", 1) else (0, 1)
-    if world > 1 and on_bad_sample == "skip":
-        reader, bad = _agreed(lambda: ShardReader(shards, manifest, split, verify=verify, on_bad="skip"), world)
-    else:
-        reader = ShardReader(shards, manifest, split, verify=verify, share=share, on_bad=on_bad_sample)
-        bad = reader.bad
+    reader, bad = open_reader(shards, manifest, split, world=world, verify=verify, on_bad=on_bad_sample)
     plan = dataclasses.replace(plan, bad=bad)
     engine = make_engine(
         name,

@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from torch.utils.dlpack import from_dlpack
 
-from petseg.data.decode.boxes import OUTSIDE, Box, Framing, Kind, on_canvas
+from petseg.data.decode.boxes import OUTSIDE, Box, Framing, Kind, frame_part
 from petseg.data.decode.netpbm import decode_pixels
-from petseg.data.decode.resize import resize_image
 from petseg.data.loaders.cpu import upload
 from petseg.data.loaders.crew import Crew, Threads
 from petseg.data.loaders.encoded import Encoded, read_encoded
@@ -155,9 +154,7 @@ class DaliEngine:
         def resize(share: range) -> None:
             for row in share:
                 pixels, box = np.asarray(decoded[row]), Box(*boxes[row][:4])
-                if self._kind != "squash" and (part := box.inside(*boxes[row][4:])) != box:
-                    pixels = on_canvas(pixels, part, box)
-                resize_image(pixels, *size, out=rows[row])
+                frame_part(pixels, box.inside(*boxes[row][4:]), box, size, rows[row])
 
         self._threads.do(resize, (range(first, len(rows), self._threads.count) for first in range(self._threads.count)))
         return images

@@ -1,0 +1,78 @@
+"""What a run's network scores on a split, and how much of it can be scored after each epoch."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from petseg.data.loaders.loader import Loader
+from petseg.inference.evaluate import Evaluation, Tally, evaluate
+from petseg.inference.pictures import Pictures, evaluate_pictures, score_picture
+from petseg.model.networks import Network
+from petseg.training.prepare import Setup
+
+VAL_SHARE, LEAST_VAL_PICTURES, TRIED_PICTURES = 0.1, 16, 5
+"""Scoring whole pictures after an epoch takes this share of the epoch's time at most, but never fewer pictures; so many
+are tried first."""
+
+
+def scores(setup: Setup, source: Loader | Pictures, network: Network, *, count: int = 0) -> Evaluation:
+    """The scores of a network on a split, computed as the run does; of `count` whole pictures, 0 for all."""
+    config, threads = setup.config, setup.threads
+    if isinstance(source, Pictures):
+        was_training = network.training
+        network.eval()
+        found = evaluate_pictures(
+            setup.segmenter(network), source, setup.classes, setup.world, dice=config.dice, count=count, threads=threads
+        )
+        network.train(was_training)
+        return found
+    return evaluate(
+        network,
+        source,
+        setup.classes,
+        setup.transform,
+        setup.world,
+        amp=config.amp,
+        dice=config.dice,
+        threads=threads,
+    )
+
+
+def note_absent(setup: Setup, metrics: dict[str, Any], split: str) -> None:
+    """Say which classes a split says nothing about."""
+    if (absent := metrics["absent"]) and metrics["mean_iou"] is not None:
+        setup.reporter.note(
+            f"{', '.join(absent)}: no pixel of the {split} split is of it, so {split} says nothing about it."
+        )
+
+
+def affordable(setup: Setup, pictures: Pictures, network: Network) -> int:
+    """How many whole pictures to score after each epoch: all, or as many as take a tenth of the time, said once."""
+    part, every = setup.progress.part, len(pictures.indices)
+    assert part is not None, "an epoch is going on"
+    share = VAL_SHARE * part.seconds
+    each = seconds_a_picture(setup, pictures, network) / setup.world.size
+    count = int(setup.world.broadcast(str(max(LEAST_VAL_PICTURES, int(share / max(each, 1e-9))))))
+    if count >= every:
+        return every
+    setup.reporter.note(
+        f"val: {count} of {every} pictures are scored after each epoch, always the same ones; all of them would take "
+        f"{each * every:.0f} s."
+    )
+    return count
+
+
+def seconds_a_picture(setup: Setup, pictures: Pictures, network: Network) -> float:
+    """Seconds that one rank takes to score a whole picture; some are tried, and nothing is counted."""
+    tally, segmenter, began = Tally(len(setup.classes), setup.world), setup.segmenter(network), time.perf_counter()
+    was_training = network.training
+    network.eval()
+    times: list[float] = []
+    for sample in pictures.decoded(pictures.some(TRIED_PICTURES * setup.world.size)):
+        score_picture(segmenter, sample, setup.classes, tally, dice=setup.config.dice)
+        times.append(time.perf_counter())
+    network.train(was_training)
+    if len(times) < 2:
+        return time.perf_counter() - began
+    return (times[-1] - times[0]) / (len(times) - 1)  # the first warms up
