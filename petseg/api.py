@@ -21,8 +21,11 @@ from petseg.inference.predict import Prediction, Probabilities
 from petseg.inference.predict import predict as write_predictions
 from petseg.inference.segment import Segmenter
 from petseg.inference.trained import TrainedModel, load_trained
+from petseg.model.augment import OwnAugment
+from petseg.model.losses import OwnLoss
 from petseg.report.panels import report_run
 from petseg.run.folder import RunFolder, folder_for
+from petseg.training.augmentation import Own
 from petseg.training.conclude import FitResult
 from petseg.training.fit import fit
 from petseg.training.reporter import Callback, Log, Reporter, Reporters
@@ -36,6 +39,8 @@ def train(
     network: nn.Module | None = None,
     callbacks: Sequence[Callback] = (),
     *,
+    loss: OwnLoss | None = None,
+    augment: OwnAugment | None = None,
     resume: Resume = False,
     reporter: Reporter | None = None,
     began: float | None = None,
@@ -49,6 +54,11 @@ def train(
         callbacks: hear of the run in rank 0: each a `petseg.Reporter`, or a function that is called with the record of
             each epoch: the line of metrics.jsonl, with `epoch`, `train_loss`, `lr`, `val` (a dict of scores),
             `images_per_s` and more.
+        loss: one of your own in place of `loss`: a function of logits f32[N, C, H, W] and class indices i64[N, H, W]
+            (-100 where a pixel does not count) that gives a scalar. To be given again on `resume`.
+        augment: one of your own in place of the options': a function of images f32[N, 3, H, W] in 0-1 and class indices
+            i64[N, H, W] (255 where a pixel does not count), on the device, that gives both. To be given again on
+            `resume`.
         resume: go on with `run_dir` (or the newest run in `runs/`) from its last checkpoint; other options may be left
             out. `"auto"` goes on where `run_dir` holds a run that saved something, and else starts it there.
         reporter: shows the run to a person. Default: progress in a notebook; elsewhere the logger `petseg`
@@ -75,7 +85,15 @@ def train(
         if settled.tensorboard and world.is_main:
             heard.append(EventWriter())
         where = run or RunFolder(Path(world.broadcast(folder_for(settled))))
-        result = fit(settled, where, world, Reporters(heard), resume=run is not None, network=network, began=began)
+        result = fit(
+            settled,
+            where,
+            world,
+            Reporters(heard),
+            resume=run is not None,
+            own=Own(network, loss, augment),
+            began=began,
+        )
         if world.is_main and result.trained is not None:
             assert result.manifest and result.test and result.summary, "the run reached its end"
             shards, split = Path(result.trained.config.shards), result.summary["split"]

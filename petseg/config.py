@@ -131,7 +131,16 @@ class TrainConfig:
     upsample: Literal["transpose", "bilinear"] = option(
         "transpose", "How the decoder enlarges (unet).", panel="Network"
     )
-    dice: float = option(1.0, "Weight of the Dice loss beside cross-entropy; 0 for none.", minimum=0)
+    loss: Literal["ce", "ce+dice", "focal", "lovasz", "own"] = option(
+        "ce+dice", "What is minimised. ce: cross-entropy; lovasz: with cross-entropy; own: from Python."
+    )
+    dice: float = option(1.0, "Weight of the Dice loss beside cross-entropy (ce+dice); 0 for none.", minimum=0)
+    focal_gamma: float = option(2.0, "How much less sure pixels count (focal).", minimum=0, maximum=10)
+    class_weights: str = option(
+        "none",
+        "Weights of the classes in cross-entropy: `none`, `balanced` (median frequency, by the shards' pixels), or a "
+        "TOML FILE of name = weight.",
+    )
     optimizer: Literal["auto", "muon", "adamw", "adam"] = option(
         "auto",
         "Optimiser. muon: for convolution filters, adamw for the rest. auto: muon; adamw for what "
@@ -145,7 +154,36 @@ class TrainConfig:
     ema: float = option(
         0.98, "Decay of the averaged weights that are evaluated; 0 for none.", minimum=0, maximum=0.99999
     )
-    augment: bool = option(True, "Move and recolour training pictures, on the device.")
+    augment: bool = option(True, "Move and recolour training pictures, on the device; how is said below.")
+    hflip: bool = option(
+        True,
+        "Mirror left and right, half of the time; off where the sides differ. --tta goes by it.",
+        panel="Augmentation",
+    )
+    vflip: bool = option(
+        False, "Mirror top and bottom, half of the time: for pictures from above. --tta too.", panel="Augmentation"
+    )
+    right_angles: bool = option(False, "Turn by multiples of 90 degrees.", panel="Augmentation")
+    rotate: float = option(20.0, "Turn by up to so many degrees.", minimum=0, maximum=180, panel="Augmentation")
+    zoom: float = option(
+        -1.0,
+        "Enlarge by a factor from 1 / (1 + zoom) to 1 + zoom; -1 for 0.5, and for 0 in crops, which --scale scales.",
+        minimum=-1,
+        maximum=9,
+        panel="Augmentation",
+    )
+    shift: float = option(
+        -1.0,
+        "Move by up to this share of each side; -1 for 0.15, and for 0 in crops, which lie anywhere.",
+        minimum=-1,
+        maximum=1,
+        panel="Augmentation",
+    )
+    brightness: float = option(
+        0.4, "Scale brightness by up to 1 plus or minus this.", minimum=0, maximum=1, panel="Augmentation"
+    )
+    contrast: float = option(0.4, "Likewise contrast.", minimum=0, maximum=1, panel="Augmentation")
+    saturation: float = option(0.4, "Likewise saturation.", minimum=0, maximum=1, panel="Augmentation")
     normalise: bool = option(True, "Subtract the channel means and divide by the deviations.")
     statistics: Literal["auto", "shards", "imagenet"] = option(
         "auto",
@@ -283,6 +321,13 @@ class TrainConfig:
                 (self.arch == "unet", unet),
             ),
             "warmup": (self.schedule == "cosine", f"--schedule {self.schedule} has a rise of its own, or none"),
+            **dict.fromkeys(
+                ("vflip", "right_angles", "rotate", "zoom", "shift", "brightness", "contrast", "saturation"),
+                (self.augment, "--no-augment leaves pictures as they are"),
+            ),
+            "dice": (self.loss == "ce+dice", f"--loss {self.loss} has none"),
+            "focal_gamma": (self.loss == "focal", f"--loss {self.loss} has none"),
+            "class_weights": (self.loss != "own", "a loss of your own weighs classes itself"),
             "weight_decay": (self.optimizer != "adam", "--optimizer adam has none; adamw is the one with it"),
             "statistics": (self.normalise, "--no-normalise leaves images as they are"),
             **dict.fromkeys(

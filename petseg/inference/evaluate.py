@@ -18,7 +18,7 @@ from petseg.data.shards.manifest import Manifest
 from petseg.device import World, amp_dtype, resolve_amp
 from petseg.errors import PetsegError
 from petseg.inference.trained import TrainedModel
-from petseg.model.losses import combine, loss_sums, sums_length
+from petseg.model.losses import Objective, sums_length
 from petseg.model.metrics import confusion_matrices, constant_answer_mean_iou, mean_ious, metrics_from
 from petseg.model.networks import Network
 from petseg.model.transform import InputTransform
@@ -48,7 +48,7 @@ def evaluate(
     world: World,
     *,
     amp: str = "off",
-    dice: float = 1.0,
+    objective: Objective | None = None,
     threads: ComputeThreads | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
@@ -61,10 +61,11 @@ def evaluate(
         transform: input transform, on the device.
         world: the ranks that share the work.
         amp: resolved `--amp`.
-        dice: weight of the Dice loss in `loss`.
+        objective: what `loss` is, on the device; default: cross-entropy and Dice.
         threads: that it computes on; they follow the load.
         progress: called with the number of samples after each batch.
     """
+    objective = objective or Objective()
     was_training = network.training
     network.eval()
     tally = Tally(len(classes), world)
@@ -74,7 +75,7 @@ def evaluate(
         dtype = amp_dtype(amp)
         with torch.autocast(world.device.type, dtype, enabled=dtype is not None):
             outputs = network(transform(batch.images))
-        tally.add_loss(loss_sums(outputs, masks, dice=dice > 0))
+        tally.add_loss(objective(outputs, masks))
         tally.add(batch.indices, confusion_matrices(outputs.argmax(1), masks, len(classes)))
         if progress:
             progress(min(batch.indices.shape[0], left))  # the rest of the last batch is padding
@@ -82,7 +83,7 @@ def evaluate(
         if threads:
             threads.look()
     network.train(was_training)
-    return tally.evaluation(classes, dice=dice, skipped=len(loader.skipped))
+    return tally.evaluation(classes, objective, skipped=len(loader.skipped))
 
 
 class Tally:
@@ -101,7 +102,7 @@ class Tally:
         self._samples = torch.zeros(1, dtype=torch.int64, device=world.device)
 
     def add_loss(self, sums: torch.Tensor) -> None:
-        """Count what `loss_sums` gave."""
+        """Count what an objective gave."""
         self._sums += sums.to(self._sums)
 
     def add(self, indices: torch.Tensor, confusions: torch.Tensor) -> None:
@@ -110,14 +111,14 @@ class Tally:
         self._confusion += confusions.sum(0).to(self._confusion)
         self._per_image.append((indices, mean_ious(confusions)))
 
-    def evaluation(self, classes: ClassTable, *, dice: float, skipped: int) -> Evaluation:
+    def evaluation(self, classes: ClassTable, objective: Objective, *, skipped: int) -> Evaluation:
         """What all ranks have counted; each must call it."""
         world = self._world
         for total in (self._confusion, self._sums, self._samples):
             world.sum(total)
         confusion = self._confusion.cpu().numpy()
         metrics = {
-            "loss": combine(self._sums, dice=dice).item() if self._sums[1] else None,
+            "loss": objective.value(self._sums).item() if self._sums[1] else None,
             **metrics_from(confusion, classes),
             "samples": int(self._samples),
             "skipped_samples": skipped,
@@ -174,7 +175,7 @@ def score(
                 trained.transform,
                 World(rank=0, size=1, device=device),
                 amp=amp,
-                dice=config.dice,
+                objective=trained.objective(),
                 threads=threads,
                 progress=progress,
             )

@@ -20,7 +20,7 @@ from petseg.device import World
 from petseg.inference.evaluate import Evaluation, Tally, check_classes, following
 from petseg.inference.segment import Segmenter, likeliest
 from petseg.inference.trained import TrainedModel
-from petseg.model.losses import loss_sums
+from petseg.model.losses import Objective
 from petseg.model.metrics import confusion_matrices
 from petseg.threads import ComputeThreads
 
@@ -105,7 +105,7 @@ def evaluate_pictures(
     classes: ClassTable,
     world: World,
     *,
-    dice: float = 1.0,
+    objective: Objective,
     count: int = 0,
     threads: ComputeThreads | None = None,
     progress: Callable[[int], None] | None = None,
@@ -117,7 +117,7 @@ def evaluate_pictures(
         pictures: the samples.
         classes: class table of the shards.
         world: the ranks that share them.
-        dice: weight of the Dice loss in `loss`.
+        objective: what `loss` is, on the CPU.
         count: pictures that are scored, always the same ones; 0 for all.
         threads: that it computes on; they follow the load.
         progress: called with 1 after each picture.
@@ -127,16 +127,18 @@ def evaluate_pictures(
     """
     tally = Tally(len(classes), world)
     for sample in pictures.decoded(pictures.some(count)):
-        score_picture(segmenter, sample, classes, tally, dice=dice)
+        score_picture(segmenter, sample, classes, tally, objective)
         if threads:
             threads.look()
         if progress:
             progress(1)
-    return tally.evaluation(classes, dice=dice, skipped=len(pictures.skipped))
+    return tally.evaluation(classes, objective, skipped=len(pictures.skipped))
 
 
 @torch.no_grad()
-def score_picture(segmenter: Segmenter, sample: Sample, classes: ClassTable, tally: Tally, *, dice: float) -> None:
+def score_picture(
+    segmenter: Segmenter, sample: Sample, classes: ClassTable, tally: Tally, objective: Objective
+) -> None:
     """Count one picture."""
     index, picture, codes = sample
     truth = classes.lookup()[codes]
@@ -146,7 +148,7 @@ def score_picture(segmenter: Segmenter, sample: Sample, classes: ClassTable, tal
         confusion += confusion_matrices(torch.from_numpy(likeliest(band)).long().unsqueeze(0), masks, len(classes))
         # Logarithms of probabilities are logits that softmax leaves as they are.
         logits = torch.from_numpy(band).unsqueeze(0).clamp_min(torch.finfo(torch.float32).tiny).log()
-        tally.add_loss(loss_sums(logits, masks, dice=dice > 0))
+        tally.add_loss(objective(logits, masks))
     tally.add(torch.tensor([index]), confusion)
 
 
@@ -191,7 +193,13 @@ def score_pictures(
     try:
         with following(config, device) as threads:
             return evaluate_pictures(
-                segmenter, pictures, manifest.classes, world, dice=config.dice, threads=threads, progress=progress
+                segmenter,
+                pictures,
+                manifest.classes,
+                world,
+                objective=trained.objective().cpu(),
+                threads=threads,
+                progress=progress,
             )
     finally:
         pictures.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from petseg.classes import ClassTable
 from petseg.config import TrainConfig
 from petseg.data.decode.rgb import AS_IT_IS, Tones
 from petseg.device import amp_dtype
-from petseg.model.build import load_weights, network_for, transform_for
+from petseg.errors import OptionError
+from petseg.model.build import load_weights, network_for, objective_for, transform_for
+from petseg.model.losses import Objective
 from petseg.model.networks import Network, OwnNetwork
 from petseg.model.transform import InputTransform
 from petseg.run.checkpoint import damaged, read_saved
@@ -34,6 +37,8 @@ class TrainedModel:
     """The checkpoint that it came from."""
     decode_policy: str
     """How the pictures that it learned from were decoded, such as `fancy-upsampling`."""
+    class_weights: tuple[float, ...] | None = None
+    """Of the classes in its loss, in their order."""
     tones: Tones = AS_IT_IS
     """What became of pictures of more than 8 bits or three bands when they were packed."""
 
@@ -44,6 +49,10 @@ class TrainedModel:
     def scores_whole_pictures(self) -> bool:
         """Whether its run scored pictures at their own size, as it learned from crops or padded pictures."""
         return self.config.fit in {"pad", "crop"}
+
+    def objective(self) -> Objective:
+        """What its run minimised, on the network's device; cross-entropy in place of a loss of somebody's own."""
+        return objective_for(self.config, self.class_weights).to(self.transform.mean.device)
 
     @torch.no_grad()
     def probabilities(self, images: torch.Tensor, amp: str = "off") -> torch.Tensor:
@@ -57,22 +66,33 @@ class TrainedModel:
         return self.network.probabilities(outputs)
 
     def mirrored(self) -> TrainedModel:
-        """The same, but answering with the mean of a picture's and its mirror image's probabilities, in twice the time.
+        """The same, but answering with the mean of a picture's and its mirror images' probabilities.
 
-        Test-time augmentation by flips (Krizhevsky et al., 2012, section 4.1).
+        Test-time augmentation by flips (Krizhevsky et al., 2012, section 4.1): those that it was trained with, left and
+        right or top and bottom, in twice the time, or in four times for both.
+
+        Raises:
+            PetsegError: it was trained with neither.
         """
-        return replace(self, network=OwnNetwork(_Mirrored(self.network)).eval())
+        columns, rows = ([(), (3,)] if self.config.hflip else [()]), ([(), (2,)] if self.config.vflip else [()])
+        flips = [(*one, *other) for one in columns for other in rows]
+        if len(flips) == 1:
+            raise OptionError(
+                "tta", f"{self.path} was trained without mirror images, so there is nothing to average; leave it out."
+            )
+        return replace(self, network=OwnNetwork(_Mirrored(self.network, flips)).eval())
 
 
 class _Mirrored(nn.Module):
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, flips: Sequence[tuple[int, ...]]) -> None:
         super().__init__()
         self.network = network
+        self._flips = flips
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logarithms of probabilities, which are logits that softmax leaves as they are."""
-        here, there = (self.network.probabilities(self.network(images)) for images in (x, x.flip(3)))
-        mean = (here + there.flip(3)) / 2
+        every = [self.network.probabilities(self.network(x.flip(dims))).flip(dims) for dims in self._flips]
+        mean = sum(every[1:], every[0]) / len(every)
         return mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
 
 
@@ -104,5 +124,6 @@ def load_trained(run: Path, device: torch.device, *, network: nn.Module | None =
         config=saved.config,
         path=saved.path,
         decode_policy=saved.decode_policy,
+        class_weights=saved.class_weights,
         tones=tones,
     )

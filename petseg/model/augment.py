@@ -7,6 +7,7 @@ number of ranks or resume, and no random state has to be saved for them.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,12 +16,21 @@ import torch.nn.functional as F
 _MASK32 = 0xFFFFFFFF
 
 
+OwnAugment = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+"""Somebody's own augmentation, of whole batches on their device: images f32[N, 3, H, W] in 0-1 and class indices
+i64[N, H, W] (255 where a pixel does not count) to both, of the same shapes and dtypes."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Policy:
     """How far pictures are moved and recoloured. Every amount is drawn uniformly from -x to x."""
 
     flip: bool = True
     """Mirror left and right, half of the time."""
+    flip_rows: bool = False
+    """Mirror top and bottom, half of the time."""
+    right_angles: bool = False
+    """Turn by 0, 90, 180 or 270 degrees, a quarter of the time each."""
     degrees: float = 20.0
     """Rotation."""
     zoom: float = 0.5
@@ -72,7 +82,7 @@ def augment(
     Returns:
         Both, of the same shapes and dtypes; x stays in 0-1. What comes into view from outside is mirrored.
     """
-    u = uniforms(indices, epoch, seed, 8) * 2 - 1
+    u = uniforms(indices, epoch, seed, 10) * 2 - 1
     height, width = x.shape[-2:]
     grid = F.affine_grid(_affine(u, height / width, policy), [x.shape[0], 1, height, width], align_corners=False)
     x = F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
@@ -85,12 +95,16 @@ def augment(
 def _affine(u: torch.Tensor, aspect: float, policy: Policy) -> torch.Tensor:
     """f32[N, 2, 3]: where each output point comes from, in grid_sample's coordinates of -1 to 1."""
     angle = u[:, 1] * (policy.degrees * torch.pi / 180)
+    if policy.right_angles:
+        angle = angle + torch.floor((u[:, 9] + 1) * 2) * (torch.pi / 2)
     scale = torch.exp2(u[:, 2] * math.log2(1 + policy.zoom))
     sign = torch.where(u[:, 0] < 0, -1.0, 1.0) if policy.flip else torch.ones_like(angle)
     cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
     # Coordinates run from -1 to 1 on both sides whatever their lengths: without `aspect` a rotation would shear.
     row_x = torch.stack([sign * cos, -sign * sin * aspect, u[:, 3] * 2 * policy.shift], dim=1)
     row_y = torch.stack([sin / aspect, cos, u[:, 4] * 2 * policy.shift], dim=1)
+    if policy.flip_rows:
+        row_y = torch.where(u[:, 8:9] < 0, -row_y, row_y)
     return torch.stack([row_x, row_y], dim=1)
 
 

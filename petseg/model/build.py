@@ -11,6 +11,7 @@ from torch import nn
 from petseg.classes import ClassTable
 from petseg.config import TrainConfig
 from petseg.errors import PetsegError
+from petseg.model.losses import Objective, OwnLoss
 from petseg.model.networks import Network, OwnNetwork, build_model
 from petseg.model.transform import InputTransform
 
@@ -61,3 +62,15 @@ def load_weights(network: Network, weights: dict[str, torch.Tensor], path: Path)
             f"{path} is of another architecture than --arch, --width, --depth, --max-width, --stem, --head-width, "
             "--norm and --upsample describe: give the options of the run that it came from."
         ) from error
+
+
+def objective_for(config: TrainConfig, weights: Sequence[float] | None = None, own: OwnLoss | None = None) -> Objective:
+    """What a run minimises.
+
+    Args:
+        config: its options.
+        weights: of the classes, in their order.
+        own: for `loss = "own"`; without it, where only scores are wanted, cross-entropy is given.
+    """
+    kind = "ce" if config.loss == "own" and own is None else config.loss
+    return Objective(kind, dice=config.dice, gamma=config.focal_gamma, weights=weights, own=own)

@@ -61,6 +61,8 @@ class Saved:
     std: list[float]
     decode_policy: str
     """How the pictures that it learned from were decoded, such as `fancy-upsampling`."""
+    class_weights: tuple[float, ...] | None
+    """Of the classes in its loss, in their order."""
     tones: dict[str, Any]
     """What became of pictures of more than 8 bits or three bands, as `Tones` has it."""
 
@@ -86,6 +88,7 @@ def read_saved(run: Path, **changes: Any) -> Saved:
             mean=[float(value) for value in data["mean"]],
             std=[float(value) for value in data["std"]],
             decode_policy=str(data.get("decode_policy", "")),
+            class_weights=tuple(map(float, weights)) if (weights := data.get("class_weights")) else None,
             tones=dict(data.get("tones", {})),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 import torch
-from torch import nn
 
 from petseg.config import TrainConfig
 from petseg.device import World
@@ -15,6 +14,7 @@ from petseg.run.folder import RunFolder
 from petseg.signals import stop_signals
 from petseg.threads import ComputeThreads
 from petseg.training import auto
+from petseg.training.augmentation import NOTHING, Own
 from petseg.training.conclude import FitResult, conclude
 from petseg.training.loop import train
 from petseg.training.prepare import prepare
@@ -29,7 +29,7 @@ def fit(
     reporter: Reporter,
     *,
     resume: bool = False,
-    network: nn.Module | None = None,
+    own: Own = NOTHING,
     began: float | None = None,
 ) -> FitResult:
     """Train, validate each epoch, keep the best and the last checkpoint, and score the best one on `test`.
@@ -40,7 +40,7 @@ def fit(
         world: the ranks.
         reporter: told of everything, in rank 0.
         resume: go on from the run's last checkpoint.
-        network: somebody's own, in place of `config.arch`.
+        own: somebody's own network, loss and augmentation, in place of the options'.
         began: when the run began, by `time.perf_counter`; default: now.
 
     Raises:
@@ -48,8 +48,10 @@ def fit(
     """
     reporter = reporter if world.is_main else Reporter()
     auto.tune_process(world.device)
-    if network is not None and not resume:
+    if own.network is not None and not resume:
         config = dataclasses.replace(config, arch="own")
+    if own.loss is not None and not resume:
+        config = dataclasses.replace(config, loss="own")
     if world.device.type == "cuda":
         torch.cuda.init()  # type: ignore[no-untyped-call]
         torch.cuda.reset_peak_memory_stats(world.device)
@@ -64,7 +66,15 @@ def fit(
             return FitResult(run=run, summary=summary, test=None)
     with ComputeThreads(config.compute_threads, reporter.note) as threads:
         setup = prepare(
-            asked, config, run, world, reporter, threads=threads, checkpoint=checkpoint, own=network, began=began
+            asked,
+            config,
+            run,
+            world,
+            reporter,
+            threads=threads,
+            checkpoint=checkpoint,
+            own=own,
+            began=began,
         )
         try:
             reporter.started(run, setup.config)

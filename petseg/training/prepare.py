@@ -25,7 +25,7 @@ from petseg.errors import OptionError, PetsegError, flag_of
 from petseg.inference.pictures import Pictures
 from petseg.inference.segment import Segmenter
 from petseg.inference.trained import TrainedModel
-from petseg.model.build import load_weights, network_for, transform_for
+from petseg.model.build import load_weights, network_for, objective_for, transform_for
 from petseg.model.networks import Network, OwnNetwork, check_size
 from petseg.model.pretrained import IMAGENET, absolute_source, load_encoder, statistics_of
 from petseg.model.smp import SmpNetwork
@@ -36,6 +36,8 @@ from petseg.run.folder import CONFIG, RESOLVED, RunFolder
 from petseg.system import bytes_in_words
 from petseg.threads import ComputeThreads
 from petseg.training import auto
+from petseg.training.augmentation import NOTHING, Own, own_augment
+from petseg.training.balance import class_weights
 from petseg.training.geometry import fit_of, settle_fit
 from petseg.training.progress import Progress
 from petseg.training.recipe import Course
@@ -124,7 +126,7 @@ def prepare(
     *,
     threads: ComputeThreads,
     checkpoint: dict[str, Any] | None = None,
-    own: nn.Module | None = None,
+    own: Own = NOTHING,
     began: float | None = None,
 ) -> Setup:
     """Put a run together and make its folder; nothing is learned yet.
@@ -137,7 +139,7 @@ def prepare(
         reporter: hears of what a person should know.
         threads: that the network computes on.
         checkpoint: of the run that goes on.
-        own: somebody's own network, in place of `config.arch`.
+        own: somebody's own network, loss and augmentation, in place of the options'.
         began: when the run began, by `time.perf_counter`; default: now.
 
     Raises:
@@ -147,6 +149,14 @@ def prepare(
     if checkpoint is None:  # a run that goes on was told so when it began
         for name, why in config.idle():
             reporter.note(f"{flag_of(name)} {getattr(config, name)} does nothing here: {why}.")
+    if config.loss == "own" and own.loss is None:
+        raise OptionError("loss", "`own` is a loss from Python: petseg.train(..., loss=...).")
+    if checkpoint and checkpoint["step"].get("own_augment", False) != (own.augment is not None):
+        had, now = ("an augmentation of your own", "none") if own.augment is None else ("none of your own", "one")
+        raise PetsegError(
+            f"{run.path} was begun with {had}, and is to go on with {now}: petseg.train(..., augment=...)."
+        )
+    weights = class_weights(config.class_weights, manifest)
     config = _fitting(config, manifest.split("train").samples, world, reporter)
     _refuse_ignored(manifest)
     config, note = settle_fit(config, manifest)
@@ -167,7 +177,7 @@ def prepare(
         if first and config.head_width < 0 and len(first.classes) == len(manifest.classes):
             config = dataclasses.replace(config, head_width=first.config.head_width)
         torch.manual_seed(config.seed)
-        network = _network(config, manifest, own, reporter)
+        network = _network(config, manifest, own.network, reporter)
         batch = config.batch_size * world.size
         per_epoch = manifest.samples("train") // batch * batch
         config, notes = auto.settle_step(config, world, network, per_epoch * config.epochs // world.size)
@@ -184,6 +194,8 @@ def prepare(
             world,
             # A limit in minutes says later where the end is.
             total_samples=UNKNOWN if config.max_minutes else per_epoch * config.epochs,
+            objective=objective_for(config, weights, own.loss),
+            augmentation=own_augment(own.augment) if own.augment else None,
             note=reporter.note,
         )
         # Before a loader's threads have the device do anything beside it.
@@ -302,6 +314,9 @@ def _absolute(config: TrainConfig, run: RunFolder, world: World) -> TrainConfig:
         shards=str(Path(config.shards).absolute()),
         init_from=str(Path(config.init_from).absolute()) if config.init_from else "",
         encoder_weights=absolute_source(config.encoder_weights),
+        class_weights=str(Path(config.class_weights).absolute())
+        if config.class_weights not in {"none", "balanced"}
+        else config.class_weights,
         run_dir=str(run.path.absolute()),
     )
 

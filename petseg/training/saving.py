@@ -85,6 +85,7 @@ def _described(setup: Setup) -> dict[str, Any]:
         "mean": mean,
         "std": std,
         "decode_policy": DECODE_POLICY,
+        "class_weights": None if (weights := setup.step.objective.weights) is None else weights.tolist(),
         "tones": setup.manifest.encoding.tones.to_dict(),
         "data_digest": setup.manifest.digest,
         "model": setup.network.state_dict(),

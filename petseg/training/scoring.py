@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from typing import Any
 
 from petseg.data.loaders.loader import Loader
 from petseg.inference.evaluate import Evaluation, Tally, evaluate
 from petseg.inference.pictures import Pictures, evaluate_pictures, score_picture
+from petseg.model.losses import Objective
 from petseg.model.networks import Network
 from petseg.training.prepare import Setup
 
@@ -23,7 +25,13 @@ def scores(setup: Setup, source: Loader | Pictures, network: Network, *, count: 
         was_training = network.training
         network.eval()
         found = evaluate_pictures(
-            setup.segmenter(network), source, setup.classes, setup.world, dice=config.dice, count=count, threads=threads
+            setup.segmenter(network),
+            source,
+            setup.classes,
+            setup.world,
+            objective=on_cpu(setup),
+            count=count,
+            threads=threads,
         )
         network.train(was_training)
         return found
@@ -34,9 +42,14 @@ def scores(setup: Setup, source: Loader | Pictures, network: Network, *, count: 
         setup.transform,
         setup.world,
         amp=config.amp,
-        dice=config.dice,
+        objective=setup.step.objective,
         threads=threads,
     )
+
+
+def on_cpu(setup: Setup) -> Objective:
+    """The run's objective for whole pictures, whose probabilities are on the CPU."""
+    return copy.deepcopy(setup.step.objective).cpu()
 
 
 def note_absent(setup: Setup, metrics: dict[str, Any], split: str) -> None:
@@ -70,7 +83,7 @@ def seconds_a_picture(setup: Setup, pictures: Pictures, network: Network) -> flo
     network.eval()
     times: list[float] = []
     for sample in pictures.decoded(pictures.some(TRIED_PICTURES * setup.world.size)):
-        score_picture(segmenter, sample, setup.classes, tally, dice=setup.config.dice)
+        score_picture(segmenter, sample, setup.classes, tally, on_cpu(setup))
         times.append(time.perf_counter())
     network.train(was_training)
     if len(times) < 2:

@@ -18,11 +18,12 @@ from petseg.classes import ClassTable, class_indices
 from petseg.config import TrainConfig
 from petseg.data.loaders.loader import Batch
 from petseg.device import World, amp_dtype
-from petseg.model.augment import Policy, augment
-from petseg.model.losses import combine, loss_sums, sums_length
+from petseg.model.build import objective_for
+from petseg.model.losses import Objective, sums_length
 from petseg.model.networks import Network, OwnNetwork
 from petseg.model.smp import SmpNetwork
 from petseg.model.transform import InputTransform, to_float
+from petseg.training.augmentation import Augment, policy_augment
 from petseg.training.capture import CapturedStep, CaptureError
 from petseg.training.recipe import Course, Ema, build_optimizer, load_optimizer, rate_at, set_rate
 
@@ -37,6 +38,8 @@ class TrainStep:
         transform: input transform, on the device.
         world: ranks; with several the network is wrapped in DistributedDataParallel.
         total_samples: samples that all ranks will see in the whole run, for the schedule.
+        objective: what is minimised, on the device; default: what the options say, all classes alike.
+        augmentation: default: what the options say.
         note: is told in a sentence what turned out not to be possible.
     """
 
@@ -49,6 +52,8 @@ class TrainStep:
         world: World,
         *,
         total_samples: int,
+        objective: Objective | None = None,
+        augmentation: Augment | None = None,
         note: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.network = network
@@ -62,7 +67,9 @@ class TrainStep:
         self.steps = 0
         self.loss_sums = torch.zeros(sums_length(len(classes)), dtype=torch.float64, device=world.device)
         self._amp_dtype = amp_dtype(config.amp)
-        self._policy = Policy() if config.augment else None
+        self.objective = (objective or objective_for(config)).to(world.device)
+        self._augment = augmentation or policy_augment(config)
+        self._augments_by_own = augmentation is not None
         self._transform = transform
         # Networks of others may have dropout of their own.
         self._draws = config.dropout > 0 or isinstance(network, SmpNetwork | OwnNetwork)
@@ -91,12 +98,11 @@ class TrainStep:
         """(the loss, what it is made of)."""
         masks = class_indices(self._table, codes, indices)
         x = to_float(images, channels_last=self.config.channels_last)
-        if self._policy:
-            x, masks = augment(x, masks, indices, epoch, seed=self.config.seed, policy=self._policy)
+        x, masks = self._augment(x, masks, indices, epoch)
         with torch.autocast(self.device.type, self._amp_dtype, enabled=self._amp_dtype is not None):
             outputs = self._wrapped(self._transform.scale(x))
-        sums = loss_sums(outputs, masks, dice=self.config.dice > 0)
-        return combine(sums, dice=self.config.dice), sums.detach()
+        sums = self.objective(outputs, masks)
+        return self.objective.value(sums), sums.detach()
 
     def _compiled_loss(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         from torch._dynamo.exc import TorchDynamoException  # takes a second to import
@@ -200,11 +206,11 @@ class TrainStep:
 
     def mean_loss(self) -> float:
         """The loss over the pixels of all ranks since the epoch began, as validation has it. Waits for the device."""
-        return combine(self.world.sum(self.loss_sums.clone()), dice=self.config.dice).item()
+        return self.objective.value(self.world.sum(self.loss_sums.clone())).item()
 
     def counted_pixels(self) -> int:
-        """Pixels of all ranks since the epoch began that are not ignored. Waits for the device."""
-        return int(self.world.sum(self.loss_sums[1:2].clone()).item())
+        """Pixels (their weights) of all ranks since the epoch began that are not ignored. Waits for the device."""
+        return math.ceil(self.world.sum(self.loss_sums[1:2].clone()).item())
 
     def start_epoch(self) -> None:
         """Begin a new mean."""
@@ -240,6 +246,7 @@ class TrainStep:
             "ema_updates": self.ema.updates if self.ema else 0,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "own_augment": self._augments_by_own,
             "samples": self.samples,
             "steps": self.steps,
             "course": dataclasses.astuple(self.course),

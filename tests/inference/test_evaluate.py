@@ -14,6 +14,7 @@ from petseg.inference.evaluate import evaluate
 from petseg.inference.pictures import score_pictures
 from petseg.inference.segment import Segmenter
 from petseg.inference.trained import load_trained
+from petseg.model.losses import Objective
 from petseg.model.metrics import mean_iou
 from petseg.model.transform import InputTransform
 from petseg.report.panels import choose, make_panels
@@ -112,7 +113,8 @@ def test_panels_show_a_sample_and_the_worst(trained, packed):
 def test_mirrored_scores_are_those_of_the_mean_of_both(trained, packed):
     """Loss and mean IoU; a whole picture's mirror image gets the mirrored answer."""
     made = loader(packed, 5, "val")
-    found = evaluate(trained.mirrored().network, made, OXFORD, trained.transform, WORLD, dice=0.0).metrics
+    mirrored, entropy = trained.mirrored().network, Objective("ce")
+    found = evaluate(mirrored, made, OXFORD, trained.transform, WORLD, objective=entropy).metrics
     confusion, losses, pixels = np.zeros((3, 3), np.int64), 0.0, 0
     for batch in made:
         images = batch.images[batch.indices >= 0]

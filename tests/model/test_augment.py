@@ -73,3 +73,39 @@ def test_no_amounts_change_nothing():
     moved, after = augment(x, masks, torch.arange(6), EPOCH, seed=1, policy=still)
     torch.testing.assert_close(moved, x, atol=1e-4, rtol=0)
     assert torch.equal(after, masks)
+
+
+STILL = {"flip": False, "degrees": 0, "zoom": 0, "shift": 0, **NONE}
+
+
+def orbit(x):
+    """A square picture turned and mirrored in all eight ways."""
+    turns = [torch.rot90(x, k, (-2, -1)) for k in range(4)]
+    return turns + [turn.flip(-1) for turn in turns]
+
+
+def test_right_angles_and_both_mirror_images_are_all_met_and_nothing_else():
+    n = 400
+    x, masks = torch.rand(1, 3, 16, 16).expand(n, -1, -1, -1), torch.arange(256).view(1, 16, 16).expand(n, -1, -1)
+    cases = {"flip": [0, 4], "flip_rows": [0, 6], "right_angles": [0, 1, 2, 3]}
+    for name, ways in cases.items():
+        moved, after = augment(x, masks, torch.arange(n), EPOCH, seed=1, policy=Policy(**{**STILL, name: True}))
+        choices = torch.stack([orbit(masks[0])[way] for way in ways])
+        which = (after.unsqueeze(1) == choices).flatten(2).all(2)
+        assert (which.sum(1) == 1).all()
+        assert (which.float().mean(0) - 1 / len(ways)).abs().max() < 0.1
+        pictures_ = torch.stack([orbit(x[0])[way] for way in ways])
+        torch.testing.assert_close(moved, pictures_[which.int().argmax(1)], atol=1e-4, rtol=0)
+    every = Policy(**{**STILL, "flip": True, "flip_rows": True, "right_angles": True})
+    _, after = augment(x, masks, torch.arange(n), EPOCH, seed=1, policy=every)
+    assert {tuple(one.flatten().tolist()) for one in after} == {
+        tuple(one.flatten().tolist()) for one in orbit(masks[0])
+    }
+
+
+def test_what_is_new_in_a_policy_moves_nobody_elses_pictures():
+    """Pinned before there were right angles: a run that goes on gets the pictures that it would have got."""
+    x, masks = pictures()
+    moved, after = augment(x, masks, torch.arange(6), EPOCH, seed=1, policy=Policy())
+    assert after.sum().item() == 14958
+    assert abs(moved.double().sum().item() - 20959.56) < 0.5

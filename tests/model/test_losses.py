@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from petseg.model.losses import combine, loss_sums
+from petseg.model.losses import Objective, combine, loss_sums, lovasz
 
 
 def segmentation_loss(outputs, masks, *, dice=1.0):
@@ -88,3 +88,76 @@ def test_fp16_outputs_of_512_px_do_not_overflow():
     overlap, size, _ = loss_sums(outputs, masks)[2:].view(3, -1)
     assert overlap[0].item() == pytest.approx(4 * 512 * 512 / 3, rel=1e-4)
     assert size[1].item() == pytest.approx(4 * 512 * 512 / 3, rel=1e-4)
+
+
+def test_weights_and_focal_are_the_plain_formulas():
+    outputs, masks = sample(5, classes=4)
+    weights = torch.tensor([0.2, 3.0, 1.0, 0.0])
+    weighted = Objective("ce", weights=weights.tolist())
+    expected = F.cross_entropy(outputs, masks, weights, ignore_index=255)
+    torch.testing.assert_close(weighted.value(weighted(outputs, masks)), expected)
+    probabilities = outputs.softmax(1)
+    counted = masks != 255
+    true = probabilities.movedim(1, 3)[counted].gather(1, masks[counted].view(-1, 1))[:, 0]
+    for given in (None, weights.tolist()):
+        focal = Objective("focal", gamma=1.5, weights=given)
+        each = -true.log() * (1 - true) ** 1.5
+        of = torch.ones(4) if given is None else weights
+        wanted = (each * of[masks[counted]]).sum() / of[masks[counted]].sum()
+        torch.testing.assert_close(focal.value(focal(outputs, masks)), wanted)
+    plain = Objective("focal", gamma=0.0)
+    torch.testing.assert_close(plain.value(plain(outputs, masks)), F.cross_entropy(outputs, masks, ignore_index=255))
+
+
+def lovasz_by_hand(probabilities, masks):
+    """Berman et al., algorithm 1 and equation 9, class by class and pixel by pixel."""
+    found = []
+    for c in range(probabilities.shape[1]):
+        counted = (masks != 255).ravel()
+        p = probabilities[:, c].ravel()[counted]
+        truth = (masks == c).ravel()[counted]
+        if not truth.any():
+            continue
+        errors = np.where(truth, 1 - p, p)
+        order = np.argsort(-errors, kind="stable")
+        before, loss, hits, misses = 0.0, 0.0, 0, 0
+        for i in order:
+            hits, misses = hits + truth[i], misses + (not truth[i])
+            jaccard = 1 - (truth.sum() - hits) / (truth.sum() + misses)
+            loss, before = loss + errors[i] * (jaccard - before), jaccard
+        found.append(loss)
+    return np.mean(found)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_lovasz_is_the_papers(seed):
+    outputs, masks = sample(seed, classes=4, side=7)
+    masks[masks == 3] = 0  # a class that does not occur
+    wanted = lovasz_by_hand(outputs.double().softmax(1).numpy(), masks.numpy())
+    assert lovasz(outputs.softmax(1), masks).item() == pytest.approx(wanted, rel=1e-5)
+    objective = Objective("lovasz")
+    both = objective.value(objective(outputs, masks))
+    assert both.item() == pytest.approx(wanted + F.cross_entropy(outputs, masks, ignore_index=255).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["ce", "ce+dice", "focal", "lovasz"])
+def test_every_loss_passes_over_ignored_pixels_and_falls_along_its_gradient(kind):
+    outputs, masks = sample(7)
+    objective = Objective(kind, weights=[1.0, 2.0, 0.5])
+    outputs.requires_grad_()
+    value = objective.value(objective(outputs, masks))
+    value.backward()
+    ignored = (masks == 255).unsqueeze(1).expand_as(outputs)
+    assert (outputs.grad[ignored] == 0).all() and outputs.grad.isfinite().all()
+    with torch.no_grad():
+        assert objective.value(objective(outputs - 5 * outputs.grad, masks)) < value
+        nothing = objective.value(objective(outputs, torch.full_like(masks, 255)))
+    assert nothing.item() == 0
+
+
+def test_a_loss_of_ones_own_sees_what_torchs_passes_over():
+    outputs, masks = sample()
+    objective = Objective("own", own=F.cross_entropy)
+    torch.testing.assert_close(
+        objective.value(objective(outputs, masks)), F.cross_entropy(outputs, masks, ignore_index=255)
+    )
