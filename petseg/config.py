@@ -94,6 +94,12 @@ class TrainConfig:
         0.0, "Fit the epochs to so many minutes, scores and report included; 0 for --epochs.", minimum=0
     )
     batch_size: int = option(16, "Samples a step, on each rank.", minimum=1, panel="Data")
+    accumulate: int = option(
+        1,
+        "Batches that a step learns from, one after another: a larger batch in the memory of a smaller one. "
+        "Cross-entropy is divided by the pixels of all of them; Dice is each batch's own.",
+        minimum=1,
+    )
     arch: str = option(
         "unet",
         "Network: `unet`, `seed` (the notebook's), `smp:ARCH:ENCODER` (any of segmentation_models.pytorch, such as "

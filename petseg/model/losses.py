@@ -67,6 +67,22 @@ class Objective(nn.Module):
         """The loss, a scalar, of sums over a batch or a whole set."""
         return combine(sums, dice=self.dice)
 
+    def count(self, masks: torch.Tensor) -> torch.Tensor:
+        """What cross-entropy is divided by: the pixels of masks i64[N, H, W] that count, or their weights' sum."""
+        return counted_pixels(masks, self.weights)
+
+    def part(self, sums: torch.Tensor, count: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+        """The share of one of several batches in the loss of a step, a scalar.
+
+        Cross-entropy as in one large batch; of Dice, which is no sum over pixels, the mean over the batches.
+
+        Args:
+            sums: of the batch.
+            count: of all batches of the step together, a scalar.
+            share: 1 over their number, a scalar.
+        """
+        return sums[0] / count.clamp(min=1) + share * (self.value(sums) - sums[0] / sums[1].clamp(min=1))
+
 
 def sums_length(classes: int) -> int:
     """How many numbers `loss_sums` gives for so many classes."""
@@ -97,10 +113,7 @@ def loss_sums(
         pixels.
     """
     counts = (masks != IGNORE_INDEX).unsqueeze(1)
-    if weights is None:
-        pixels = counts.sum().view(1)
-    else:
-        pixels = (weights[masks.masked_fill(~counts[:, 0], 0)] * counts[:, 0]).sum().view(1)
+    pixels = counted_pixels(masks, weights).view(1)
     if not dice and not gamma:
         entropy = F.cross_entropy(outputs.float(), masks, weights, ignore_index=IGNORE_INDEX, reduction="sum")
         return torch.cat([entropy.view(1), pixels, outputs.new_zeros(3 * outputs.shape[1]).float()])
@@ -121,6 +134,12 @@ def loss_sums(
     axes = (0, 2, 3)
     overlap, size = (probabilities * truth).sum(axes), (probabilities + truth).sum(axes)
     return torch.cat([entropy.view(1), pixels, overlap, size, truth.sum(axes)])
+
+
+def counted_pixels(masks: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    """How many pixels of masks i64[N, H, W] count, or the sum of their classes' weights f32[C]; a scalar."""
+    counts = masks != IGNORE_INDEX
+    return counts.sum() if weights is None else (weights[masks.masked_fill(~counts, 0)] * counts).sum()
 
 
 def lovasz(probabilities: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:

@@ -61,11 +61,13 @@ class Budget:
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
         config, manifest = setup.config, setup.manifest
-        self._together = config.batch_size * setup.world.size
+        batch = config.batch_size * setup.world.size
+        self._together = batch * config.accumulate
+        self._batches = max(1, manifest.samples("train") // batch)
         self._limit = 60 * config.max_minutes
-        self._per_epoch = max(1, manifest.samples("train") // self._together)
+        self._per_epoch = -(-self._batches // config.accumulate)
         self._val, self._test = (
-            -(-manifest.samples(split) // self._together) if split else 0
+            -(-manifest.samples(split) // batch) if split else 0
             for split in ("val" if setup.val is not None else "", scored_split(manifest))
         )
         self._pace = _Pace()
@@ -125,7 +127,8 @@ class Budget:
 
     def _in_epoch(self) -> int:
         """Steps of the present epoch that were taken."""
-        return self._per_epoch - len(self._setup.train) if len(self._setup.train) < self._per_epoch else 0
+        taken = self._batches - len(self._setup.train)
+        return -(-taken // self._setup.config.accumulate) if taken > 0 else 0
 
     def _left(self) -> float:
         """Seconds that are left for steps and validations."""

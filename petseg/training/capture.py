@@ -11,8 +11,8 @@ import torch
 WARM = 3
 """Steps before the capture: kernels are compiled, convolutions timed, and the optimiser's state made."""
 
-Work = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], None]
-"""A step: images u8[N, H, W, 3], codes u8[N, H, W], indices i64[N], epoch i64 scalar; gives nothing back."""
+Work = Callable[..., None]
+"""A step, or a part of one: takes tensors, and gives nothing back."""
 
 
 class CaptureError(Exception):
@@ -39,17 +39,15 @@ class CapturedStep:
 
     Args:
         work: reads and writes tensors that stay where they are, and waits for nothing.
-        images: a batch of made-up samples, which the warm-up learns from.
-        codes: their masks.
+        inputs: what it takes, of a batch of made-up samples, which the warm-up learns from.
 
     Raises:
         CaptureError: the step does something that cannot be captured, such as reading a value on the host.
     """
 
-    def __init__(self, work: Work, images: torch.Tensor, codes: torch.Tensor) -> None:
-        device = images.device
-        indices = torch.arange(len(images), device=device)
-        self._inputs = (images, codes, indices, torch.zeros((), dtype=torch.int64, device=device))
+    def __init__(self, work: Work, *inputs: torch.Tensor) -> None:
+        device = inputs[0].device
+        self._inputs = inputs
         stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
@@ -70,7 +68,7 @@ class CapturedStep:
         except RuntimeError as error:
             # The generator still believes that it is being captured, and dropout would fail from here on.
             fresh = torch.Generator(device).graphsafe_get_state()
-            torch.cuda.default_generators[images.get_device()].graphsafe_set_state(fresh)
+            torch.cuda.default_generators[inputs[0].get_device()].graphsafe_set_state(fresh)
             raise CaptureError(str(error).splitlines()[0]) from error
 
     def takes(self, images: torch.Tensor) -> bool:

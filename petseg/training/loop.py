@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from typing import Any
@@ -60,20 +61,21 @@ def _steps(setup: Setup, saver: Saver, budget: Budget | None, stop: Stop) -> boo
         budget.epoch_begins()
     before = len(progress.records)
     epochs = budget.epochs if budget else before + setup.config.epochs - epoch
-    setup.reporter.epoch_started(before + 1, epochs, len(setup.train))
-    batches = iter(setup.train)
+    together = setup.config.accumulate
+    setup.reporter.epoch_started(before + 1, epochs, -(-len(setup.train) // together))
+    left = iter(setup.train)
     memory, read_at = 0.0, -math.inf
     while True:
         with clock.measure("data"):
-            batch = next(batches, None)
-        if batch is None:
+            batches = list(itertools.islice(left, together))
+        if not batches:
             return True
         with clock.measure("compute"):
-            step(batch, epoch_on_device)
+            step(batches, epoch_on_device)
             if step.steps % CHECK_EVERY == 0:
                 _check_loss(setup)
         setup.threads.look()
-        part.samples += len(batch.indices) * world.size
+        part.samples += sum(len(batch.indices) for batch in batches) * world.size
         if world.is_main:
             now = time.perf_counter()
             if now - read_at > MEMORY_EVERY_S:

@@ -7,8 +7,8 @@ import dataclasses
 import hashlib
 import math
 import struct
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -88,7 +88,9 @@ class TrainStep:
         self._table = classes.device_table(world.device)
         self.compiled = config.compile == "on"
         self._loss = cast(Any, self._compiled_loss if self.compiled else self._eager_loss)
-        self._compilation = cast(Any, torch.compile(self._eager_loss) if self.compiled else None)
+        self._part_loss = cast(Any, self._compiled_loss if self.compiled else self._eager_part)
+        self._eager = cast(Any, self._eager_loss if config.accumulate == 1 else self._eager_part)
+        self._compilation = cast(Any, torch.compile(self._eager) if self.compiled else None)
         self._note = note
         self._captured: CapturedStep | None = None
 
@@ -96,13 +98,29 @@ class TrainStep:
         self, images: torch.Tensor, codes: torch.Tensor, indices: torch.Tensor, epoch: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(the loss, what it is made of)."""
+        sums = self._sums(*self._augmented(images, codes, indices, epoch))
+        return self.objective.value(sums), sums.detach()
+
+    def _eager_part(
+        self, x: torch.Tensor, masks: torch.Tensor, count: torch.Tensor, share: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same for one of several batches of a step; see `Objective.part`."""
+        sums = self._sums(x, masks)
+        return self.objective.part(sums, count, share), sums.detach()
+
+    def _augmented(
+        self, images: torch.Tensor, codes: torch.Tensor, indices: torch.Tensor, epoch: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images f32[N, 3, H, W] in 0-1 and class indices i64[N, H, W] that are learned from."""
         masks = class_indices(self._table, codes, indices)
         x = to_float(images, channels_last=self.config.channels_last)
-        x, masks = self._augment(x, masks, indices, epoch)
+        return self._augment(x, masks, indices, epoch)
+
+    def _sums(self, x: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         with torch.autocast(self.device.type, self._amp_dtype, enabled=self._amp_dtype is not None):
             outputs = self._wrapped(self._transform.scale(x))
-        sums = self.objective(outputs, masks)
-        return self.objective.value(sums), sums.detach()
+        sums: torch.Tensor = self.objective(outputs, masks)
+        return sums
 
     def _compiled_loss(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         from torch._dynamo.exc import TorchDynamoException  # takes a second to import
@@ -114,15 +132,16 @@ class TrainStep:
             lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
             cause = next((line for line in reversed(lines) if "Error" in line), lines[0])
             self._note(f"torch.compile fails for this network ({cause}): training goes on without it.")
-            self.compiled, self._loss = False, self._eager_loss
-            return self._eager_loss(*inputs)
+            self.compiled, self._loss, self._part_loss = False, self._eager_loss, self._eager_part
+            first: tuple[torch.Tensor, torch.Tensor] = self._eager(*inputs)
+            return first
         return found
 
-    def __call__(self, batch: Batch, epoch: torch.Tensor) -> None:
-        """Learn from one batch.
+    def __call__(self, batch: Batch | Sequence[Batch], epoch: torch.Tensor) -> None:
+        """Learn from one batch, or from several in one step.
 
         Args:
-            batch: this rank's batch, on the device.
+            batch: this rank's batch, on the device; under `--accumulate` several.
             epoch: i64 scalar tensor on the device.
         """
         set_rate(self.optimizer, self.rate)
@@ -130,26 +149,53 @@ class TrainStep:
             self._seed_dropout()
         if self.ema:
             self.ema.advance()
-        captured = self._captured
-        learn = captured if captured is not None and captured.takes(batch.images) else self._learn
-        learn(batch.images, batch.codes, batch.indices, epoch)
-        rows = batch.indices.shape[0]
+        batches = [batch] if isinstance(batch, Batch) else batch
+        if self.config.accumulate == 1:
+            (only,) = batches
+            learn = self._captured if self._captured and self._captured.takes(only.images) else self._learn
+            learn(only.images, only.codes, only.indices, epoch)
+        else:
+            self._learn_together(batches, epoch)
         self.steps += 1
-        self.samples += rows * self.world.size
+        self.samples += sum(each.indices.shape[0] for each in batches) * self.world.size
 
     def _learn(self, images: torch.Tensor, codes: torch.Tensor, indices: torch.Tensor, epoch: torch.Tensor) -> None:
         """What the device does in a step, and nothing that the host has to know."""
         loss, sums = self._loss(images, codes, indices, epoch)
         self.scaler.scale(loss).backward()
+        self.loss_sums += sums.double()
+        self._update()
+
+    def _learn_together(self, batches: Sequence[Batch], epoch: torch.Tensor) -> None:
+        """One step from several batches. What they are divided by is known once all of them are augmented."""
+        with torch.no_grad():
+            parts = [self._augmented(each.images, each.codes, each.indices, epoch) for each in batches]
+            count = torch.stack([self.objective.count(masks) for _, masks in parts]).sum().float()
+            share = torch.full_like(count, 1 / len(parts))
+        for number, (x, masks) in enumerate(parts):
+            captured = self._captured if self._captured and self._captured.takes(x) else None
+            # Gradients meet once a step, in the last batch.
+            apart = self.world.size > 1 and number < len(parts) - 1
+            with cast(Any, self._wrapped).no_sync() if apart else nullcontext():
+                (captured or self._learn_part)(x, masks, count, share)
+        self._update()
+
+    def _learn_part(self, x: torch.Tensor, masks: torch.Tensor, count: torch.Tensor, share: torch.Tensor) -> None:
+        """What the device does with one of several batches: gradients add up."""
+        loss, sums = self._part_loss(x, masks, count, share)
+        self.scaler.scale(loss).backward()
+        self.loss_sums += sums.double()
+
+    def _update(self) -> None:
         self.scaler.unscale_(self.optimizer)
         if self._clip != math.inf:
             nn.utils.clip_grad_norm_(self.network.parameters(), self._clip, foreach=True)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        # A captured part adds to gradients that stay where they are.
+        self.optimizer.zero_grad(set_to_none=self.config.accumulate == 1)
         if self.ema:
             self.ema.average()
-        self.loss_sums += sums.double()
 
     def capture(self) -> None:
         """Record the step as one CUDA graph, where that is possible. To be called before the first step.
@@ -167,7 +213,15 @@ class TrainStep:
         codes = known[torch.randint(0, len(known), shape, generator=noise)].to(device)
         with self.undone():
             try:
-                self._captured = CapturedStep(self._learn, images, codes)
+                indices = torch.arange(len(images), device=device)
+                inputs = images, codes, indices, torch.zeros((), dtype=torch.int64, device=device)
+                if config.accumulate == 1:
+                    self._captured = CapturedStep(self._learn, *inputs)
+                else:
+                    one = torch.ones((), device=device)
+                    x, masks = self._augmented(*inputs)
+                    self._captured = CapturedStep(self._learn_part, x, masks, one, one.clone())
+                    self.optimizer.zero_grad(set_to_none=False)
             except CaptureError as error:
                 self.optimizer.zero_grad(set_to_none=True)
                 self._note(f"this network's step cannot be a CUDA graph ({error}), so its kernels start one by one.")

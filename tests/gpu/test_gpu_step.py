@@ -146,3 +146,14 @@ def test_memory_does_not_grow_over_2000_steps(make_step, batch, cuda):
 
     before = run(50)
     assert run(2000) == before
+
+
+@pytest.mark.parametrize("amp", AMPS)
+def test_a_graph_of_a_part_learns_what_single_kernels_learn(repeatable, make_step, batch, cuda, amp):
+    """Under --accumulate each of a step's batches replays one graph, whose gradients add up."""
+    steps = [make_step(amp, capture=capture, accumulate=3) for capture in (True, False)]
+    assert steps[0].notes == [] and steps[0]._captured is not None
+    for _ in range(4):
+        for step in steps:
+            step([batch(k) for k in range(3)], torch.tensor(0, device=cuda))
+    assert steps[0].mean_loss() == pytest.approx(steps[1].mean_loss(), rel=1e-4 if amp == "off" else 2e-2)

@@ -1,5 +1,7 @@
 """Weights of classes, losses, and runs with them."""
 
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -114,3 +116,14 @@ def test_a_loss_from_python_is_what_the_run_minimises(packed, tmp_path):
     assert mine_run.summary["loss"] == pytest.approx(plain.summary["loss"] + 1, abs=1e-4)
     with pytest.raises(PetsegError, match=r"--loss: .*petseg.train\(..., loss=...\)"):
         petseg.train({**options, "loss": "own", "run_dir": str(tmp_path / "none")})
+
+
+def test_a_run_that_accumulates_goes_on_to_the_same_bits(train):
+    """Five batches an epoch, two a step: the last step of an epoch has one."""
+    options = {"accumulate": 2, "epochs": 3, "save_every_steps": 1}
+    whole, listener = train("whole", **options)
+    assert listener.steps == 9 and [record["samples"] for record in listener.records] == [40, 40, 40]
+    train("parts", **options, on_step=lambda step: step == 5 and signal.raise_signal(signal.SIGINT))
+    rest, _ = train("parts", resume=True)
+    one, other = (load_checkpoint(each.run.last)["model"] for each in (whole, rest))
+    assert all(torch.equal(one[name], other[name]) for name in one)

@@ -30,7 +30,7 @@ def make(amp="off", *, compile=False, note=lambda _: None, **options):
     torch.manual_seed(0)
     settled = {"amp": amp, "compile": "on" if compile else "off", "optimizer": "muon"}
     config = TrainConfig(width=8, depth=3, **{"dropout": 0.2, "lr": 1e-2, **settled, **options})
-    network = UNet(width=8, depth=3, dropout=config.dropout)
+    network = UNet(width=8, depth=3, dropout=config.dropout, norm=config.norm)
     transform = InputTransform((0.5,) * 3, (0.25,) * 3)
     return TrainStep(network, config, OXFORD, transform, WORLD, total_samples=160, note=note)
 
@@ -60,8 +60,52 @@ def test_training_and_validation_draw_the_same_loss(dice):
         plan, skipped = SimpleNamespace(total=12), ()
 
     batches = Loader(batch(k) for k in range(3))
-    found = evaluate(step.network, batches, OXFORD, step._transform, WORLD, amp="off", dice=dice).metrics
+    found = evaluate(step.network, batches, OXFORD, step._transform, WORLD, objective=step.objective).metrics
     assert step.mean_loss() == pytest.approx(found["loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"augment": False}, {"loss": "focal"}])
+def test_several_batches_learn_what_one_large_one_does(options):
+    """Also where each has another share of void pixels; without Dice and BatchNorm, which know their batch alone."""
+
+    def void(made, share):
+        codes = torch.where(
+            torch.rand(made.codes.shape, generator=torch.Generator().manual_seed(9)) < share, 0, made.codes
+        )
+        return dataclasses.replace(made, codes=codes.to(torch.uint8))
+
+    parts = [void(batch(k), share) for k, share in enumerate((0.0, 0.9, 0.5, 0.2))]
+    whole = Batch(*(torch.cat([getattr(p, name) for p in parts]) for name in ("images", "codes", "indices")), OXFORD)
+    given = {
+        "norm": "group", "dropout": 0.0, "dice": 0.0, "ema": 0.0, "optimizer": "adam", "schedule": "constant",
+        "lr": 0.1, **options,
+    }  # fmt: skip
+    # Plain gradients: an optimiser's first step is of one length whatever they are.
+    steps = [make(accumulate=n, **given) for n in (1, 4)]
+    for step in steps:
+        step.optimizer = torch.optim.SGD([{"params": [*step.network.parameters()], "lr_scale": 1.0}])
+    steps[0](whole, torch.tensor(0))
+    steps[1](parts, torch.tensor(0))
+    assert steps[0].samples == steps[1].samples == 16 and steps[1].steps == 1
+    assert steps[1].mean_loss() == pytest.approx(steps[0].mean_loss(), rel=1e-5)
+    for one, other in zip(steps[0].network.parameters(), steps[1].network.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    # The mean of the batches' own losses would be something else.
+    alone = make(accumulate=1, **given)
+    losses = []
+    for part in parts:
+        alone.start_epoch()
+        alone._learn(part.images, part.codes, part.indices, torch.tensor(0))
+        losses.append(alone.mean_loss())
+    assert abs(sum(losses) / 4 - steps[0].mean_loss()) > 1e-4
+
+
+def test_of_dice_several_batches_learn_the_mean():
+    objective = make(accumulate=2).objective
+    outputs, masks = torch.randn(4, 3, 8, 8), torch.randint(0, 3, (4, 8, 8))
+    sums = [objective(outputs[k : k + 2], masks[k : k + 2]) for k in (0, 2)]
+    parts = [objective.part(each, torch.tensor(256.0), torch.tensor(0.5)) for each in sums]
+    torch.testing.assert_close(sum(parts), (objective.value(sums[0]) + objective.value(sums[1])) / 2)
 
 
 def test_going_on_is_bit_equal():
