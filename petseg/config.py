@@ -160,6 +160,12 @@ class TrainConfig:
     ema: float = option(
         0.98, "Decay of the averaged weights that are evaluated; 0 for none.", minimum=0, maximum=0.99999
     )
+    sample_weights: str = option(
+        "none",
+        "How often each sample is visited. none: once an epoch; balanced: more often where it shows rare classes; or a "
+        "FILE of lines KEY WEIGHT.",
+        panel="Data",
+    )
     augment: bool = option(True, "Move and recolour training pictures, on the device; how is said below.")
     hflip: bool = option(
         True,
@@ -202,7 +208,7 @@ class TrainConfig:
         "auto", "Mixed precision. auto: bf16 where the hardware has it.", panel="Machine"
     )
     compile: Literal["auto", "on", "off"] = option(
-        "auto", "torch.compile. auto: where it pays for itself in this run.", panel="Machine"
+        "auto", "torch.compile. auto: on a GPU, where it pays for itself in this run.", panel="Machine"
     )
     cuda_graphs: bool = option(
         True, "Record the whole step once and replay it (one GPU): the host starts it by one call.", panel="Machine"

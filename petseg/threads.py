@@ -63,8 +63,7 @@ class ComputeThreads:
     def follow(self) -> None:
         """From now on, have `look` follow the load.
 
-        Not for compiled code, which holds the number, nor for several ranks on a machine, which would take each other
-        for other programs.
+        Not where several ranks share a machine: they would take each other for other programs.
         """
         if self.most == 1 or self._is_fixed:
             return

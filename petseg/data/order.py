@@ -53,7 +53,39 @@ def _mix64(x: int) -> int:
     return x ^ (x >> 31)
 
 
-def epoch_order(sizes: Sequence[int], seed: int, epoch: int, window: int | None = None) -> Indices:
+VISIT = 1 << 40
+"""A sample's second visit in an epoch is its index plus this, the third plus twice this, and so on."""
+
+
+def epoch_visits(weights: np.ndarray, seed: int, epoch: int) -> Indices:
+    """How often an epoch goes to each sample: systematic sampling, in an order drawn anew.
+
+    Each gets its share of the N visits, rounded up or down: more or less often by chance, and over many epochs as often
+    as its weight says.
+
+    Args:
+        weights: f64[N], 0 or more, not all 0.
+        seed: see `epoch_order`, as for the next one.
+        epoch: from 0.
+
+    Returns:
+        i64[N], which add up to N.
+    """
+    n = len(weights)
+    hashes = keyed_hash(np.arange(n), seed, epoch, 4)
+    order = np.argsort(hashes, kind="stable")
+    ends = np.cumsum(weights[order]) * (n / weights.sum())
+    start = hash_of(0, seed, epoch, 5) * 2.0**-64
+    reached = np.floor(ends + start).astype(np.int64)
+    reached[-1] = n  # whatever the rounding of the sum
+    found = np.zeros(n, np.int64)
+    found[order] = np.diff(np.minimum(reached, n), prepend=0)
+    return found
+
+
+def epoch_order(
+    sizes: Sequence[int], seed: int, epoch: int, window: int | None = None, weights: np.ndarray | None = None
+) -> Indices:
     """The order in which one epoch visits a split, the same for every loader, rank, world size and version.
 
     Args:
@@ -63,9 +95,11 @@ def epoch_order(sizes: Sequence[int], seed: int, epoch: int, window: int | None 
         window: how many shards may be in play at once; None (or at least as many as there are) shuffles the whole set.
             With a window the shards themselves are shuffled, then dealt into groups of `window`, and samples are
             shuffled within their group.
+        weights: f64[sum(sizes)]: samples are visited in proportion to them, and not once each (`epoch_visits`).
 
     Returns:
-        i64[sum(sizes)], each sample index exactly once.
+        i64[sum(sizes)], each sample index exactly once; with weights as often as it is visited, `VISIT` added for each
+        visit after its first.
 
     Raises:
         ValueError: a negative size, or a window below 1.
@@ -80,16 +114,22 @@ def epoch_order(sizes: Sequence[int], seed: int, epoch: int, window: int | None 
     if window is not None and window < 1:
         raise ValueError(f"window must be at least 1 shard, not {window}")
     total = int(counts.sum())
-    hashes = keyed_hash(np.arange(total, dtype=np.int64), seed, epoch, 1)
+    every = np.arange(total, dtype=np.int64)
+    owner = every
+    if weights is not None:
+        owner = np.repeat(every, epoch_visits(weights, seed, epoch))
+        turn = every - np.searchsorted(owner, owner)  # sorted, so a sample's visits stand together
+        every = owner + turn * VISIT
+    hashes = keyed_hash(every, seed, epoch, 1)
     if window is None or window >= len(counts):
-        return np.argsort(hashes, kind="stable").astype(np.int64, copy=False)
-    starts = np.concatenate([[0], np.cumsum(counts)])
+        return every[np.argsort(hashes, kind="stable")]
+    starts = np.searchsorted(owner, np.concatenate([[0], np.cumsum(counts)]))
     shard_order = np.argsort(keyed_hash(np.arange(len(counts)), seed, epoch, 2), kind="stable")
     groups = []
     for first in range(0, len(counts), window):
         members = [np.arange(starts[s], starts[s + 1]) for s in shard_order[first : first + window]]
         group = np.concatenate(members)
-        groups.append(group[np.argsort(hashes[group], kind="stable")])
+        groups.append(every[group[np.argsort(hashes[group], kind="stable")]])
     return np.concatenate(groups).astype(np.int64, copy=False) if groups else np.zeros(0, np.int64)
 
 

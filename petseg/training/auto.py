@@ -23,9 +23,9 @@ from petseg.errors import OptionError
 from petseg.model.networks import Network
 from petseg.system import available_memory
 
-COMPILE_SECONDS = {"cpu": 900.0, "cuda": 120.0}
-"""Compiling takes about a minute on a CPU and saves 15% of a step; it took 25 s on an H200 and saved half of one. It
-pays for runs of this length."""
+COMPILE_SECONDS = 120.0
+"""Compiling took 25 s on an H200 and saved half of a step: it pays for runs of this length. On a CPU a compiled step
+takes twice as long (torch 2.15.0, benchmarks/README.md), so only those who ask for it get it."""
 
 GPU_STEP_SECONDS, GPU_FLOPS_PER_S = 0.002, 60e12
 """A step that is not compiled takes this long on an H200, however small it is; the rate is that of petseg's U-Net."""
@@ -94,7 +94,7 @@ def resolve_compile(
     """
     if choice == "off":
         return False, None
-    if choice == "auto" and not _pays(device, network, config, samples):
+    if choice == "auto" and (device.type == "cpu" or not _pays(network, config, samples)):
         return False, None
     if reason := missing_compiler(device) or failing_compiler(device):
         return False, f"{reason}, so torch.compile is off; training goes on without it."
@@ -180,22 +180,9 @@ def training_flops(network: Network, height: int, width: int) -> float:
     return 3.0 * float(counter.get_total_flops())
 
 
-def _pays(device: torch.device, network: Network, config: TrainConfig, samples: int) -> bool:
+def _pays(network: Network, config: TrainConfig, samples: int) -> bool:
+    """Whether a run on a GPU takes long enough to compile its step."""
     if config.max_minutes:
-        return 60 * config.max_minutes >= COMPILE_SECONDS[device.type]
+        return 60 * config.max_minutes >= COMPILE_SECONDS
     flops = samples * training_flops(network, *config.height_width)
-    if device.type == "cuda":
-        seconds = max(samples / config.batch_size * GPU_STEP_SECONDS, flops / GPU_FLOPS_PER_S)
-    else:
-        seconds = flops / (0.5 * _matmul_flops_per_s())
-    return seconds >= COMPILE_SECONDS[device.type]
-
-
-def _matmul_flops_per_s(side: int = 768) -> float:
-    a = torch.rand(side, side)
-    a @ a
-    start = time.perf_counter()
-    for _ in range(4):
-        a @ a
-    seconds = time.perf_counter() - start
-    return float(4 * 2 * side * side * side / seconds)
+    return max(samples / config.batch_size * GPU_STEP_SECONDS, flops / GPU_FLOPS_PER_S) >= COMPILE_SECONDS

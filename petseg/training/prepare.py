@@ -20,6 +20,7 @@ from petseg.data.loaders.cache import cache_bytes, check_room
 from petseg.data.loaders.loader import Loader
 from petseg.data.shards.hashes import unknown_shards
 from petseg.data.shards.manifest import Manifest
+from petseg.data.weights import sample_weights
 from petseg.device import World
 from petseg.errors import OptionError, PetsegError, flag_of
 from petseg.inference.pictures import Pictures
@@ -210,7 +211,7 @@ def prepare(
             progress=Progress(began=time.perf_counter() if began is None else began), threads=threads,
             skipped=loaders.skipped,
         )  # fmt: skip
-        if world.device.type == "cpu" and world.size == 1 and config.compile == "off":
+        if world.device.type == "cpu" and world.size == 1:
             threads.follow()
         if checkpoint:
             _restore(setup, checkpoint)
@@ -314,11 +315,14 @@ def _absolute(config: TrainConfig, run: RunFolder, world: World) -> TrainConfig:
         shards=str(Path(config.shards).absolute()),
         init_from=str(Path(config.init_from).absolute()) if config.init_from else "",
         encoder_weights=absolute_source(config.encoder_weights),
-        class_weights=str(Path(config.class_weights).absolute())
-        if config.class_weights not in {"none", "balanced"}
-        else config.class_weights,
+        class_weights=_absolute_file(config.class_weights),
+        sample_weights=_absolute_file(config.sample_weights),
         run_dir=str(run.path.absolute()),
     )
+
+
+def _absolute_file(choice: str) -> str:
+    return choice if choice in {"none", "balanced"} else str(Path(choice).absolute())
 
 
 def _first_weights(
@@ -435,6 +439,7 @@ def _open(
         num_threads=config.num_threads,
         prefetch_batches=config.prefetch_batches,
         fit=fit_of(config),
+        weights=sample_weights(config.sample_weights, Path(config.shards), manifest) if training else None,
         cache=cast(Any, config.cache if training or split == "val" else "none"),
         verify=config.verify,
         on_bad_sample=config.on_bad_sample,

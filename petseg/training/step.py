@@ -90,6 +90,11 @@ class TrainStep:
         self._loss = cast(Any, self._compiled_loss if self.compiled else self._eager_loss)
         self._part_loss = cast(Any, self._compiled_loss if self.compiled else self._eager_part)
         self._eager = cast(Any, self._eager_loss if config.accumulate == 1 else self._eager_part)
+        if self.compiled and world.device.type == "cpu":
+            from torch._inductor import config as inductor_config  # takes a second to import
+
+            # Else kernels hold on to the number of threads that there were when they were compiled.
+            inductor_config.cpp.dynamic_threads = True
         self._compilation = cast(Any, torch.compile(self._eager) if self.compiled else None)
         self._note = note
         self._captured: CapturedStep | None = None
@@ -153,7 +158,7 @@ class TrainStep:
         if self.config.accumulate == 1:
             (only,) = batches
             learn = self._captured if self._captured and self._captured.takes(only.images) else self._learn
-            learn(only.images, only.codes, only.indices, epoch)
+            learn(only.images, only.codes, _keys(only), epoch)
         else:
             self._learn_together(batches, epoch)
         self.steps += 1
@@ -169,7 +174,7 @@ class TrainStep:
     def _learn_together(self, batches: Sequence[Batch], epoch: torch.Tensor) -> None:
         """One step from several batches. What they are divided by is known once all of them are augmented."""
         with torch.no_grad():
-            parts = [self._augmented(each.images, each.codes, each.indices, epoch) for each in batches]
+            parts = [self._augmented(each.images, each.codes, _keys(each), epoch) for each in batches]
             count = torch.stack([self.objective.count(masks) for _, masks in parts]).sum().float()
             share = torch.full_like(count, 1 / len(parts))
         for number, (x, masks) in enumerate(parts):
@@ -327,3 +332,12 @@ class TrainStep:
             torch.cuda.default_generators[self.device.index].manual_seed(seed)
         else:
             torch.default_generator.manual_seed(seed)
+
+
+def _keys(batch: Batch) -> torch.Tensor:
+    """i64[N]: what a sample's augmentation is drawn by, its index, and another number at each visit of an epoch."""
+    return batch.indices if batch.visits is None else batch.indices + batch.visits * _ANOTHER
+
+
+_ANOTHER = 0x9E3779B1
+"""The golden ratio in 32 bits: far from any other sample's number."""

@@ -1,5 +1,6 @@
 """Weights of classes, losses, and runs with them."""
 
+import dataclasses
 import signal
 
 import numpy as np
@@ -9,10 +10,14 @@ import torch.nn.functional as F
 
 import petseg
 from petseg import Manifest
+from petseg.classes import OXFORD
+from petseg.data.shards.reader import ShardReader
+from petseg.data.weights import digest_of, sample_weights
 from petseg.errors import PetsegError
 from petseg.inference.trained import load_trained
 from petseg.run.checkpoint import load_checkpoint
 from petseg.training.balance import class_weights
+from petseg.training.step import _keys
 
 
 def test_balanced_is_median_frequency(packed):
@@ -127,3 +132,26 @@ def test_a_run_that_accumulates_goes_on_to_the_same_bits(train):
     rest, _ = train("parts", resume=True)
     one, other = (load_checkpoint(each.run.last)["model"] for each in (whole, rest))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_samples_with_rare_classes_are_visited_more_often(train, packed, tmp_path):
+    manifest = Manifest.load(packed)
+    reader = ShardReader(packed, manifest, "train")
+    file = tmp_path / "weights.txt"
+    file.write_text("".join(f"{reader.key(index)} {10 * (index < 6)}\n" for index in range(42)))
+    reader.close()
+    result, listener = train(sample_weights=str(file), epochs=1, batch_size=6)
+    assert listener.records[0]["samples"] == 42
+    saved = load_checkpoint(result.run.last)
+    assert saved["loader"]["weights"] == digest_of(sample_weights(str(file), packed, manifest))
+    assert saved["config"]["sample_weights"] == str(file.absolute())
+    with pytest.raises(PetsegError, match="--sample-weights"):
+        train(resume=True, epochs=2, sample_weights="balanced")
+
+
+def test_each_visit_of_an_epoch_is_augmented_anew():
+    zeros = torch.zeros((3, 2, 2), dtype=torch.uint8)
+    once = petseg.Batch(zeros[..., None].expand(3, 2, 2, 3), zeros, torch.tensor([4, 4, 4]), OXFORD)
+    assert _keys(once).tolist() == [4, 4, 4]
+    thrice = dataclasses.replace(once, visits=torch.tensor([0, 1, 2]))
+    assert _keys(thrice)[0] == 4 and len(set(_keys(thrice).tolist())) == 3

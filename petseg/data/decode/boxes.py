@@ -99,6 +99,8 @@ class Framing(NamedTuple):
     """The codes that are classes, for `crop`."""
     outside: int = 255
     """A code that is no class, for what lies outside a picture."""
+    visits: tuple[int, ...] = ()
+    """Of each sample of a batch, how often the epoch was there before; empty where all are there for the first time."""
 
 
 def whole(height: int, width: int) -> Box:

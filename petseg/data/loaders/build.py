@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 
 from petseg.data.decode import nvimgcodec
@@ -162,6 +163,17 @@ def _agreed(open_one: Callable[[], ShardReader], world: int) -> tuple[ShardReade
     return reader, bad
 
 
+def _checked(weights: np.ndarray | None, samples: int, *, training: bool) -> np.ndarray | None:
+    if weights is None:
+        return None
+    if not training:
+        raise PetsegError("--sample-weights: evaluation visits every sample once; weights are for training.")
+    weights = np.asarray(weights, np.float64)
+    if weights.shape != (samples,) or not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
+        raise PetsegError(f"--sample-weights: give {samples} numbers, 0 or more and not all 0, one a sample.")
+    return weights
+
+
 def build_loader(
     name: str,
     *,
@@ -179,6 +191,7 @@ def build_loader(
     num_threads: int = 0,
     prefetch_batches: int = 2,
     fit: Fit | Kind = SQUASH,
+    weights: np.ndarray | None = None,
     cache: Literal["none", "host", "device"] = "none",
     verify: bool = True,
     on_bad_sample: OnBad = "stop",
@@ -205,6 +218,8 @@ def build_loader(
             divided among the ranks of a machine, and 16 at most (8 where DALI decodes on a GPU).
         prefetch_batches: batches that are made ahead.
         fit: how pictures become inputs of that size: `squash`, `pad`, `crop` (for training), or a `Fit` with options.
+        weights: f64[samples], 0 or more: an epoch of as many visits goes to samples in proportion to these, and not
+            once to each. For training.
         cache: keep decoded samples in `host` memory (one copy a machine) or on the `device`.
         verify: check the shards' hashes first; what was found sound is remembered, so only a first run pays for it.
         on_bad_sample: what a shard that fails its hash leads to. `stop`: an error. `skip`: its samples are decoded at
@@ -255,6 +270,7 @@ def build_loader(
         rank=rank,
         world=world,
         window=window,
+        weights=_checked(weights, chosen.samples, training=training),
     )
     store = None
     if cache != "none":

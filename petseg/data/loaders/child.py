@@ -19,6 +19,7 @@ from petseg.data.decode.boxes import Box, Framing, frame_image, frame_mask
 from petseg.data.decode.images import check_encoded, decode_image
 from petseg.data.decode.masks import decode_mask
 from petseg.data.decode.pictures import DecodeError
+from petseg.data.order import VISIT
 from petseg.data.shards.files import Span, TarFiles
 
 LARGEST_MESSAGE = 1 << 17
@@ -91,7 +92,7 @@ def prepare(
     """Turn a sample's bytes into what a batch holds of it: the box that it shows, and the picture's height and width.
 
     Args:
-        index: the sample's.
+        index: the sample's, and how often it was visited, as `epoch_order` has it.
         image: its encoded bytes.
         mask: likewise.
         framing: which box, and how large a result.
@@ -129,7 +130,8 @@ def work(task: Task, files: TarFiles, memory: np.ndarray) -> Done:
         try:
             image, mask = files.read(span)
             image_out = memory[task.images_at[row] : task.images_at[row + 1]]
-            box, height, width = prepare(span[0], image, mask, task.framing, task.encoded, image_out, codes[row])
+            index = span[0] + (task.framing.visits[row] * VISIT if task.framing.visits else 0)
+            box, height, width = prepare(index, image, mask, task.framing, task.encoded, image_out, codes[row])
             boxes[row] = np.array((*box, height, width), np.int32).view(np.uint8)
         except (OSError, EOFError, DecodeError) as fault:
             return Done(task.batch, task.number, (span[0], fault))

@@ -112,7 +112,7 @@ def tasks_of(
             images_at,
             codes_at + first * pixels,
             boxes_at + first * BOX_BYTES,
-            framing,
+            framing._replace(visits=framing.visits[first : first + step]) if framing.visits else framing,
             part,
             encoded,
         )

@@ -14,7 +14,8 @@ import torch
 
 from petseg.classes import CROSS_ENTROPY_IGNORES, ClassTable
 from petseg.data.decode.boxes import SQUASH, Fit, Framing
-from petseg.data.order import epoch_order, rank_slice
+from petseg.data.order import VISIT, epoch_order, rank_slice
+from petseg.data.weights import digest_of
 from petseg.errors import PetsegError
 
 Size = tuple[int, int]
@@ -44,6 +45,8 @@ class Batch:
     boxes: torch.Tensor = field(default_factory=lambda: torch.zeros((0, 4), dtype=torch.int32))
     """i32[N, 4], on the host: top, left, height and width of what each row shows, in its picture's pixels (beyond them
     where it is padded); zeros in a padding row."""
+    visits: torch.Tensor | None = None
+    """i64[N]: how often this epoch was at each sample before; None where it is there once."""
 
     def __repr__(self) -> str:
         shape = ", ".join(map(str, self.images.shape))
@@ -134,6 +137,8 @@ class LoaderPlan:
     rank: int = 0
     world: int = 1
     window: int | None = None
+    weights: np.ndarray | None = None
+    """f64[samples], in proportion to which training visits them; None for once an epoch each."""
     bad: tuple[int, ...] = ()
     """Damaged samples. Training takes the next sound one in place of each, evaluation leaves them out."""
 
@@ -143,16 +148,19 @@ class LoaderPlan:
         return sum(self.sizes) - (0 if self.training else len(self.bad))
 
     def order(self, epoch: int) -> np.ndarray:
-        """i64[n]: the order in which the world visits the split."""
+        """i64[n]: the order in which the world visits the split, repeated visits told apart as in `epoch_order`."""
         if self.training:
-            order = epoch_order(self.sizes, self.seed, epoch, self.window)
+            order = epoch_order(self.sizes, self.seed, epoch, self.window, self.weights)
         else:
             order = np.arange(sum(self.sizes), dtype=np.int64)
         if not self.bad:
             return order
-        sound = np.setdiff1d(order, self.bad)
+        sound = np.setdiff1d(np.arange(sum(self.sizes), dtype=np.int64), self.bad)
+        if not self.training:
+            return sound
         # Every sample keeps its place, so that a run goes on where it was, also after the shards were mended.
-        return sound[np.searchsorted(sound, order) % len(sound)] if self.training else sound
+        found: np.ndarray = sound[np.searchsorted(sound, order % VISIT) % len(sound)] + order // VISIT * VISIT
+        return found
 
     def batches(self, epoch: int, consumed: int = 0) -> np.ndarray:
         """i64[steps, batch size]: this rank's batches from `consumed` to the end of an epoch (see `rank_slice`)."""
@@ -175,6 +183,8 @@ class _Record(NamedTuple):
     """It is the epoch's last."""
     indices: np.ndarray
     """i64[batch size], -1 for padding."""
+    visits: tuple[int, ...]
+    """See `Framing`."""
     size: Size
     pending: Pending | None
     """None for a batch of padding alone."""
@@ -217,6 +227,7 @@ class Loader:
         if not plan.steps(0):
             raise ValueError("there is no batch to make")
         self.fit = fit
+        self._weights_digest = digest_of(plan.weights)
         self._codes, self._outside = bytes(classes.codes), classes.outside
         self.plan = plan
         self.classes = classes
@@ -281,6 +292,7 @@ class Loader:
                 epoch=self._position[0],
                 consumed=self._position[1],
                 window=plan.window,
+                weights=self._weights_digest,
                 fit=str(self.fit),
             )
         )
@@ -367,27 +379,32 @@ class Loader:
         indices, last = batches[row], row == len(batches) - 1
         real = int((indices >= 0).sum()) if last else len(indices)
         size = self._size(epoch)
-        framing = Framing(size, self.fit, plan.seed, epoch, self._codes, self._outside)
+        visits: tuple[int, ...] = ()
+        if plan.weights is not None:
+            visits, indices = tuple((indices // VISIT).tolist()), indices % VISIT
+        framing = Framing(size, self.fit, plan.seed, epoch, self._codes, self._outside, visits)
         pending = engine.submit(indices[:real], framing) if real else None
         ends = (0 if self._epochs_alike else epoch + 1, 0) if last else (epoch, consumed + whole)
-        return _Record((epoch, consumed), ends, last, indices, size, pending)
+        return _Record((epoch, consumed), ends, last, indices, visits, size, pending)
 
     def _batch(self, record: _Record, pixels: Pixels | None) -> Batch:
         indices = torch.from_numpy(record.indices)
+        visits = torch.tensor(record.visits) if record.visits else None
         if not self._on_cpu:
             indices = indices.to(self.device, non_blocking=True)
+            visits = None if visits is None else visits.to(self.device, non_blocking=True)
         real = 0 if pixels is None else len(pixels.images)
         boxes = torch.zeros((len(record.indices), 4), dtype=torch.int32)
         if pixels is not None:
             boxes[:real] = torch.from_numpy(pixels.boxes)
         if pixels is not None and real == len(record.indices):
-            return Batch(pixels.images, pixels.codes, indices, self.classes, boxes)
+            return Batch(pixels.images, pixels.codes, indices, self.classes, boxes, visits)
         shape = (len(record.indices), *record.size)
         images = torch.zeros((*shape, 3), dtype=torch.uint8, device=self.device)
         codes = torch.zeros(shape, dtype=torch.uint8, device=self.device)
         if pixels is not None:
             images[:real], codes[:real] = pixels.images, pixels.codes
-        return Batch(images, codes, indices, self.classes, boxes)
+        return Batch(images, codes, indices, self.classes, boxes, visits)
 
     def _move(self, epoch: int, consumed: int) -> None:
         self._iteration += 1
