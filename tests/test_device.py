@@ -247,7 +247,7 @@ def test_ranks_that_cannot_meet_say_why(monkeypatch, names, words):
             pass
 
 
-@pytest.mark.parametrize("fit", ["squash", "crop"])
+@pytest.mark.parametrize("fit", ["squash", pytest.param("crop", marks=pytest.mark.slow)])
 def test_ranks_score_the_network_that_is_saved(packed, tmp_path, environment, capsys, fit):
     """By the default options: BatchNorm, averaged weights, dropout, Dice. Each rank's BatchNorm sees other batches."""
     folder = tmp_path / "run"

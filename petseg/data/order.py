@@ -74,7 +74,8 @@ def epoch_visits(weights: np.ndarray, seed: int, epoch: int) -> Indices:
     n = len(weights)
     hashes = keyed_hash(np.arange(n), seed, epoch, 4)
     order = np.argsort(hashes, kind="stable")
-    ends = np.cumsum(weights[order]) * (n / weights.sum())
+    ends = np.cumsum(weights[order] / weights.max())  # of numbers up to one, so that no sum leaves what floats hold
+    ends *= n / ends[-1]
     start = hash_of(0, seed, epoch, 5) * 2.0**-64
     reached = np.floor(ends + start).astype(np.int64)
     reached[-1] = n  # whatever the rounding of the sum

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from petseg import Manifest
@@ -15,11 +15,14 @@ WEIGHTS = st.lists(st.floats(0, 100), min_size=1, max_size=60).filter(any)
 
 
 @settings(deadline=None)
+@example(weights=[0.0, 5e-324], seed=0, epoch=0)
+@example(weights=[1e308, 1e308, 1e300], seed=0, epoch=0)
 @given(weights=WEIGHTS, seed=st.integers(0, 2**63 - 1), epoch=st.integers(0, 99))
 def test_visits_are_the_shares_rounded_up_or_down(weights, seed, epoch):
     weights = np.array(weights)
     found = epoch_visits(weights, seed, epoch)
-    share = len(weights) * weights / weights.sum()
+    share = weights / weights.max()
+    share *= len(weights) / share.sum()
     assert found.sum() == len(weights)
     assert (found >= np.floor(share - 1e-6)).all() and (found <= np.ceil(share + 1e-6)).all()
     assert (found == epoch_visits(weights, seed, epoch)).all()
