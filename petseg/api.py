@@ -16,7 +16,7 @@ from petseg.data.shards.manifest import Manifest
 from petseg.device import open_world, resolve_device
 from petseg.errors import OptionError, PetsegError
 from petseg.inference.evaluate import score
-from petseg.inference.pictures import score_pictures
+from petseg.inference.pictures import at_own_size, score_pictures
 from petseg.inference.predict import Prediction, Probabilities
 from petseg.inference.predict import predict as write_predictions
 from petseg.inference.segment import Segmenter
@@ -155,7 +155,7 @@ def evaluate(
     trained = run if isinstance(run, TrainedModel) else load_trained(Path(run), where, network=network, **changes)
     folder = shards_of(trained, shards)
     manifest = Manifest.load(folder)
-    if full_size or tuple(tta_scales) != (1.0,) or trained.scores_whole_pictures:
+    if at_own_size(trained, tta_scales, full_size=full_size):
         return score_pictures(
             trained, folder, manifest, split, device=where, tta=tta, scales=tta_scales, progress=progress
         ).metrics

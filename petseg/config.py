@@ -301,6 +301,11 @@ class TrainConfig:
         """The input size in pixels."""
         return parse_size(self.size)
 
+    @property
+    def scores_whole_pictures(self) -> bool:
+        """Whether pictures are scored at their own size, as crops or padded pictures are learned from."""
+        return self.fit in {"pad", "crop"}
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for TOML and checkpoints."""
         return dataclasses.asdict(self)

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from petseg.system import read_text
+from petseg.system import read_text, runnable_cores
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
@@ -28,7 +28,7 @@ class Usage:
     @classmethod
     def now(cls, proc: Path = Path("/proc")) -> Usage | None:
         """None where the system does not say."""
-        cores = {f"cpu{number}" for number in _runnable()}
+        cores = {f"cpu{number}" for number in runnable_cores()}
         rows = [line.split() for line in read_text(proc / "stat").splitlines()]
         # proc(5): user, nice, system, idle, iowait, irq, softirq; what is stolen from a virtual machine is not ours.
         ticks = [sum(map(int, row[1:4] + row[6:8])) for row in rows if row and row[0] in cores]
@@ -55,15 +55,6 @@ def _seconds_of(process: Path) -> float:
     # The name, in brackets, may hold spaces.
     words = read_text(process / "stat").rpartition(")")[2].split()
     return sum(map(int, words[11:13])) / _TICKS_PER_S if len(words) > 12 else 0.0
-
-
-def runnable_cores() -> int:
-    """Cores that this process may be run on; a quota may give it less of their time."""
-    return len(_runnable())
-
-
-def _runnable() -> set[int]:
-    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
 AT_START = Usage.now()

@@ -149,8 +149,13 @@ def bytes_in_words(size: int) -> str:
 
 def usable_cores() -> int:
     """Cores that this process may use, at least 1: by its affinity, and by the whole cores of its cgroups' quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(runnable_cores())
     return max(1, min(cores, int(cpu_quota() or cores)))
+
+
+def runnable_cores() -> set[int]:
+    """Numbers of the cores that this process may be run on; a quota may give it less of their time."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
 def cpu_model() -> str:

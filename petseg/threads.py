@@ -14,8 +14,8 @@ from typing import Self
 
 import torch
 
-from petseg.cores import AT_START, Usage, runnable_cores
-from petseg.system import usable_cores
+from petseg.cores import AT_START, Usage
+from petseg.system import runnable_cores, usable_cores
 
 LOOK_EVERY_S = 2.0
 """Seconds between two looks at the load, each of which takes about 0.1 ms."""
@@ -70,7 +70,7 @@ class ComputeThreads:
         self._usage = now = Usage.now()
         if now and AT_START and _START_S[0] <= now.at - AT_START.at <= _START_S[1]:
             others = now.others_since(AT_START)
-            self._wanted = threads_beside(others, runnable_cores(), self.most)
+            self._wanted = threads_beside(others, len(runnable_cores()), self.most)
             self._change(self._wanted, others)
 
     def look(self) -> None:
@@ -82,7 +82,7 @@ class ComputeThreads:
         if now is None:
             return
         others, current = now.others_since(before), torch.get_num_threads()
-        wanted = threads_beside(others, runnable_cores(), self.most)
+        wanted = threads_beside(others, len(runnable_cores()), self.most)
         both, self._wanted = sorted((wanted, self._wanted)), wanted
         # Two looks agree, and on more than a ripple.
         number = both[1] if both[1] < current else both[0] if both[0] > current else current
@@ -92,8 +92,9 @@ class ComputeThreads:
         if abs(number - torch.get_num_threads()) < max(1, self.most // 8):
             return
         torch.set_num_threads(number)
+        cores = len(runnable_cores())
         self._note(
-            f"Other programs keep {others:.1f} of {runnable_cores()} cores busy, so this one computes on {number} of "
+            f"Other programs keep {others:.1f} of {cores} cores busy, so this one computes on {number} of "
             f"{self.most} threads for as long as they do; --compute-threads {self.most} keeps them all."
         )
         self._note = lambda _: None

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from petseg import threads
-from petseg.cores import Usage, runnable_cores
+from petseg.cores import Usage
+from petseg.system import runnable_cores
 from petseg.threads import ComputeThreads, threads_beside
 
 pytestmark = pytest.mark.skipif(Usage.now() is None, reason="this system does not say what its cores do")
@@ -74,7 +75,7 @@ def test_others_are_seen_and_ones_own_children_are_not():
     assert after.busy - before.busy - 1.5 * (after.at - before.at) < after.others_since(before) < 0.6
 
 
-@pytest.mark.skipif(runnable_cores() < 2, reason="there is nothing to give up")
+@pytest.mark.skipif(len(runnable_cores()) < 2, reason="there is nothing to give up")
 def test_threads_give_way_to_other_programs_and_come_back(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(threads, "LOOK_EVERY_S", 0.5)
@@ -83,7 +84,7 @@ def test_threads_give_way_to_other_programs_and_come_back(monkeypatch):
     with ComputeThreads(note=notes.append) as compute:
         compute.follow()
         most = compute.most
-        with other_programs(runnable_cores()):
+        with other_programs(len(runnable_cores())):
             assert until(lambda: torch.get_num_threads() <= max(1, most // 2), compute)
         assert until(lambda: torch.get_num_threads() == most, compute)
     assert torch.get_num_threads() == before
@@ -93,11 +94,11 @@ def test_threads_give_way_to_other_programs_and_come_back(monkeypatch):
 def test_a_number_that_was_asked_for_is_kept(monkeypatch):
     monkeypatch.setattr(threads, "LOOK_EVERY_S", 0.05)
     before = torch.get_num_threads()
-    with ComputeThreads(3, note=pytest.fail) as compute, other_programs(runnable_cores()):
+    with ComputeThreads(3, note=pytest.fail) as compute, other_programs(len(runnable_cores())):
         compute.follow()
         assert not until(lambda: torch.get_num_threads() != 3, compute, seconds=0.5)
     monkeypatch.setenv("OMP_NUM_THREADS", str(before))
-    with ComputeThreads(note=pytest.fail) as compute, other_programs(runnable_cores()):
+    with ComputeThreads(note=pytest.fail) as compute, other_programs(len(runnable_cores())):
         compute.follow()
         assert not until(lambda: torch.get_num_threads() != before, compute, seconds=0.5)
     assert torch.get_num_threads() == before

@@ -51,6 +51,11 @@ RunArgument = Annotated[
     Path, typer.Argument(metavar="RUN", help="Run folder, or a checkpoint in it.", show_default=False)
 ]
 ShardsOption = Annotated[Path | None, typer.Option(help="Shard folder; default: the run's own.", show_default=False)]
+TtaOption = Annotated[bool, typer.Option("--tta", help="Average with the mirrored photo, in twice the time.")]
+TtaScaleOption = Annotated[
+    list[float] | None,
+    typer.Option("--tta-scale", help="Average over the picture enlarged by this factor; give several."),
+]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 
 
@@ -264,11 +269,8 @@ def evaluate(
     on_bad_sample: Annotated[
         str | None, typer.Option(metavar="stop|skip", help="Default: the run's own.", show_default=False)
     ] = None,
-    tta: Annotated[bool, typer.Option("--tta", help="Average with the mirrored photo, in twice the time.")] = False,
-    tta_scale: Annotated[
-        list[float] | None,
-        typer.Option("--tta-scale", help="Average over the picture enlarged by this factor; give several."),
-    ] = None,
+    tta: TtaOption = False,
+    tta_scale: TtaScaleOption = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Score a run on a split, as the run itself did unless told otherwise."""
@@ -308,11 +310,8 @@ def predict(
         str | None,
         typer.Option(metavar="auto|bf16|fp16|off", help="Default: on where the run had it.", show_default=False),
     ] = None,
-    tta: Annotated[bool, typer.Option("--tta", help="Average with the mirrored photo, in twice the time.")] = False,
-    tta_scale: Annotated[
-        list[float] | None,
-        typer.Option("--tta-scale", help="Average over the picture enlarged by this factor; give several."),
-    ] = None,
+    tta: TtaOption = False,
+    tta_scale: TtaScaleOption = None,
     tile: Annotated[
         int,
         typer.Option(metavar="PX", help="Cut photos into tiles of this short side; 0 for as in training."),

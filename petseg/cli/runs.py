@@ -19,6 +19,7 @@ from petseg.config import TrainConfig, resolve
 from petseg.data.shards.manifest import Manifest
 from petseg.data.sources.files import MANIFEST_NAME
 from petseg.device import World, local_share, open_world, resolve_device
+from petseg.inference.pictures import at_own_size
 from petseg.inference.trained import load_trained
 from petseg.run.folder import REPORT, SUMMARY, RunFolder
 from petseg.system import process_began
@@ -104,7 +105,7 @@ def evaluate_command(
             device=device,
             progress=advance,
         )
-    full_size = full_size or trained.scores_whole_pictures or tuple(tta_scales) != (1.0,)
+    full_size = at_own_size(trained, tta_scales, full_size=full_size)
     size = "each picture's own size" if full_size else trained.config.size
     size += ", averaged with the mirror image's scores" if tta else ""
     console.print(screen.metrics_table(metrics, f"{trained.path} on {split} of {folder}, at {size}", trained.classes))

@@ -8,12 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from petseg.data.decode.masks import decode_mask
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.reader import ShardReader
 from petseg.errors import OptionError
-
-_THREADS = 4
+from petseg.system import usable_cores
 
 
 def sample_weights(choice: str, folder: Path, manifest: Manifest, split: str = "train") -> np.ndarray | None:
@@ -53,11 +51,10 @@ def _balanced(reader: ShardReader, manifest: Manifest) -> np.ndarray:
     codes = np.asarray(manifest.classes.codes)
 
     def shows(index: int) -> np.ndarray:
-        (mask,) = reader.each(np.array([index]), lambda _row, _image, mask: decode_mask(mask))
-        found: np.ndarray = np.bincount(mask.reshape(-1), minlength=256)[codes] > 0
+        found: np.ndarray = np.bincount(reader.mask(index).reshape(-1), minlength=256)[codes] > 0
         return found
 
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         present = np.stack(list(pool.map(shows, range(len(reader)))))
     return repeat_factors(present)
 

@@ -20,7 +20,7 @@ from petseg.errors import PetsegError
 from petseg.inference.trained import TrainedModel
 from petseg.model.losses import Objective, sums_length
 from petseg.model.metrics import confusion_matrices, constant_answer_mean_iou, mean_ious, metrics_from
-from petseg.model.networks import Network
+from petseg.model.networks import Network, evaluating
 from petseg.model.transform import InputTransform
 from petseg.threads import ComputeThreads
 
@@ -66,23 +66,21 @@ def evaluate(
         progress: called with the number of samples after each batch.
     """
     objective = objective or Objective()
-    was_training = network.training
-    network.eval()
     tally = Tally(len(classes), world)
     left = loader.plan.total
-    for batch in loader:
-        masks = classes.masks(batch.codes, batch.indices)
-        dtype = amp_dtype(amp)
-        with torch.autocast(world.device.type, dtype, enabled=dtype is not None):
-            outputs = network(transform(batch.images))
-        tally.add_loss(objective(outputs, masks))
-        tally.add(batch.indices, confusion_matrices(outputs.argmax(1), masks, len(classes)))
-        if progress:
-            progress(min(batch.indices.shape[0], left))  # the rest of the last batch is padding
-            left -= batch.indices.shape[0]
-        if threads:
-            threads.look()
-    network.train(was_training)
+    dtype = amp_dtype(amp)
+    with evaluating(network):
+        for batch in loader:
+            masks = classes.masks(batch.codes, batch.indices)
+            with torch.autocast(world.device.type, dtype, enabled=dtype is not None):
+                outputs = network(transform(batch.images))
+            tally.add_loss(objective(outputs, masks))
+            tally.add(batch.indices, confusion_matrices(outputs.argmax(1), masks, len(classes)))
+            if progress:
+                progress(min(batch.indices.shape[0], left))  # the rest of the last batch is padding
+                left -= batch.indices.shape[0]
+            if threads:
+                threads.look()
     return tally.evaluation(classes, objective, skipped=len(loader.skipped))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from petseg.classes import ClassTable
+from petseg.config import TrainConfig
 from petseg.data.loaders.build import decoders, open_reader
 from petseg.data.order import keyed_hash
 from petseg.data.shards.manifest import Manifest
@@ -67,6 +68,19 @@ class Pictures:
         self.skipped = tuple(map(self._reader.where, bad))
         """Names of the damaged ones."""
 
+    @classmethod
+    def of(cls, config: TrainConfig, folder: Path, manifest: Manifest, split: str, world: World) -> Pictures:
+        """As a run's options have them."""
+        return cls(
+            folder,
+            manifest,
+            split,
+            world,
+            verify=config.verify,
+            on_bad=config.on_bad_sample,
+            num_threads=config.num_threads,
+        )
+
     def some(self, count: int) -> np.ndarray:
         """Indices of `count` pictures, drawn by a hash, so that they are the same in every epoch and run; 0 for all."""
         if not 0 < count < len(self.indices):
@@ -97,6 +111,11 @@ class Pictures:
         """Give back threads and files."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._reader.close()
+
+
+def at_own_size(trained: TrainedModel, scales: Sequence[float], *, full_size: bool) -> bool:
+    """Whether a network is scored on pictures at their own size: as its run did, or as is asked for."""
+    return full_size or tuple(scales) != (1.0,) or trained.config.scores_whole_pictures
 
 
 def evaluate_pictures(
@@ -181,15 +200,7 @@ def score_pictures(
     check_classes(trained, folder, manifest)
     config, world = trained.config, World(rank=0, size=1, device=device)  # all of it, also under torchrun
     segmenter = Segmenter(trained, device, amp=config.amp, tta=tta, scales=scales)
-    pictures = Pictures(
-        folder,
-        manifest,
-        split,
-        world,
-        verify=config.verify,
-        on_bad=config.on_bad_sample,
-        num_threads=config.num_threads,
-    )
+    pictures = Pictures.of(config, folder, manifest, split, world)
     try:
         with following(config, device) as threads:
             return evaluate_pictures(

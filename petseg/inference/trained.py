@@ -45,11 +45,6 @@ class TrainedModel:
     def __repr__(self) -> str:
         return f"TrainedModel({str(self.path)!r}, {self.config.arch}, {self.classes}, size {self.config.size})"
 
-    @property
-    def scores_whole_pictures(self) -> bool:
-        """Whether its run scored pictures at their own size, as it learned from crops or padded pictures."""
-        return self.config.fit in {"pad", "crop"}
-
     def objective(self) -> Objective:
         """What its run minimised, on the network's device; cross-entropy in place of a loss of somebody's own."""
         return objective_for(self.config, self.class_weights).to(self.transform.mean.device)

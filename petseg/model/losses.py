@@ -52,9 +52,8 @@ class Objective(nn.Module):
     def forward(self, outputs: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         """The sums of a batch, as `loss_sums` gives them."""
         if self._own is not None:
-            counted = masks != IGNORE_INDEX
-            value = self._own(outputs.float(), masks.masked_fill(~counted, CROSS_ENTROPY_IGNORES))
-            pixels = counted.sum().view(1)
+            value = self._own(outputs.float(), masks.masked_fill(masks == IGNORE_INDEX, CROSS_ENTROPY_IGNORES))
+            pixels = counted_pixels(masks, None).view(1)
             return torch.cat([value.float().view(1) * pixels, pixels, outputs.new_zeros(3 * outputs.shape[1]).float()])
         sums = loss_sums(outputs, masks, dice=self.dice > 0, weights=self.weights, gamma=self.gamma)
         if self.kind != "lovasz":
@@ -114,9 +113,6 @@ def loss_sums(
     """
     counts = (masks != IGNORE_INDEX).unsqueeze(1)
     pixels = counted_pixels(masks, weights).view(1)
-    if not dice and not gamma:
-        entropy = F.cross_entropy(outputs.float(), masks, weights, ignore_index=IGNORE_INDEX, reduction="sum")
-        return torch.cat([entropy.view(1), pixels, outputs.new_zeros(3 * outputs.shape[1]).float()])
     # One softmax for both losses: it is the largest part of either.
     logs = outputs.float().log_softmax(dim=1)
     if gamma:

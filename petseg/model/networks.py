@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -259,6 +261,17 @@ def check_size(network: Network, height: int, width: int, batch_size: int = 0) -
             f"--size {height}x{width} --batch-size 1: BatchNorm at the bottom of this network would see one value a "
             "channel; give a larger --size or --batch-size, a smaller --depth, or --norm group."
         )
+
+
+@contextmanager
+def evaluating(network: Network) -> Iterator[Network]:
+    """A network in evaluation mode; the mode that it was in comes back at the end."""
+    was_training = network.training
+    network.eval()
+    try:
+        yield network
+    finally:
+        network.train(was_training)
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -60,7 +60,7 @@ def make_panels(
     reader = ShardReader(shards, manifest, split, verify=False)  # what was scored was checked for that
     try:
         panels = {
-            index: _panel(segmenter, reader, index, image_iou[index], whole=trained.scores_whole_pictures)
+            index: _panel(segmenter, reader, index, image_iou[index], whole=trained.config.scores_whole_pictures)
             for index in dict.fromkeys([*drawn, *worst])
         }
     finally:

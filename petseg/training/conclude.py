@@ -82,7 +82,7 @@ def _summary(setup: Setup, split: str, test: Evaluation) -> dict[str, Any]:
     samples = sum(record["samples"] for record in progress.records)
     return {
         "split": split,
-        "scored_at": "own size" if config.fit != "squash" else config.size,
+        "scored_at": "own size" if config.scores_whole_pictures else config.size,
         "codes": list(setup.classes.codes),
         **test.metrics,
         "images_per_s": samples / max(spent["data"] + spent["compute"], 1e-9),

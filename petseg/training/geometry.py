@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from petseg.classes import IGNORE_INDEX, ClassTable
 from petseg.config import TrainConfig
 from petseg.data.decode.boxes import Fit
-from petseg.data.decode.masks import decode_mask
 from petseg.data.decode.resize import resize_nearest
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.reader import ShardReader
-from petseg.model.metrics import iou_per_class
+from petseg.model.metrics import confusion_matrices, mean_iou
 
 LOOKED_AT, LARGE_PIXELS = 64, 2_000_000
 """Masks that are looked at; a quarter of them where the largest has more pixels."""
@@ -51,7 +51,7 @@ def settle_fit(config: TrainConfig, manifest: Manifest) -> tuple[TrainConfig, st
     for mask in _some_masks(Path(config.shards), manifest):
         shapes.append((mask.shape[0], mask.shape[1]))
         confusion += squashed(mask, config.height_width, manifest.classes)
-    kept = float(np.nanmean(iou_per_class(confusion))) if confusion.any() else 1.0
+    kept = float(mean_iou(confusion))
     ratios = [width / height for height, width in shapes]
     low, high = np.percentile(ratios, [5, 95])
     if kept < KEPT_IOU and min(config.height_width) >= LEAST_CROP:
@@ -77,12 +77,11 @@ def squashed(mask: np.ndarray, size: tuple[int, int], classes: ClassTable) -> np
         size: (height, width) in pixels.
         classes: what the codes mean.
     """
-    n = len(classes)
     table = classes.lookup()
     truth, found = (table[codes] for codes in (mask, resize_nearest(resize_nearest(mask, *size), *mask.shape)))
-    counted = (truth != IGNORE_INDEX) & (found != IGNORE_INDEX)
-    cells = truth[counted].astype(np.int64) * n + found[counted]
-    return np.bincount(cells, minlength=n * n).reshape(n, n)
+    truth[found == IGNORE_INDEX] = IGNORE_INDEX
+    predictions, masks = (torch.from_numpy(indices).long().unsqueeze(0) for indices in (found, truth))
+    return confusion_matrices(predictions, masks, len(classes))[0].numpy()
 
 
 def _some_masks(folder: Path, manifest: Manifest) -> Iterator[np.ndarray]:
@@ -91,6 +90,6 @@ def _some_masks(folder: Path, manifest: Manifest) -> Iterator[np.ndarray]:
     most = LOOKED_AT if manifest.max_height * manifest.max_width <= LARGE_PIXELS else LOOKED_AT // 4
     try:
         for index in np.unique(np.linspace(0, len(reader) - 1, most).astype(np.int64)).tolist():
-            yield from reader.each(np.array([index]), lambda _row, _image, mask: decode_mask(mask))
+            yield reader.mask(index)
     finally:
         reader.close()

@@ -398,17 +398,9 @@ def _scored(
     reporter: Reporter,
     skipped: dict[str, int],
 ) -> Loader | Pictures:
-    if config.fit == "squash":
+    if not config.scores_whole_pictures:
         return _open(config, world, manifest, split, reporter, skipped)
-    pictures = Pictures(
-        Path(config.shards),
-        manifest,
-        split,
-        world,
-        verify=config.verify,
-        on_bad=config.on_bad_sample,
-        num_threads=config.num_threads,
-    )
+    pictures = Pictures.of(config, Path(config.shards), manifest, split, world)
     _note_skipped(pictures.skipped, split, reporter, skipped, training=False)
     return pictures
 

@@ -10,7 +10,7 @@ from petseg.data.loaders.loader import Loader
 from petseg.inference.evaluate import Evaluation, Tally, evaluate
 from petseg.inference.pictures import Pictures, evaluate_pictures, score_picture
 from petseg.model.losses import Objective
-from petseg.model.networks import Network
+from petseg.model.networks import Network, evaluating
 from petseg.training.prepare import Setup
 
 VAL_SHARE, LEAST_VAL_PICTURES, TRIED_PICTURES = 0.1, 16, 5
@@ -22,19 +22,16 @@ def scores(setup: Setup, source: Loader | Pictures, network: Network, *, count: 
     """The scores of a network on a split, computed as the run does; of `count` whole pictures, 0 for all."""
     config, threads = setup.config, setup.threads
     if isinstance(source, Pictures):
-        was_training = network.training
-        network.eval()
-        found = evaluate_pictures(
-            setup.segmenter(network),
-            source,
-            setup.classes,
-            setup.world,
-            objective=on_cpu(setup),
-            count=count,
-            threads=threads,
-        )
-        network.train(was_training)
-        return found
+        with evaluating(network):
+            return evaluate_pictures(
+                setup.segmenter(network),
+                source,
+                setup.classes,
+                setup.world,
+                objective=on_cpu(setup),
+                count=count,
+                threads=threads,
+            )
     return evaluate(
         network,
         source,
@@ -79,13 +76,11 @@ def affordable(setup: Setup, pictures: Pictures, network: Network) -> int:
 def seconds_a_picture(setup: Setup, pictures: Pictures, network: Network) -> float:
     """Seconds that one rank takes to score a whole picture; some are tried, and nothing is counted."""
     tally, segmenter, began = Tally(len(setup.classes), setup.world), setup.segmenter(network), time.perf_counter()
-    was_training = network.training
-    network.eval()
-    times: list[float] = []
-    for sample in pictures.decoded(pictures.some(TRIED_PICTURES * setup.world.size)):
-        score_picture(segmenter, sample, setup.classes, tally, on_cpu(setup))
-        times.append(time.perf_counter())
-    network.train(was_training)
+    objective, times = on_cpu(setup), []
+    with evaluating(network):
+        for sample in pictures.decoded(pictures.some(TRIED_PICTURES * setup.world.size)):
+            score_picture(segmenter, sample, setup.classes, tally, objective)
+            times.append(time.perf_counter())
     if len(times) < 2:
         return time.perf_counter() - began
     return (times[-1] - times[0]) / (len(times) - 1)  # the first warms up

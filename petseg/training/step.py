@@ -20,7 +20,7 @@ from petseg.data.loaders.loader import Batch
 from petseg.device import World, amp_dtype
 from petseg.model.build import objective_for
 from petseg.model.losses import Objective, sums_length
-from petseg.model.networks import Network, OwnNetwork
+from petseg.model.networks import Network, OwnNetwork, evaluating
 from petseg.model.smp import SmpNetwork
 from petseg.model.transform import InputTransform, to_float
 from petseg.training.augmentation import Augment, policy_augment
@@ -87,9 +87,8 @@ class TrainStep:
         self.ema = Ema(network, config.ema) if config.ema else None
         self._table = classes.device_table(world.device)
         self.compiled = config.compile == "on"
-        self._loss = cast(Any, self._compiled_loss if self.compiled else self._eager_loss)
-        self._part_loss = cast(Any, self._compiled_loss if self.compiled else self._eager_part)
         self._eager = cast(Any, self._eager_loss if config.accumulate == 1 else self._eager_part)
+        self._loss = cast(Any, self._compiled_loss if self.compiled else self._eager)
         if self.compiled and world.device.type == "cpu":
             from torch._inductor import config as inductor_config  # takes a second to import
 
@@ -137,7 +136,7 @@ class TrainStep:
             lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
             cause = next((line for line in reversed(lines) if "Error" in line), lines[0])
             self._note(f"torch.compile fails for this network ({cause}): training goes on without it.")
-            self.compiled, self._loss, self._part_loss = False, self._eager_loss, self._eager_part
+            self.compiled, self._loss = False, self._eager
             first: tuple[torch.Tensor, torch.Tensor] = self._eager(*inputs)
             return first
         return found
@@ -187,7 +186,7 @@ class TrainStep:
 
     def _learn_part(self, x: torch.Tensor, masks: torch.Tensor, count: torch.Tensor, share: torch.Tensor) -> None:
         """What the device does with one of several batches: gradients add up."""
-        loss, sums = self._part_loss(x, masks, count, share)
+        loss, sums = self._loss(x, masks, count, share)
         self.scaler.scale(loss).backward()
         self.loss_sums += sums.double()
 
@@ -245,12 +244,9 @@ class TrainStep:
     @torch.no_grad()
     def outputs(self, images: torch.Tensor) -> torch.Tensor:
         """Outputs f[N, C, H, W] of the network that evaluation uses for images u8[N, H, W, 3], as it computes them."""
-        network = self.evaluated_network
-        was_training = network.training
-        network.eval()
-        with torch.autocast(self.device.type, self._amp_dtype, enabled=self._amp_dtype is not None):
+        amp = torch.autocast(self.device.type, self._amp_dtype, enabled=self._amp_dtype is not None)
+        with evaluating(self.evaluated_network) as network, amp:
             outputs: torch.Tensor = network(self._transform(images))
-        network.train(was_training)
         return outputs
 
     @property

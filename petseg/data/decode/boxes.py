@@ -162,7 +162,6 @@ def frame_mask(
         if best is None or share < best[0]:
             best = share, box, found
         if share < fit.max_share or fit.max_share == 1:
-            best = share, box, found
             break
     assert best is not None
     if out is None:
@@ -205,21 +204,15 @@ def frame_part(
         return resize_image(pixels, *size, out=out)
     # Along the axis that needs no canvas first: that of a long and narrow picture would take gigabytes.
     if part.width == box.width:
-        pixels, part, box = resize_image(pixels, part.height, size[1]), *_narrowed(part, box, size[1])
+        pixels = resize_image(pixels, part.height, size[1])
+        part, box = (each._replace(left=0, width=size[1]) for each in (part, box))
     elif part.height == box.height:
-        pixels, part, box = resize_image(pixels, size[0], part.width), *_lowered(part, box, size[0])
+        pixels = resize_image(pixels, size[0], part.width)
+        part, box = (each._replace(top=0, height=size[0]) for each in (part, box))
     canvas = np.full((box.height, box.width, 3), OUTSIDE, np.uint8)
     top, left = part.top - box.top, part.left - box.left
     canvas[top : top + part.height, left : left + part.width] = pixels
     return resize_image(canvas, *size, out=out)
-
-
-def _narrowed(part: Box, box: Box, width: int) -> tuple[Box, Box]:
-    return Box(part.top, 0, part.height, width), Box(box.top, 0, box.height, width)
-
-
-def _lowered(part: Box, box: Box, height: int) -> tuple[Box, Box]:
-    return Box(0, part.left, height, part.width), Box(0, box.left, height, box.width)
 
 
 def _boxed_codes(codes: np.ndarray, box: Box, framing: Framing, out: np.ndarray | None) -> np.ndarray:

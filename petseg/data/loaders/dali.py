@@ -38,7 +38,9 @@ class _Run:
     engine: DaliEngine
     encoded: Encoded
     boxes: np.ndarray | None = None
-    """i32[n, 6], once it has been read: see `Encoded.boxes`."""
+    """i32[n, 4], once it has been read: top, left, height and width of what is shown, in its picture's pixels."""
+    parts: np.ndarray | None = None
+    """i32[n, 4], likewise: what of these lies in the pictures."""
     codes: torch.Tensor | None = None
     """u8[n, H, W], on the device, once it was fed to DALI."""
     decoded: Any = None
@@ -134,8 +136,8 @@ class DaliEngine:
                 self._take_one()
         assert run.codes is not None and run.boxes is not None
         if self._on_gpu:
-            return Pixels(from_dlpack(run.decoded.as_tensor()), run.codes, run.boxes[:, :4])
-        return Pixels(self._resized(run), run.codes, run.boxes[:, :4])
+            return Pixels(from_dlpack(run.decoded.as_tensor()), run.codes, run.boxes)
+        return Pixels(self._resized(run), run.codes, run.boxes)
 
     def close(self) -> None:
         """See `Engine`."""
@@ -146,15 +148,14 @@ class DaliEngine:
         self._reader.close()
 
     def _resized(self, run: _Run) -> torch.Tensor:
-        assert self._threads is not None and run.boxes is not None
-        decoded, size, boxes = run.decoded, run.encoded.framing.size, run.boxes.tolist()
+        assert self._threads is not None and run.boxes is not None and run.parts is not None
+        decoded, size, boxes, parts = run.decoded, run.encoded.framing.size, run.boxes.tolist(), run.parts.tolist()
         images = torch.empty((len(decoded), *size, 3), dtype=torch.uint8)
         rows = images.numpy()
 
         def resize(share: range) -> None:
             for row in share:
-                pixels, box = np.asarray(decoded[row]), Box(*boxes[row][:4])
-                frame_part(pixels, box.inside(*boxes[row][4:]), box, size, rows[row])
+                frame_part(np.asarray(decoded[row]), Box(*parts[row]), Box(*boxes[row]), size, rows[row])
 
         self._threads.do(resize, (range(first, len(rows), self._threads.count) for first in range(self._threads.count)))
         return images
@@ -168,8 +169,9 @@ class DaliEngine:
             run = self._waiting[0]
             encoded = run.encoded
             self._torn = True
-            images, run.boxes = encoded.images(), encoded.boxes()
-            parts = _parts(run.boxes)
+            images, boxes = encoded.images(), encoded.boxes()
+            run.boxes, run.parts = boxes[:, :4], _parts(boxes)
+            parts = run.parts
             if self._raw:
                 images = [decode_pixels(image.data, "image") for image in images]
                 if self._kind == "crop":
@@ -183,7 +185,7 @@ class DaliEngine:
                 self._pipeline.feed_input("part shapes", np.ascontiguousarray(parts[:, 2:]))
             if self._on_gpu and self._kind != "squash":
                 self._pipeline.feed_input("box starts", run.boxes[:, :2] - parts[:, :2])
-                self._pipeline.feed_input("box shapes", np.ascontiguousarray(run.boxes[:, 2:4]))
+                self._pipeline.feed_input("box shapes", np.ascontiguousarray(run.boxes[:, 2:]))
             if self._on_gpu:
                 sizes = np.tile(np.asarray(encoded.framing.size, np.float32), (len(encoded.indices), 1))
                 self._pipeline.feed_input("sizes", sizes)
@@ -291,7 +293,6 @@ def _pipeline(
             else {}
         )
 
-        # One policy for chroma on every device and in `predict`: GPU decoders skip libjpeg's interpolation otherwise.
         def numbers(name: str) -> Any:
             return fn.external_source(name=name, dtype=types.INT32, ndim=1)
 
@@ -306,6 +307,8 @@ def _pipeline(
                 device="mixed" if gpu else "cpu",
                 output_type=types.RGB,
                 adjust_orientation=False,
+                # One policy for chroma on every device and in `predict`: GPU decoders skip libjpeg's interpolation
+                # otherwise.
                 jpeg_fancy_upsampling=True,
                 **hints,
             )

@@ -153,6 +153,14 @@ class ShardReader:
 
         return self.each(np.array([index]), decode)[0]
 
+    def mask(self, index: int) -> np.ndarray:
+        """The codes of a sample in full, u8[H, W]; its image is not decoded.
+
+        Raises:
+            PetsegError: as `read`, or the mask is damaged.
+        """
+        return self.each(np.array([index]), lambda _row, _image, mask: decode_mask(mask))[0]
+
     def fault(self, index: int, fault: OSError | EOFError | DecodeError) -> PetsegError:
         """The sentence for a sample that cannot be read or decoded."""
         if isinstance(fault, EOFError):
