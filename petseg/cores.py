@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from petseg.system import read_text, runnable_cores
@@ -21,9 +21,7 @@ class Usage:
     busy: float
     """Of the cores that this process may use, by all programs together."""
     own: float
-    """Of this process."""
-    children: dict[int, float] = field(default_factory=dict)
-    """Of those that it started, decoders above all, by their numbers."""
+    """Of this process and those that it started, decoders above all, whether they still run or have ended."""
 
     @classmethod
     def now(cls, proc: Path = Path("/proc")) -> Usage | None:
@@ -40,15 +38,14 @@ class Usage:
         return cls(
             at=time.perf_counter(),
             busy=sum(ticks) / _TICKS_PER_S,
-            own=spent.user + spent.system,
-            children={number: _seconds_of(proc / str(number)) for number in started},
+            # What a child took is among the children's once it has been waited for, and until then its own.
+            own=sum(spent[:4]) + sum(_seconds_of(proc / str(number)) for number in started),
         )
 
     def others_since(self, before: Usage) -> float:
         """Cores that other programs kept busy on average, at least 0."""
-        known = self.children.keys() & before.children.keys()
-        own = self.own - before.own + sum(self.children[n] - before.children[n] for n in known)
-        return max(0.0, (self.busy - before.busy - own) / max(1e-3, self.at - before.at))
+        others = self.busy - before.busy - (self.own - before.own)
+        return max(0.0, others / max(1e-3, self.at - before.at))
 
 
 def _seconds_of(process: Path) -> float:

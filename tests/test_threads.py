@@ -71,8 +71,18 @@ def test_others_are_seen_and_ones_own_children_are_not():
     finally:
         own.kill()
         own.wait()
-    assert after.children[own.pid] - before.children[own.pid] > 0.4
+    assert after.own - before.own > 0.4
     assert after.busy - before.busy - 1.5 * (after.at - before.at) < after.others_since(before) < 0.6
+
+
+def test_ones_own_children_are_not_others_once_they_have_ended():
+    """Packing has processes too: they had ended when the demo's training asked what others do."""
+    before = Usage.now()
+    burn = "import time; end = time.process_time() + 1.0\nwhile time.process_time() < end: pass"
+    subprocess.run([sys.executable, "-c", burn], check=True)
+    after = Usage.now()
+    assert after.own - before.own > 0.9
+    assert after.others_since(before) < 0.5
 
 
 @pytest.mark.skipif(len(runnable_cores()) < 2, reason="there is nothing to give up")
