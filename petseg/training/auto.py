@@ -17,7 +17,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from petseg.config import TrainConfig
-from petseg.data.loaders.build import resolve_loader
+from petseg.data.loaders.build import keeps_pictures, resolve_loader
 from petseg.device import World, resolve_amp
 from petseg.errors import OptionError
 from petseg.model.networks import Network
@@ -140,13 +140,15 @@ def settle_data(config: TrainConfig, world: World, cached_bytes: int) -> TrainCo
         world: the ranks.
         cached_bytes: of all samples that a cache would keep.
     """
-    if config.fit == "crop" and config.cache in {"host", "device"}:
-        raise OptionError("cache", "crops are cut anew from whole pictures in every epoch: leave it out.")
-    return dataclasses.replace(
-        config,
-        loader=cast(Any, resolve_loader(config.loader, world.device)),
-        cache="none" if config.fit == "crop" else resolve_cache(config.cache, world.device, cached_bytes, world.size),
-    )
+    loader = resolve_loader(config.loader, world.device)
+    keeps = config.fit != "crop" or (keeps_pictures(loader, world.device) and world.size == 1)
+    if not keeps and config.cache not in {"auto", "none"}:
+        raise OptionError(
+            "cache",
+            "for crops, whole pictures are kept by --loader webdataset on a CPU and one rank alone: go without.",
+        )
+    cache = resolve_cache(config.cache, world.device, cached_bytes, world.size) if keeps else "none"
+    return dataclasses.replace(config, loader=cast(Any, loader), cache=cache)
 
 
 def settle_step(config: TrainConfig, world: World, network: Network, samples: int) -> tuple[TrainConfig, list[str]]:

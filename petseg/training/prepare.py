@@ -15,8 +15,8 @@ from torch import nn
 
 from petseg.classes import ClassTable
 from petseg.config import TrainConfig
-from petseg.data.loaders.build import build_loader
-from petseg.data.loaders.cache import cache_bytes, check_room
+from petseg.data.loaders.build import build_loader, keeps_pictures
+from petseg.data.loaders.cache import cache_bytes, check_room, whole_bytes
 from petseg.data.loaders.loader import Loader
 from petseg.data.shards.hashes import unknown_shards
 from petseg.data.shards.manifest import Manifest
@@ -163,9 +163,10 @@ def prepare(
     config, note = settle_fit(config, manifest)
     if note:
         reporter.note(note)
-    # Whole pictures are scored as they are, so only inputs of one size are kept.
-    splits = ["train"] if config.fit == "pad" else ["train", "val"]
-    cached = cache_bytes(sum(map(manifest.samples, splits)), config.height_width)
+    # What is scored as whole pictures is not kept.
+    splits = ["train"] if config.scores_whole_pictures else ["train", "val"]
+    samples = sum(map(manifest.samples, splits))
+    cached = whole_bytes(manifest, samples) if config.fit == "crop" else cache_bytes(samples, config.height_width)
     config = _absolute(auto.settle_data(config, world, cached), run, world)
     _check_cache(asked, config, splits, cached, world, reporter)
     _announce_hashing(config, manifest, reporter)
@@ -371,12 +372,22 @@ def _first_weights(
 def _check_cache(
     asked: TrainConfig, config: TrainConfig, splits: list[str], cached: int, world: World, reporter: Reporter
 ) -> None:
+    crops = config.fit == "crop"
     if config.cache == "none":
+        if crops and asked.cache == "auto":
+            why = (
+                "more than a sixteenth of the free memory; --cache host keeps them"
+                if keeps_pictures(config.loader, world.device) and world.size == 1
+                else "and are kept by --loader webdataset on a CPU and one rank alone"
+            )
+            reporter.note(
+                f"--cache none: whole pictures, of which crops are cut, take {bytes_in_words(cached)}, {why}."
+            )
         return
     if asked.cache != "auto" or cached > ANNOUNCED_CACHE:
+        what = "whole pictures of train" if crops else f"{' and '.join(splits)} at {config.size} px"
         reporter.note(
-            f"--cache {config.cache} takes {bytes_in_words(cached)} for {' and '.join(splits)} at {config.size} "
-            "px, filled during the first epoch."
+            f"--cache {config.cache} takes {bytes_in_words(cached)} for {what}, filled during the first epoch."
         )
     check_room(config.cache, cached, world.device)
 

@@ -11,7 +11,7 @@ from PIL import Image
 import petseg
 from petseg import Manifest
 from petseg.classes import ClassTable
-from petseg.config import RECIPES, TrainConfig
+from petseg.config import RECIPES, TrainConfig, resolve
 from petseg.data.shards.options import PackOptions
 from petseg.data.shards.pack import pack
 from petseg.data.sources.folder import FolderSource
@@ -23,6 +23,8 @@ from petseg.inference.segment import Segmenter
 from petseg.inference.trained import load_trained
 from petseg.model.losses import Objective
 from petseg.run.checkpoint import load_checkpoint
+from petseg.run.folder import RESOLVED
+from petseg.training import auto
 from petseg.training.geometry import settle_fit, squashed
 
 CPU = torch.device("cpu")
@@ -125,12 +127,26 @@ def test_a_run_scores_whole_pictures_as_predict_segments_them(train, shapes, tmp
     assert page.count("data:image/webp") >= 8
 
 
-def test_a_padded_run_keeps_its_pictures_in_memory_and_a_crop_does_not(train, shapes, tmp_path):
-    options = {"shards": str(shapes), "size": "40", "epochs": 3}
-    padded = [train(cache, **options, fit="pad", cache=cache)[0] for cache in ("none", "host")]
-    assert padded[0].summary["confusion"] == padded[1].summary["confusion"]
-    with pytest.raises(PetsegError, match="--cache: crops are cut anew"):
-        train("crop", **options, fit="crop", cache="host")
+@pytest.mark.parametrize("fit", ["pad", "crop"])
+def test_a_cache_changes_nothing(train, shapes, fit):
+    options = {"shards": str(shapes), "size": "40", "epochs": 3, "fit": fit}
+    results = [train(cache, **options, cache=cache)[0] for cache in ("none", "host")]
+    assert results[0].summary["confusion"] == results[1].summary["confusion"]
+
+
+def test_crops_say_what_they_keep(train, shapes, tmp_path, monkeypatch):
+    options = {"shards": str(shapes), "size": "40", "epochs": 1, "fit": "crop"}
+    run = train("auto", **options)[0].run
+    assert resolve({}, run.path / RESOLVED).cache == "host"
+    _, listener = train("asked", **options, cache="host")
+    assert any("for whole pictures of train" in note for note in listener.notes)
+    _, listener = train("dali", **options, loader="dali")
+    assert any("--cache none: whole pictures" in note and "--loader webdataset" in note for note in listener.notes)
+    monkeypatch.setitem(auto.CACHE_SHARE, "cpu", 0)
+    _, listener = train("large", **options)
+    assert any("a sixteenth of the free memory; --cache host keeps" in note for note in listener.notes)
+    with pytest.raises(PetsegError, match="--cache: for crops, whole pictures are kept by"):
+        train("crop", **options, cache="host", loader="dali")
     assert not (tmp_path / "crop").exists()
 
 

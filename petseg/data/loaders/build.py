@@ -13,11 +13,12 @@ import torch
 
 from petseg.data.decode import nvimgcodec
 from petseg.data.decode.boxes import SQUASH, Fit, Kind, as_fit
-from petseg.data.loaders.cache import CachedEngine, make_store
+from petseg.data.loaders.cache import CachedEngine, check_room, make_store, whole_bytes
 from petseg.data.loaders.codec import CodecEngine
 from petseg.data.loaders.cpu import CpuEngine
 from petseg.data.loaders.crew import Crew, Processes, ThreadCrew, Threads, processes_work
 from petseg.data.loaders.dali import DaliEngine
+from petseg.data.loaders.kept import slot_bytes
 from petseg.data.loaders.loader import Engine, Loader, LoaderPlan, Size
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.reader import OnBad, ShardReader
@@ -77,6 +78,7 @@ def make_engine(
     device: torch.device,
     num_threads: int,
     kind: Kind = "squash",
+    keep: bool = False,
 ) -> Engine:
     """The engine behind a loader.
 
@@ -88,11 +90,16 @@ def make_engine(
         device: where batches go.
         num_threads: threads or processes that decode.
         kind: of the boxes that will be asked for.
+        keep: whole pictures are kept in memory, for crops.
 
     Raises:
-        PetsegError: DALI is not installed; processes cannot be started.
+        PetsegError: DALI is not installed; processes cannot be started; this engine keeps none.
     """
     try:
+        if keep and not keeps_pictures(name, device):
+            raise PetsegError(
+                "--cache: for crops, whole pictures are kept by --loader webdataset on a CPU alone: go without."
+            )
         if name == "dali":
             # DALI's threads do most of the work; as many again beside them would take each other's cores.
             helpers = max(1, num_threads // 2)
@@ -112,10 +119,21 @@ def make_engine(
             )
         if decodes_with_nvimgcodec(device):
             return CodecEngine(reader, make_crew(num_threads), device, num_threads)
-        return CpuEngine(reader, make_crew(num_threads), device)
+        crew = make_crew(num_threads)
+        try:
+            slot = slot_bytes(manifest.max_height, manifest.max_width)
+            return CpuEngine(reader, crew, device, crew.keep(len(reader), slot) if keep else None)
+        except BaseException:
+            crew.close()
+            raise
     except BaseException:
         reader.close()
         raise
+
+
+def keeps_pictures(name: str, device: torch.device) -> bool:
+    """Whether a loader can keep whole pictures, for crops."""
+    return name == "webdataset" and device.type == "cpu"
 
 
 def make_crew(workers: int) -> Crew:
@@ -220,7 +238,8 @@ def build_loader(
         fit: how pictures become inputs of that size: `squash`, `pad`, `crop` (for training), or a `Fit` with options.
         weights: f64[samples], 0 or more: an epoch of as many visits goes to samples in proportion to these, and not
             once to each. For training.
-        cache: keep decoded samples in `host` memory (one copy a machine) or on the `device`.
+        cache: keep decoded samples in `host` memory (one copy a machine) or on the `device`; for crops whole pictures,
+            by the webdataset loader of one rank on a CPU.
         verify: check the shards' hashes first; what was found sound is remembered, so only a first run pays for it.
         on_bad_sample: what a shard that fails its hash leads to. `stop`: an error. `skip`: its samples are decoded at
             once, and the damaged ones are replaced in training (each by the next sound one) and left out in
@@ -272,12 +291,14 @@ def build_loader(
         window=window,
         weights=_checked(weights, chosen.samples, training=training),
     )
-    store = None
-    if cache != "none":
+    store, keep = None, fit.kind == "crop" and cache != "none"
+    if keep:
+        if world > 1:
+            raise PetsegError("--cache: for crops, every rank would keep all of the pictures: go without.")
+        check_room(cache, whole_bytes(manifest, chosen.samples), device)
+    elif cache != "none":
         if callable(size):
             raise PetsegError("--cache: samples are kept at one size, not at one that changes: go without.")
-        if fit.kind == "crop":
-            raise PetsegError("--cache: crops are cut anew from the whole picture in every epoch: go without.")
         store = make_store(cache, chosen.samples, size, device, world)
     reader, bad = open_reader(shards, manifest, split, world=world, verify=verify, on_bad=on_bad_sample)
     plan = dataclasses.replace(plan, bad=bad)
@@ -289,6 +310,7 @@ def build_loader(
         device=device,
         num_threads=threads,
         kind=fit.kind,
+        keep=keep,
     )
     if store is not None:
         engine = CachedEngine(store, engine)

@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from petseg.data.decode.boxes import Framing
 from petseg.data.loaders.loader import Engine, Pending, Pixels, Size
+from petseg.data.shards.manifest import Manifest
 from petseg.device import from_every_rank, group_size
 from petseg.errors import PetsegError
 from petseg.system import available_memory, bytes_in_words, memory_barrier
@@ -182,6 +183,13 @@ class HostStore:
 def cache_bytes(samples: int, size: tuple[int, int]) -> int:
     """Bytes that a cache of `samples` at (height, width) takes: four a pixel, a box, and one for what is there."""
     return samples * (size[0] * size[1] * 4 + _BOX_BYTES + 1)
+
+
+def whole_bytes(manifest: Manifest, samples: int) -> int:
+    """About how many bytes so many whole pictures take: four a pixel, by the mean of all splits."""
+    every = sum(map(manifest.samples, manifest.splits))
+    pixels = sum(manifest.pixel_counts.values()) or manifest.max_height * manifest.max_width * every
+    return 4 * pixels * samples // every
 
 
 def make_store(

@@ -15,10 +15,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from petseg.data.decode.boxes import Box, Framing, frame_image, frame_mask
+from petseg.data.decode.boxes import Framing, frame_image, frame_mask
 from petseg.data.decode.images import check_encoded, decode_image
 from petseg.data.decode.masks import decode_mask
 from petseg.data.decode.pictures import DecodeError
+from petseg.data.loaders.kept import Kept
 from petseg.data.order import VISIT
 from petseg.data.shards.files import Span, TarFiles
 
@@ -44,6 +45,8 @@ class Task(NamedTuple):
     spans: list[Span]
     encoded: bool
     """Whether images go as they are, for a decoder elsewhere."""
+    kept: Kept | None = None
+    """Where whole pictures are kept, if they are."""
 
     @property
     def ends(self) -> int:
@@ -76,66 +79,63 @@ class SharedFile:
     def upto(self, end: int) -> np.ndarray:
         """u8[`end` or more]: its bytes."""
         if end > len(self._bytes):
-            self._bytes = np.frombuffer(mmap.mmap(self._file, 0), np.uint8)
+            self._map = mmap.mmap(self._file, 0)
+            self._bytes = np.frombuffer(self._map, np.uint8)
         return self._bytes
 
-
-def prepare(
-    index: int,
-    image: memoryview,
-    mask: memoryview,
-    framing: Framing,
-    encoded: bool,
-    image_out: np.ndarray,
-    out: np.ndarray,
-) -> tuple[Box, int, int]:
-    """Turn a sample's bytes into what a batch holds of it: the box that it shows, and the picture's height and width.
-
-    Args:
-        index: the sample's, and how often it was visited, as `epoch_order` has it.
-        image: its encoded bytes.
-        mask: likewise.
-        framing: which box, and how large a result.
-        encoded: the image goes as it is, once it has been found whole.
-        image_out: u8[bytes] to write the image to: as it is, or the rows of its pixels.
-        out: u8[height, width] to write the codes to.
-
-    Raises:
-        DecodeError: one of them is damaged.
-    """
-    if encoded:
-        check_encoded(image)
-    # A box may depend on the mask, so that is decoded first.
-    codes = decode_mask(mask)
-    box, _ = frame_mask(codes, framing, index, out)
-    if encoded:
-        image_out[:] = np.frombuffer(image, np.uint8)
-    else:
-        frame_image(decode_image(image), box, framing.size, image_out.reshape(*framing.size, 3))
-    return box, *codes.shape
+    def empty(self, start: int, end: int) -> None:
+        """Make bytes 0 again, which then take no memory; both are multiples of the size of a page."""
+        self.upto(end)
+        self._map.madvise(mmap.MADV_REMOVE, start, end - start)
 
 
-def work(task: Task, files: TarFiles, memory: np.ndarray) -> Done:
+def work(task: Task, files: TarFiles, memory: np.ndarray, kept: np.ndarray) -> Done:
     """Do a task, up to the first sample that cannot be read or decoded.
 
     Args:
         task: which samples, and where they go.
         files: the tars.
         memory: u8[...] to write to.
+        kept: u8[...] that holds the kept pictures, where the task has such.
     """
     count, size = len(task.spans), task.framing.size
     codes = memory[task.codes_at : task.codes_at + count * math.prod(size)].reshape(count, *size)
     boxes = memory[task.boxes_at : task.ends].reshape(count, BOX_BYTES)
     for row, span in enumerate(task.spans):
         try:
-            image, mask = files.read(span)
             image_out = memory[task.images_at[row] : task.images_at[row + 1]]
+            image: np.ndarray | None = None
+            if task.encoded:
+                encoded, mask = files.read(span)
+                check_encoded(encoded)
+                image_out[:] = np.frombuffer(encoded, np.uint8)
+                whole = decode_mask(mask)
+            else:
+                image, whole = _picture(span, task, files, kept)
             index = span[0] + (task.framing.visits[row] * VISIT if task.framing.visits else 0)
-            box, height, width = prepare(index, image, mask, task.framing, task.encoded, image_out, codes[row])
-            boxes[row] = np.array((*box, height, width), np.int32).view(np.uint8)
+            # A box may depend on the mask.
+            box, _ = frame_mask(whole, task.framing, index, codes[row])
+            if image is not None:
+                frame_image(image, box, size, image_out.reshape(*size, 3))
+            boxes[row] = np.array((*box, *whole.shape), np.int32).view(np.uint8)
         except (OSError, EOFError, DecodeError) as fault:
             return Done(task.batch, task.number, (span[0], fault))
     return Done(task.batch, task.number)
+
+
+def _picture(span: Span, task: Task, files: TarFiles, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A sample's whole image u8[H, W, 3] and codes u8[H, W], kept or decoded now.
+
+    Raises:
+        DecodeError: one of them is damaged; OSError, EOFError: it cannot be read.
+    """
+    if task.kept and (found := task.kept.find(kept, span[0])):
+        return found
+    encoded, mask = files.read(span)
+    codes, image = decode_mask(mask), decode_image(encoded)
+    if task.kept:
+        task.kept.put(kept, span[0], image, codes)
+    return image, codes
 
 
 def main(shared: int, tasks_from: int, done_to: int) -> None:
@@ -152,6 +152,7 @@ def main(shared: int, tasks_from: int, done_to: int) -> None:
         while message := tasks.recv(LARGEST_MESSAGE):
             task: Task = pickle.loads(message)
             try:
-                answers.send(pickle.dumps(work(task, files, memory.upto(task.ends))))
+                reach = memory.upto(max(task.ends, task.kept.ends if task.kept else 0))
+                answers.send(pickle.dumps(work(task, files, reach, reach)))
             except (BrokenPipeError, ConnectionError):
                 return

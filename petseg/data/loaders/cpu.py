@@ -11,6 +11,7 @@ import torch
 
 from petseg.data.decode.boxes import Framing
 from petseg.data.loaders.crew import Crew, Work, boxes_in
+from petseg.data.loaders.kept import Kept
 from petseg.data.loaders.loader import Pending, Pixels
 from petseg.data.shards.reader import ShardReader
 
@@ -40,25 +41,33 @@ class CpuEngine:
         reader: knows where samples are; closed together with the engine.
         crew: who decodes; closed together with the engine, also for those who never close their loader.
         device: where the batches go.
+        kept: whole pictures of this split, where they are kept; given back with the crew.
     """
 
-    def __init__(self, reader: ShardReader, crew: Crew, device: torch.device) -> None:
+    def __init__(self, reader: ShardReader, crew: Crew, device: torch.device, kept: Kept | None = None) -> None:
         self._reader = reader
         self._crew = crew
         self._device = device
-        self._close_crew = weakref.finalize(self, crew.close)
+        self._kept = kept
+        self._close_crew = weakref.finalize(self, _close, crew, kept)
 
     def submit(self, indices: np.ndarray, framing: Framing) -> Pending:
         """See `Engine`."""
         count, pixels = len(indices), math.prod(framing.size)
         starts = range(0, 3 * pixels * count + 1, 3 * pixels)
-        work = self._crew.submit(self._reader.spans(indices), framing, starts)
+        work = self._crew.submit(self._reader.spans(indices), framing, starts, kept=self._kept)
         return _Decoding(work, self._reader, (count, *framing.size), self._device)
 
     def close(self) -> None:
         """See `Engine`."""
         self._close_crew()
         self._reader.close()
+
+
+def _close(crew: Crew, kept: Kept | None) -> None:
+    if kept:
+        crew.forget(kept)
+    crew.close()
 
 
 def upload(pixels: np.ndarray, device: torch.device) -> torch.Tensor:

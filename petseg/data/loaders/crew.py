@@ -28,6 +28,7 @@ import numpy as np
 from petseg.data.decode.boxes import Framing
 from petseg.data.loaders import child
 from petseg.data.loaders.child import BOX_BYTES, LARGEST_MESSAGE, Done, Failure, SharedFile, Task
+from petseg.data.loaders.kept import Kept
 from petseg.data.shards.files import Span, TarFiles
 from petseg.errors import PetsegError
 from petseg.system import started_threads
@@ -63,7 +64,31 @@ class Work(Protocol):
 class Crew(Protocol):
     """Reads and decodes samples."""
 
-    def submit(self, spans: list[Span], framing: Framing, starts: Sequence[int], *, encoded: bool = False) -> Work:
+    def keep(self, samples: int, slot: int) -> Kept:
+        """Take memory for whole pictures, to be given with what is submitted.
+
+        Args:
+            samples: of the split.
+            slot: most bytes of one, as `slot_bytes` has them.
+
+        Raises:
+            PetsegError: there is none.
+        """
+        ...
+
+    def forget(self, kept: Kept, /) -> None:
+        """Give it back."""
+        ...
+
+    def submit(
+        self,
+        spans: list[Span],
+        framing: Framing,
+        starts: Sequence[int],
+        *,
+        encoded: bool = False,
+        kept: Kept | None = None,
+    ) -> Work:
         """Start on a batch of n samples.
 
         Args:
@@ -72,6 +97,7 @@ class Crew(Protocol):
             starts: n + 1 ascending numbers: where each image begins in the batch's memory, and where the codes do.
                 The boxes follow these, i32[n, 6] with their pictures' heights and widths.
             encoded: images go as they are.
+            kept: whole pictures are looked for there first, and kept there; of one split.
         """
         ...
 
@@ -88,6 +114,7 @@ def tasks_of(
     encoded: bool,
     workers: int,
     at: int = 0,
+    kept: Kept | None = None,
 ) -> Iterator[Task]:
     """A batch cut into tasks: one to two for two workers, as batches overlap.
 
@@ -99,6 +126,7 @@ def tasks_of(
         encoded: images go as they are.
         workers: who will share the tasks.
         at: the batch's first byte in the memory that it is part of.
+        kept: see `Crew.submit`.
     """
     step = min(MOST_SAMPLES, math.ceil(2 * len(spans) / workers))
     codes_at, pixels = at + starts[-1], math.prod(framing.size)
@@ -115,6 +143,7 @@ def tasks_of(
             framing._replace(visits=framing.visits[first : first + step]) if framing.visits else framing,
             part,
             encoded,
+            kept,
         )
 
 
@@ -204,12 +233,32 @@ class ThreadCrew:
     def __init__(self, threads: Threads) -> None:
         self._threads = threads
         self._files = TarFiles()
+        self._kept = np.zeros(0, np.uint8)
 
-    def submit(self, spans: list[Span], framing: Framing, starts: Sequence[int], *, encoded: bool = False) -> Work:
+    def keep(self, samples: int, slot: int) -> Kept:
+        """See `Crew`; once."""
+        self._kept = np.zeros(samples * slot, np.uint8)
+        return Kept(0, slot, samples)
+
+    def forget(self, _kept: Kept, /) -> None:
+        """See `Crew`."""
+        self._kept = np.zeros(0, np.uint8)
+
+    def submit(
+        self,
+        spans: list[Span],
+        framing: Framing,
+        starts: Sequence[int],
+        *,
+        encoded: bool = False,
+        kept: Kept | None = None,
+    ) -> Work:
         """See `Crew`."""
         memory = np.empty(bytes_of(spans, framing, starts), np.uint8)
-        tasks = tasks_of(0, spans, framing, starts, encoded, self._threads.count)
-        return _ThreadWork(memory, [self._threads.start(child.work, task, self._files, memory) for task in tasks])
+        tasks = tasks_of(0, spans, framing, starts, encoded, self._threads.count, kept=kept)
+        return _ThreadWork(
+            memory, [self._threads.start(child.work, task, self._files, memory, self._kept) for task in tasks]
+        )
 
     def close(self) -> None:
         """See `Crew`."""
@@ -243,6 +292,8 @@ class _Batch:
     outstanding: set[int] = field(default_factory=set)
     """Numbers of the tasks that may have been sent and have not been answered."""
     failure: Failure | None = None
+    kept: int = -1
+    """Where the kept pictures begin that its tasks may write to."""
 
 
 @dataclass(slots=True)
@@ -273,6 +324,8 @@ class Processes:
         self._batches: dict[int, _Batch] = {}
         self._dropped: deque[int] = deque()
         self._places: list[_Place] = []
+        self._kept: set[int] = set()
+        """Places that hold pictures, by their offsets."""
         self._answers: dict[int, tuple[socket.socket, subprocess.Popen[bytes]]] = {}
         self._poll = select.poll()
         self._poll_room = select.poll()
@@ -329,15 +382,38 @@ class Processes:
                 del _shared[key]
         self._stop()
 
-    def submit(self, spans: list[Span], framing: Framing, starts: Sequence[int], *, encoded: bool = False) -> Work:
+    def keep(self, samples: int, slot: int) -> Kept:
+        """See `Crew`."""
+        with self._lock:
+            place = self._free_place(samples * slot)
+            self._shared.empty(place.offset, place.offset + place.capacity)
+            self._kept.add(place.offset)
+        return Kept(place.offset, slot, samples)
+
+    def forget(self, kept: Kept, /) -> None:
+        """See `Crew`."""
+        with self._lock:
+            self._kept.discard(kept.at)
+            place = next(place for place in self._places if place.offset == kept.at)
+            self._shared.empty(place.offset, place.offset + place.capacity)
+
+    def submit(
+        self,
+        spans: list[Span],
+        framing: Framing,
+        starts: Sequence[int],
+        *,
+        encoded: bool = False,
+        kept: Kept | None = None,
+    ) -> Work:
         """See `Crew`."""
         with self._lock:
             number, length = next(self._numbers), bytes_of(spans, framing, starts)
             place = self._free_place(length)
             memory = self._shared.upto(place.offset + length)[place.offset : place.offset + length]
             weakref.finalize(memory, self._dropped.append, number).atexit = False
-            batch = self._batches[number] = _Batch(place)
-            for task in tasks_of(number, spans, framing, starts, encoded, self.count, place.offset):
+            batch = self._batches[number] = _Batch(place, kept=kept.at if kept else -1)
+            for task in tasks_of(number, spans, framing, starts, encoded, self.count, place.offset, kept):
                 message = pickle.dumps(task)
                 # First: if an exception comes now, the place is never used again, as the task may have been sent.
                 batch.outstanding.add(task.number)
@@ -372,7 +448,8 @@ class Processes:
             else:
                 self._batches.pop(self._dropped[0], None)
                 self._dropped.popleft()
-        used = {batch.place.offset for batch in self._batches.values()}
+        used = {batch.place.offset for batch in self._batches.values()} | self._kept
+        used |= {batch.kept for batch in self._batches.values() if batch.outstanding}
         free = [place for place in self._places if place.capacity >= size and place.offset not in used]
         if free:
             return min(free)

@@ -143,11 +143,9 @@ def test_a_state_says_the_fit_and_an_older_one_squashed(load, packed):
         again.load_state_dict({**state, "lanes": 2})
 
 
-def test_crops_are_for_training_and_never_cached(load, packed):
+def test_crops_are_for_training(load, packed):
     with pytest.raises(PetsegError, match="crops are for training"):
         load("webdataset", packed, fit="crop", training=False)
-    with pytest.raises(PetsegError, match="--cache"):
-        load("webdataset", packed, fit="crop", cache="host")
     with pytest.raises(PetsegError, match="--fit: unknown"):
         load("webdataset", packed, fit="stretch")
 
