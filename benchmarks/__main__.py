@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -195,16 +196,32 @@ def scale_command(
     _finish("scale", rows, scale.ratios(rows), env, out)
 
 
+class LearnSet(StrEnum):
+    """What `learn` learns."""
+
+    pets = "pets"
+    camvid = "camvid"
+
+
 @app.command("learn")
 def learn_command(
     source: SourceOption = "synthetic",
+    which: Annotated[
+        LearnSet,
+        typer.Option("--set", help="pets; or camvid, whose SOURCE is a folder with train/, trainannot/ and so on."),
+    ] = LearnSet.pets,
     quick: QuickOption = False,
     no_peers: NoPeersOption = False,
     seeds: Annotated[int, typer.Option(help="Runs of each; 0 for 3, or 1 under --quick.")] = 0,
-    minutes: Annotated[float, typer.Option(help="Longest run; 0 for 1.5 times the notebook's.")] = 0.0,
+    minutes: Annotated[
+        float, typer.Option(help="Longest run; 0 for 1.5 times the notebook's, or 25 minutes of camvid.")
+    ] = 0.0,
     out: OutOption = RESULTS,
 ) -> None:
-    """Test mean IoU against seconds of training, on two splits of one source."""
+    """Test mean IoU against seconds of training, on two splits of one source; or of whole streets."""
+    if which is LearnSet.camvid:
+        _learn_scenes(source, quick=quick, no_peers=no_peers, seeds=seeds or 1, minutes=minutes, out=out)
+        return
     from benchmarks import learn
     from petseg.data.shards.manifest import Manifest
     from petseg.data.sources.resolve import resolve_source
@@ -230,6 +247,26 @@ def learn_command(
             if done < len(runs):  # hours may be left to go
                 write_result("learn", rows, learn.ratios(rows), env, out)
     _finish("learn", rows, learn.ratios(rows), env, out)
+
+
+def _learn_scenes(source: str, *, quick: bool, no_peers: bool, seeds: int, minutes: float, out: Path) -> None:
+    from benchmarks import scenes
+    from petseg.data.shards.manifest import Manifest
+
+    data = scenes.prepare(scenes.source_of(source))
+    manifest = Manifest.load(data / "shards")
+    entries = [scenes.PETSEG] if no_peers else [scenes.PETSEG, scenes.SMP]
+    train, val = (manifest.splits[split].samples for split in ("train", "val"))
+    facts = {"source": Path(source).name, "samples": train, "test_samples": val, "page_cache": "warm"}
+    env = environment(manifest.source_digest, **facts)
+    minutes = minutes or (scenes.QUICK_MINUTES if quick else scenes.MINUTES)
+    rows: list[Row] = []
+    with _progress(seeds * len(entries)) as advance:
+        for rows in scenes.run_all(
+            data, entries, seeds=range(seeds), minutes=minutes, progress=lambda name: advance(name, 1)
+        ):
+            write_result("learn-camvid", rows, scenes.ratios(rows), env, out)
+    _finish("learn-camvid", rows, scenes.ratios(rows), env, out)
 
 
 @app.command("report")

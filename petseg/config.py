@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from petseg.errors import OptionError, PetsegError
 
-Recipe = Literal["default", "oxford", "seed", "demo"]
+Recipe = Literal["default", "oxford", "scenes", "seed", "demo"]
 
 
 class _Unset:
@@ -63,7 +63,8 @@ class TrainConfig:
 
     recipe: Recipe = option(
         "default",
-        "Set of defaults: `default`, `oxford` (all of it, on one GPU), `seed` (the notebook's) or `demo` (drawn pets).",
+        "Set of defaults: `default`, `oxford` (all of it, on one GPU), `scenes` (crops of streets and the like), "
+        "`seed` (the notebook's) or `demo` (drawn pets).",
     )
     shards: str = option(
         "", "Folder that petseg-shard wrote. Without it, pets are drawn and packed first.", panel="Data"
@@ -376,6 +377,10 @@ RECIPES: dict[str, dict[str, Any]] = {
     "oxford": {
         "size": "256", "fit": "squash", "batch_size": 64, "width": 32, "max_width": 512, "optimizer": "adamw",
         "weight_decay": 0.01, "lr": 6e-3, "ema": 0.995, "cache": "device", "compile": "off",
+    },
+    # Small things in large pictures, from nothing. How CamVid's 367 streets chose its values: benchmarks/README.md.
+    "scenes": {
+        "size": "256", "fit": "crop", "scale": (0.5, 1.5), "batch_size": 4, "epochs": 200, "rotate": 0.0,
     },
     # The teaching notebook's, with its three faults put right (README, "The seed recipe").
     "seed": {

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from _serve import _ANSWERS
@@ -20,6 +21,7 @@ from _serve import _ANSWERS
 from petseg.classes import OXFORD
 from petseg.data.loaders.build import build_loader
 from petseg.data.shards.manifest import Manifest
+from petseg.data.shards.reader import ShardReader
 from petseg.model.metrics import confusion_matrices, metrics_from
 from petseg.training.telemetry import Clock
 
@@ -75,6 +77,28 @@ def _batches(shards: Path, manifest: Manifest, size: int) -> list[tuple[torch.Te
     return _KEPT[shards, size]
 
 
+def picture_scores(shards: Path, split: str, segment: Callable[[np.ndarray], torch.Tensor]) -> dict[str, Any]:
+    """Scores on whole pictures.
+
+    Args:
+        shards: shard folder.
+        split: which of its pictures.
+        segment: from a picture u8[H, W, 3] to classes i64[H, W].
+    """
+    manifest = Manifest.load(shards)
+    classes = manifest.classes
+    table = torch.from_numpy(classes.lookup()).long()
+    reader = ShardReader(shards, manifest, split)
+    confusion = torch.zeros(len(classes), len(classes), dtype=torch.int64)
+    for index in range(len(reader)):
+        picture, codes = reader.decoded(index)
+        masks = table[torch.from_numpy(codes).long()]
+        confusion += confusion_matrices(segment(picture)[None], masks[None], len(classes))[0]
+    reader.close()
+    metrics = metrics_from(confusion.numpy(), classes)
+    return {"mean_iou": metrics["mean_iou"], "iou": metrics["iou"]}
+
+
 def point(clock: Clock, epochs: int, scores: dict[str, Any], **facts: object) -> None:
     """Write a point of the curve."""
     spent = clock.seconds
@@ -88,14 +112,11 @@ def train_epochs(
     loader: Iterable[Any],
     step: Callable[[torch.Tensor, torch.Tensor], object],
     network: torch.nn.Module,
-    size: int,
+    score: Callable[[], dict[str, Any]],
+    every: int = 1,
 ) -> None:
-    """The loop of the contenders that have none of petseg's: epochs, each followed by a score."""
-    clock, score = Clock(), 0.0
-
-    def probabilities(images: torch.Tensor) -> torch.Tensor:
-        return network(images.permute(0, 3, 1, 2).float() / 255)
-
+    """The loop of the contenders that have none of petseg's: epochs, scored after so many, and at the end."""
+    clock, best = Clock(), 0.0
     for epoch in range(1, args.epochs + 1):
         network.train()
         batches = iter(loader)
@@ -106,10 +127,20 @@ def train_epochs(
                 break
             with clock.measure("compute"):
                 step(*batch)
+        ended = clock.seconds["data"] + clock.seconds["compute"] >= args.seconds
+        if epoch % every and not ended and epoch < args.epochs:
+            continue
         network.eval()
         with clock.measure("evaluation"), torch.no_grad():
-            scores = test_scores(args.data / "shards", size, probabilities)
+            scores = score()
         point(clock, epoch, scores)
-        score = max(score, scores["mean_iou"])
-        if clock.seconds["data"] + clock.seconds["compute"] >= args.seconds or score >= args.until:
+        best = max(best, scores["mean_iou"])
+        if ended or best >= args.until:
             break
+
+
+def scorer(args: argparse.Namespace, network: torch.nn.Module, size: int) -> Callable[[], dict[str, Any]]:
+    """`test_scores` of a network that takes f[N, 3, size, size], 0 to 1."""
+    return lambda: test_scores(
+        args.data / "shards", size, lambda images: network(images.permute(0, 3, 1, 2).float() / 255)
+    )

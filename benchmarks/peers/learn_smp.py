@@ -7,7 +7,7 @@ import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
 import torchvision.transforms as T
-from _learning import arguments, train_epochs
+from _learning import arguments, scorer, train_epochs
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
@@ -49,4 +49,4 @@ loader = DataLoader(
     Pets(args.data / "files" / "images", args.data / "files" / "masks"), batch_size=16, shuffle=True,
     num_workers=2, drop_last=True, persistent_workers=True,
 )  # fmt: skip
-train_epochs(args, loader, step, network, SIZE)
+train_epochs(args, loader, step, network, scorer(args, network, SIZE))

@@ -371,7 +371,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(packed, environment, petseg):
         (["--shards", "nowhere"], "no such folder: nowhere"),
         (["--shards", "bare"], "bare has no manifest.json: pack it with petseg-shard, or run `petseg index bare`"),
         (["--loader", "tensorflow"], "--loader: unknown value 'tensorflow'; choose auto, dali, webdataset"),
-        (["--recipe", "best"], "--recipe: unknown value 'best'; choose default, oxford, seed, demo"),
+        (["--recipe", "best"], "--recipe: unknown value 'best'; choose default, oxford, scenes, seed, demo"),
         (["--arch", "resnet"], "--arch: unknown network 'resnet'; choose unet, seed"),
         (["--device", "tpu"], "--device: unknown device 'tpu'"),
         (["--device", "cuda:99"], "--device cuda:99"),
