@@ -13,14 +13,14 @@ from petseg import Manifest
 
 @pytest.fixture
 def streets(tmp_path):
-    """A folder as SegNet's tutorial has it: half of it road, half sky, a strip of void between."""
+    """A folder as SegNet's tutorial has it: stripes of its classes below the sky, and void between."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 10), ("val", 3)):
         for part in ("", "annot"):
             (tmp_path / f"{split}{part}").mkdir()
         for number in range(count):
             mask = np.full((90, 120), 0, np.uint8)
-            mask[45 + number :] = 3
+            mask[45 + number :] = np.arange(120) // 11
             mask[44 + number : 46 + number] = 11
             image = rng.integers(0, 80, (90, 120, 3), dtype=np.uint8) + mask[..., None] * np.uint8(12)
             Image.fromarray(image).save(tmp_path / split / f"s{split}{number}.jpg")
