@@ -6,10 +6,11 @@ import contextlib
 import importlib.metadata
 import os
 import platform
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BufferedWriter
 from pathlib import Path
@@ -140,6 +141,53 @@ def started_threads(count: int, name: str, **options: Any) -> ThreadPoolExecutor
         pool.submit(all_started.wait)
     all_started.wait()
     return pool
+
+
+_PACKAGE = Path(__file__).parent / "__init__.py"
+_START = f"""
+import importlib.util, sys
+module, *arguments, package, path = sys.argv[1:]
+sys.path += [each for each in path.split({os.pathsep!r}) if each not in sys.path]
+spec = importlib.util.spec_from_file_location("petseg", package)
+sys.modules["petseg"] = petseg = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(petseg)
+importlib.import_module(module).main(*arguments)
+"""
+"""The package that the parent has imported, wherever it lies; what else the parent's path holds comes last, so that
+nothing in it stands in for a module of the standard library."""
+
+
+def start_module(
+    module: str,
+    *arguments: str,
+    pass_fds: Sequence[int] = (),
+    env: Mapping[str, str] | None = None,
+    stdin: int = subprocess.DEVNULL,
+    stdout: int = subprocess.DEVNULL,
+) -> subprocess.Popen[bytes]:
+    """Start `main(*arguments)` of one of petseg's modules in a process of its own, started and not forked.
+
+    Args:
+        module: its full name.
+        arguments: strings.
+        pass_fds: descriptors that it inherits.
+        env: of its environment, beside this process's.
+        stdin: as `subprocess.Popen` has it, as the next one.
+        stdout: see there.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    path = os.pathsep.join(str(Path(each).absolute()) for each in sys.path if each)
+    return subprocess.Popen(
+        # -P: a module in the current folder must not stand in for one of the standard library.
+        [sys.executable, "-P", "-c", _START, module, *arguments, str(_PACKAGE), path],
+        stdin=stdin,
+        stdout=stdout,
+        pass_fds=pass_fds,
+        env={**os.environ, **(env or {})},
+        process_group=0,  # Ctrl-C is for the process that trains; these end with it
+    )
 
 
 def bytes_in_words(size: int) -> str:

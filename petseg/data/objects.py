@@ -142,7 +142,13 @@ class Objects:
                 parts.clear()
 
     def fetch(
-        self, name: str, take: Callable[[memoryview], object], *, start: int = 0, etag: str | None = None
+        self,
+        name: str,
+        take: Callable[[memoryview], object],
+        *,
+        start: int = 0,
+        etag: str | None = None,
+        begin: Callable[[Meta], object] = lambda _: None,
     ) -> Meta:
         """Read an object from a byte on, piece by piece; goes on where it broke off, as long as it is the same object.
 
@@ -151,6 +157,7 @@ class Objects:
             take: called with each piece, in order.
             start: first byte.
             etag: of the object that the bytes before `start` are of.
+            begin: called before the object's first byte is taken.
 
         Returns:
             What the store says of the object.
@@ -174,6 +181,8 @@ class Objects:
             if at and (meta.etag != tag or meta.size < at):
                 raise ObjectChanged(f"{self.url(name)} changed while it was read.")
             tag = meta.etag
+            if not at:
+                begin(meta)
             for piece in found.stream(CHUNK):
                 take(memoryview(piece))
                 at += len(piece)

@@ -138,7 +138,7 @@ def _picture(span: Span, task: Task, files: TarFiles, kept: np.ndarray) -> tuple
     return image, codes
 
 
-def main(shared: int, tasks_from: int, done_to: int) -> None:
+def main(shared: str, tasks_from: str, done_to: str) -> None:
     """Work until there is nobody to work for.
 
     Args:
@@ -147,8 +147,8 @@ def main(shared: int, tasks_from: int, done_to: int) -> None:
         done_to: of the socket to answer on.
     """
     cv2.setNumThreads(1)
-    files, memory = TarFiles(), SharedFile(shared)
-    with socket.socket(fileno=tasks_from) as tasks, socket.socket(fileno=done_to) as answers:
+    files, memory = TarFiles(), SharedFile(int(shared))
+    with socket.socket(fileno=int(tasks_from)) as tasks, socket.socket(fileno=int(done_to)) as answers:
         while message := tasks.recv(LARGEST_MESSAGE):
             task: Task = pickle.loads(message)
             try:

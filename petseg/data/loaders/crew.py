@@ -19,7 +19,6 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar
 
@@ -31,7 +30,7 @@ from petseg.data.loaders.child import BOX_BYTES, LARGEST_MESSAGE, Done, Failure,
 from petseg.data.loaders.kept import Kept
 from petseg.data.shards.files import Span, TarFiles
 from petseg.errors import PetsegError
-from petseg.system import started_threads
+from petseg.system import start_module, started_threads
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -508,31 +507,14 @@ class Processes:
 
 _shared: dict[tuple[int, int], tuple[Processes, int]] = {}
 _lock = threading.RLock()  # a finaliser may close in the middle of anything
-_PACKAGE = Path(__file__).parents[2] / "__init__.py"
-_START = f"""
-import importlib.util, sys
-*numbers, package, path = sys.argv[1:]
-sys.path += [each for each in path.split({os.pathsep!r}) if each not in sys.path]
-spec = importlib.util.spec_from_file_location("petseg", package)
-sys.modules["petseg"] = module = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(module)
-from petseg.data.loaders.child import main
-main(*map(int, numbers))
-"""
-"""The package that the parent has imported, wherever it lies; what else the parent's path holds comes last, so that
-nothing in it stands in for a module of the standard library."""
 
 
 def _started(shared: int, tasks: int, done: int) -> subprocess.Popen[bytes]:
-    path = os.pathsep.join(str(Path(each).absolute()) for each in sys.path if each)
-    return subprocess.Popen(
-        # -P: a module in the current folder must not stand in for one of the standard library.
-        [sys.executable, "-P", "-c", _START, str(shared), str(tasks), str(done), str(_PACKAGE), path],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
+    return start_module(
+        "petseg.data.loaders.child",
+        *map(str, (shared, tasks, done)),
         pass_fds=(shared, tasks, done),
-        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},  # one core each
-        process_group=0,  # Ctrl-C is for the process that trains; these end with it
+        env={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},  # one core each
     )
 
 
