@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from petseg.data.loaders.loader import Batch, Loader
     from petseg.data.loaders.samples import OrderedSamples
     from petseg.data.shards.manifest import Manifest
+    from petseg.data.shards.place import RemoteShards
     from petseg.errors import PetsegError
     from petseg.inference.export import export
     from petseg.inference.segment import Segmenter
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
     from petseg.training.reporter import Reporter
 
 __all__ = [
-    "Batch", "ClassTable", "Fit", "FitResult", "Loader", "Manifest", "OrderedSamples", "PetsegError", "Reporter",
-    "Segmenter", "TrainConfig", "UNet", "build_loader", "evaluate", "export", "load", "predict", "train",
-    "write_report",
+    "Batch", "ClassTable", "Fit", "FitResult", "Loader", "Manifest", "OrderedSamples", "PetsegError",
+    "RemoteShards", "Reporter", "Segmenter", "TrainConfig", "UNet", "build_loader", "evaluate", "export", "load",
+    "predict", "train", "write_report",
 ]  # fmt: skip
 
 _HOMES = {
@@ -35,6 +36,7 @@ _HOMES = {
     "Manifest": "petseg.data.shards.manifest",
     "OrderedSamples": "petseg.data.loaders.samples",
     "PetsegError": "petseg.errors",
+    "RemoteShards": "petseg.data.shards.place",
     "Reporter": "petseg.training.reporter",
     "Segmenter": "petseg.inference.segment",
     "TrainConfig": "petseg.config",

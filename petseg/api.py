@@ -13,6 +13,7 @@ from torch import nn
 
 from petseg.config import TrainConfig
 from petseg.data.shards.manifest import Manifest
+from petseg.data.shards.place import Place, RemoteShards, place_of, shards_for
 from petseg.device import open_world, resolve_device
 from petseg.errors import OptionError, PetsegError
 from petseg.inference.evaluate import score
@@ -96,7 +97,7 @@ def train(
         )
         if world.is_main and result.trained is not None:
             assert result.manifest and result.test and result.summary, "the run reached its end"
-            shards, split = Path(result.trained.config.shards), result.summary["split"]
+            shards, split = shards_for(result.trained.config), result.summary["split"]
             report_run(where.path, result.trained, shards, result.manifest, split, result.test.image_iou, world.device)
         return result
 
@@ -115,7 +116,7 @@ def evaluate(
     run: Path | str | TrainedModel,
     split: str = "test",
     *,
-    shards: Path | str | None = None,
+    shards: Path | str | RemoteShards | None = None,
     network: nn.Module | None = None,
     full_size: bool = False,
     tta: bool = False,
@@ -212,7 +213,7 @@ def predict(
 def write_report(
     run: Path | str,
     *,
-    shards: Path | str | None = None,
+    shards: Path | str | RemoteShards | None = None,
     network: nn.Module | None = None,
     device: str = "auto",
     progress: Callable[[int], None] | None = None,
@@ -245,16 +246,16 @@ def write_report(
     return report_run(folder.path, trained, data, manifest, split, scored.image_iou, where)
 
 
-def shards_of(trained: TrainedModel, given: Path | str | None) -> Path:
+def shards_of(trained: TrainedModel, given: Path | str | RemoteShards | None) -> Place:
     """The shards that a call is about: those that were given, or the run's own.
 
     Raises:
         PetsegError: the run's own are gone.
     """
     if given is not None:
-        return Path(given)
-    own = Path(trained.config.shards)
-    if not own.is_dir():
+        return place_of(given)
+    own = shards_for(trained.config)
+    if isinstance(own, Path) and not own.is_dir():
         raise PetsegError(f"{own}, where the run's shards were, is no folder any more: give --shards.")
     return own
 

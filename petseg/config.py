@@ -236,7 +236,22 @@ class TrainConfig:
     on_bad_sample: Literal["stop", "skip"] = option(
         "stop", "On a shard that fails its hash. skip: go on without the samples in it that are damaged.", panel="Data"
     )
-    window: int = option(0, "Shards in play at once when shuffling; 0 for all of them.", minimum=0, panel="Data")
+    window: int = option(
+        -1,
+        "Shards in play at once when shuffling; 0 for all of them; -1 for all, and under --shard-cache-limit as many "
+        "as it holds two such windows of.",
+        minimum=-1,
+        panel="Data",
+        before=0,
+    )
+    shard_cache: str = option("", "Folder for shards of a store. Default: the user's cache folder.", panel="Remote")
+    shard_cache_limit: str = option("", "What it may take, such as 200GB. Default: what the disk has.", panel="Remote")
+    remote_patience: float = option(
+        10.0, "Minutes without progress after which a store is given up.", minimum=0, panel="Remote"
+    )
+    offline: bool = option(
+        False, "Use shards of a store that are on this machine already, and no network.", panel="Remote"
+    )
     seed: int = option(0, "Seed of order, augmentation and weights.", minimum=0, maximum=2**63 - 1)
     run_dir: str = option("", "Folder for the run. Default: runs/ and the time.", panel="Run")
     save_every_steps: int = option(

@@ -15,9 +15,9 @@ ROOT = Path(__file__).parents[1]
 
 def test_the_public_names_are_these_and_no_more():
     names = [
-        "Batch", "ClassTable", "Fit", "FitResult", "Loader", "Manifest", "OrderedSamples", "PetsegError", "Reporter",
-        "Segmenter", "TrainConfig", "UNet", "build_loader", "evaluate", "export", "load", "predict", "train",
-        "write_report",
+        "Batch", "ClassTable", "Fit", "FitResult", "Loader", "Manifest", "OrderedSamples", "PetsegError",
+        "RemoteShards", "Reporter", "Segmenter", "TrainConfig", "UNet", "build_loader", "evaluate", "export", "load",
+        "predict", "train", "write_report",
     ]  # fmt: skip
     assert petseg.__all__ == names
     assert [getattr(petseg, name).__name__ for name in names] == names

@@ -46,11 +46,19 @@ def _say_version(context: typer.Context, asked: bool) -> None:
 VersionOption = Annotated[
     bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say which petseg this is.")
 ]
-ShardsArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Shard folder.", show_default=False)]
+ShardsArgument = Annotated[
+    str, typer.Argument(metavar="DIR", help="Shard folder, or its address in a store.", show_default=False)
+]
 RunArgument = Annotated[
     Path, typer.Argument(metavar="RUN", help="Run folder, or a checkpoint in it.", show_default=False)
 ]
-ShardsOption = Annotated[Path | None, typer.Option(help="Shard folder; default: the run's own.", show_default=False)]
+ShardsOption = Annotated[
+    str | None,
+    typer.Option(help="Shard folder, or its address in a store; default: the run's own.", show_default=False),
+]
+ShardCacheOption = Annotated[
+    str, typer.Option(help="Folder for shards of stores. Default: the user's cache folder.", show_default=False)
+]
 TtaOption = Annotated[bool, typer.Option("--tta", help="Average with the mirrored photo, in twice the time.")]
 TtaScaleOption = Annotated[
     list[float] | None,
@@ -390,7 +398,7 @@ def verify(folder: ShardsArgument) -> None:
 
 @umbrella.command()
 def index(
-    folder: ShardsArgument,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of tars.", show_default=False)],
     classes: Annotated[
         Path | None, typer.Option(help="Class map (TOML: codes, names, colours, ignored).", show_default=False)
     ] = None,
@@ -414,6 +422,35 @@ def show(
     from petseg.cli.shards import show_command
 
     show_command(console.out(), folder, out, split, count)
+
+
+@umbrella.command()
+def fetch(
+    address: Annotated[
+        str, typer.Argument(metavar="URL", help="Shards in a store: s3://, gs://, az://, https:// or hf://.")
+    ],
+    shard_cache: ShardCacheOption = "",
+    remote_patience: Annotated[float, typer.Option(help="Minutes without progress until it is given up.")] = 10.0,
+) -> None:
+    """Bring all shards of a store to this machine, for --offline."""
+    from petseg.cli import console
+    from petseg.cli.remote import fetch_command
+
+    fetch_command(console.out(), address, shard_cache, remote_patience)
+
+
+@umbrella.command()
+def cache(
+    what: Annotated[
+        str, typer.Argument(metavar="list|clear|verify", help="Say what is kept, remove it, or hash it again.")
+    ],
+    shard_cache: ShardCacheOption = "",
+) -> None:
+    """Shards of stores that are kept on this machine."""
+    from petseg.cli import console
+    from petseg.cli.remote import cache_command
+
+    cache_command(console.out(), what, shard_cache)
 
 
 @umbrella.command()

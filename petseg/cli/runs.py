@@ -17,6 +17,7 @@ from petseg.cli import console as screen
 from petseg.cli.ranks import BEGAN, launch, wants_ranks
 from petseg.config import TrainConfig, resolve
 from petseg.data.shards.manifest import Manifest
+from petseg.data.shards.place import shards_for
 from petseg.data.sources.files import MANIFEST_NAME
 from petseg.device import World, local_share, open_world, resolve_device
 from petseg.inference.pictures import at_own_size
@@ -49,7 +50,7 @@ def train_command(
         asked = resolve(flags, config, recipe="demo")
     if wants_ranks(ranks, asked.device):
         if not demo:
-            Manifest.load(Path(asked.shards))  # one sentence here rather than one a rank
+            Manifest.load(shards_for(asked))  # one sentence here rather than one a rank
         return launch(ranks, args)
     with open_world(asked.device) as world:
         if not world.is_main:
@@ -76,7 +77,7 @@ def train_command(
 def evaluate_command(
     run: Path,
     *,
-    shards: Path | None,
+    shards: str | None,
     split: str,
     as_json: bool,
     full_size: bool,
@@ -188,7 +189,7 @@ def export_command(run: Path, fmt: str, out: Path | None, image: Path | None, *,
     )
 
 
-def report_command(run: Path, *, shards: Path | None, device: str) -> None:
+def report_command(run: Path, *, shards: str | None, device: str) -> None:
     """`petseg report`.
 
     Raises:

@@ -15,6 +15,7 @@ from petseg.data.shards.copies import Copies
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.options import PackOptions
 from petseg.data.shards.pack import PackReport, pack
+from petseg.data.shards.place import place_of
 from petseg.data.shards.plan import SPLITS
 from petseg.data.shards.ranges import parse_bands, parse_range, told_range
 from petseg.data.sources import TRAINVAL, Listing, Source
@@ -278,7 +279,7 @@ def classes_command(console: Console, folder: Path, out: Path | None) -> None:
     )
 
 
-def verify_command(console: Console, folder: Path) -> None:
+def verify_command(console: Console, where: str) -> None:
     """Check a shard folder.
 
     Raises:
@@ -286,6 +287,7 @@ def verify_command(console: Console, folder: Path) -> None:
     """
     from petseg.data.shards.verify import verify
 
+    folder = place_of(where)
     manifest = Manifest.load(folder)
     with progress(console, "verifying") as (advance, expect):
         expect(sum(split.samples for split in manifest.splits.values()))
@@ -322,9 +324,9 @@ def index_command(console: Console, folder: Path, classes: Path | None) -> None:
     console.print(f"{escape(str(folder))} now has an index beside every tar and a manifest.json ({samples} samples).")
 
 
-def show_command(console: Console, folder: Path, out: Path, split: str, count: int) -> None:
+def show_command(console: Console, folder: str, out: Path, split: str, count: int) -> None:
     """Write a contact sheet."""
     from petseg.data.shards.show import contact_sheet
 
-    shown = contact_sheet(folder, out, split=split, count=count)
+    shown = contact_sheet(place_of(folder), out, split=split, count=count)
     console.print(f"{shown} samples of {escape(split)} are on {escape(str(out))}.")

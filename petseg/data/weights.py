@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from petseg.data.shards.manifest import Manifest
+from petseg.data.shards.place import Place
 from petseg.data.shards.reader import ShardReader
 from petseg.errors import OptionError
 from petseg.system import usable_cores
 
 
-def sample_weights(choice: str, folder: Path, manifest: Manifest, split: str = "train") -> np.ndarray | None:
+def sample_weights(choice: str, folder: Place, manifest: Manifest, split: str = "train") -> np.ndarray | None:
     """What `--sample-weights` means: f64[samples], 0 or more, in proportion to the visits; None for all alike.
 
     `balanced`: a class that a share f of the samples show is asked for 1 / sqrt(f) times, and a sample as often as the

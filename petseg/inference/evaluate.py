@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from petseg.config import TrainConfig
 from petseg.data.loaders.build import build_loader, resolve_loader
 from petseg.data.loaders.loader import Loader
 from petseg.data.shards.manifest import Manifest
+from petseg.data.shards.place import Place
 from petseg.device import World, amp_dtype, resolve_amp
 from petseg.errors import PetsegError
 from petseg.inference.trained import TrainedModel
@@ -127,7 +127,7 @@ class Tally:
 
 def score(
     trained: TrainedModel,
-    shards: Path,
+    shards: Place,
     manifest: Manifest,
     split: str,
     *,
@@ -189,7 +189,7 @@ def following(config: TrainConfig, device: torch.device) -> ComputeThreads:
     return threads
 
 
-def check_classes(trained: TrainedModel, shards: Path, manifest: Manifest) -> None:
+def check_classes(trained: TrainedModel, shards: Place, manifest: Manifest) -> None:
     """Whether shards hold the classes that a network predicts.
 
     Raises:

@@ -24,6 +24,7 @@ from torch import nn
 from petseg.data.decode.resize import resize_image
 from petseg.data.decode.rgb import Tones
 from petseg.data.shards.manifest import Manifest
+from petseg.data.shards.place import shards_for
 from petseg.data.shards.reader import ShardReader
 from petseg.errors import PetsegError
 from petseg.inference.photos import read_photo
@@ -267,7 +268,7 @@ def _photo(image: Path, tones: Tones) -> np.ndarray:
 
 
 def _sample(trained: TrainedModel) -> tuple[str, np.ndarray]:
-    folder = Path(trained.config.shards)
+    folder = shards_for(trained.config)
     try:
         manifest = Manifest.load(folder)
         split = next(name for name in ("test", "val", "train") if manifest.splits.get(name))

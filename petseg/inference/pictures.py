@@ -6,7 +6,6 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from petseg.config import TrainConfig
 from petseg.data.loaders.build import decoders, open_reader
 from petseg.data.order import keyed_hash
 from petseg.data.shards.manifest import Manifest
+from petseg.data.shards.place import Place
 from petseg.data.shards.reader import OnBad
 from petseg.device import World
 from petseg.inference.evaluate import Evaluation, Tally, check_classes, following
@@ -50,7 +50,7 @@ class Pictures:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Place,
         manifest: Manifest,
         split: str,
         world: World,
@@ -69,7 +69,7 @@ class Pictures:
         """Names of the damaged ones."""
 
     @classmethod
-    def of(cls, config: TrainConfig, folder: Path, manifest: Manifest, split: str, world: World) -> Pictures:
+    def of(cls, config: TrainConfig, folder: Place, manifest: Manifest, split: str, world: World) -> Pictures:
         """As a run's options have them."""
         return cls(
             folder,
@@ -173,7 +173,7 @@ def score_picture(
 
 def score_pictures(
     trained: TrainedModel,
-    folder: Path,
+    folder: Place,
     manifest: Manifest,
     split: str,
     *,

@@ -10,6 +10,7 @@ import torch
 from petseg.data.decode.resize import nearest_indices, resize_image, resize_nearest
 from petseg.data.order import keyed_hash
 from petseg.data.shards.manifest import Manifest
+from petseg.data.shards.place import Place
 from petseg.data.shards.reader import ShardReader
 from petseg.inference.segment import Segmenter
 from petseg.inference.trained import TrainedModel
@@ -33,7 +34,7 @@ def choose(image_iou: dict[int, float], count: int) -> tuple[list[int], list[int
 
 def make_panels(
     trained: TrainedModel,
-    shards: Path,
+    shards: Place,
     manifest: Manifest,
     split: str,
     image_iou: dict[int, float],
@@ -95,7 +96,7 @@ def _sampled(segmenter: Segmenter, picture: np.ndarray, height: int, width: int)
 def report_run(
     run: Path,
     trained: TrainedModel,
-    shards: Path,
+    shards: Place,
     manifest: Manifest,
     split: str,
     image_iou: dict[int, float],

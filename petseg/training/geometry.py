@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from petseg.config import TrainConfig
 from petseg.data.decode.boxes import Fit
 from petseg.data.decode.resize import resize_nearest
 from petseg.data.shards.manifest import Manifest
+from petseg.data.shards.place import Place, shards_for
 from petseg.data.shards.reader import ShardReader
 from petseg.model.metrics import confusion_matrices, mean_iou
 
@@ -48,7 +48,7 @@ def settle_fit(config: TrainConfig, manifest: Manifest) -> tuple[TrainConfig, st
         return config, ""
     shapes: list[tuple[int, int]] = []
     confusion = np.zeros((len(manifest.classes),) * 2, np.int64)
-    for mask in _some_masks(Path(config.shards), manifest):
+    for mask in _some_masks(shards_for(config), manifest):
         shapes.append((mask.shape[0], mask.shape[1]))
         confusion += squashed(mask, config.height_width, manifest.classes)
     kept = float(mean_iou(confusion))
@@ -84,7 +84,7 @@ def squashed(mask: np.ndarray, size: tuple[int, int], classes: ClassTable) -> np
     return confusion_matrices(predictions, masks, len(classes))[0].numpy()
 
 
-def _some_masks(folder: Path, manifest: Manifest) -> Iterator[np.ndarray]:
+def _some_masks(folder: Place, manifest: Manifest) -> Iterator[np.ndarray]:
     """Codes of some training samples, spread over all of them."""
     reader = ShardReader(folder, manifest, "train", verify=False)
     most = LOOKED_AT if manifest.max_height * manifest.max_width <= LARGE_PIXELS else LOOKED_AT // 4

@@ -20,6 +20,8 @@ from petseg.data.loaders.cache import cache_bytes, check_room, whole_bytes
 from petseg.data.loaders.loader import Loader
 from petseg.data.shards.hashes import unknown_shards
 from petseg.data.shards.manifest import Manifest
+from petseg.data.shards.place import RemoteShards, absolute, shards_for
+from petseg.data.shards.stage import largest_window
 from petseg.data.weights import sample_weights
 from petseg.device import World
 from petseg.errors import OptionError, PetsegError, flag_of
@@ -146,7 +148,7 @@ def prepare(
     Raises:
         PetsegError: the parts do not fit each other, or something cannot be read; no folder was made.
     """
-    manifest = Manifest.load(Path(config.shards))
+    manifest = Manifest.load(shards_for(config, reporter.note))
     if checkpoint is None:  # a run that goes on was told so when it began
         for name, why in config.idle():
             reporter.note(f"{flag_of(name)} {getattr(config, name)} does nothing here: {why}.")
@@ -167,7 +169,7 @@ def prepare(
     splits = ["train"] if config.scores_whole_pictures else ["train", "val"]
     samples = sum(map(manifest.samples, splits))
     cached = whole_bytes(manifest, samples) if config.fit == "crop" else cache_bytes(samples, config.height_width)
-    config = _absolute(auto.settle_data(config, world, cached), run, world)
+    config = _absolute(_windowed(auto.settle_data(config, world, cached), manifest, reporter), run, world)
     _check_cache(asked, config, splits, cached, world, reporter)
     _announce_hashing(config, manifest, reporter)
     with ExitStack() as undo:
@@ -250,6 +252,20 @@ class _Loaders:
         return cls(train, val, skipped)
 
 
+def _windowed(config: TrainConfig, manifest: Manifest, reporter: Reporter) -> TrainConfig:
+    """With the window settled: all shards, unless they come from a store to a cache that does not hold them.
+
+    Raises:
+        PetsegError: the cache does not hold two shards.
+    """
+    folder, window = shards_for(config), max(config.window, 0)
+    if config.window < 0 and isinstance(folder, RemoteShards) and folder.limit is not None:
+        window = largest_window(manifest.split("train"), folder.limit)
+        if window:
+            reporter.note(f"--window {window}: so many shards are in play at once, as the cache holds twice as many.")
+    return dataclasses.replace(config, window=window)
+
+
 def _refuse_ignored(manifest: Manifest) -> None:
     counted = sum(manifest.pixel_counts.get(code, 0) for code in manifest.classes.codes)
     if manifest.pixel_counts and not counted:
@@ -313,7 +329,7 @@ def _absolute(config: TrainConfig, run: RunFolder, world: World) -> TrainConfig:
         config,
         # Without an index: that is each rank's own, and another one's on another machine.
         device=world.device.type,
-        shards=str(Path(config.shards).absolute()),
+        shards=absolute(config.shards),
         init_from=str(Path(config.init_from).absolute()) if config.init_from else "",
         encoder_weights=absolute_source(config.encoder_weights),
         class_weights=_absolute_file(config.class_weights),
@@ -393,10 +409,11 @@ def _check_cache(
 
 
 def _announce_hashing(config: TrainConfig, manifest: Manifest, reporter: Reporter) -> None:
-    if not config.verify:
+    folder = shards_for(config)
+    if not config.verify or not isinstance(folder, Path):
         return
     every = [shard for split in manifest.splits.values() for shard in split.shards]
-    size = sum(shard.bytes for shard in unknown_shards(Path(config.shards), every))
+    size = sum(shard.bytes for shard in unknown_shards(folder, every))
     if size > ANNOUNCED_BYTES:
         reporter.note(f"Checking the hashes of {bytes_in_words(size)} of shards, this once (--no-verify goes without).")
 
@@ -411,7 +428,7 @@ def _scored(
 ) -> Loader | Pictures:
     if not config.scores_whole_pictures:
         return _open(config, world, manifest, split, reporter, skipped)
-    pictures = Pictures.of(config, Path(config.shards), manifest, split, world)
+    pictures = Pictures.of(config, shards_for(config, reporter.note), manifest, split, world)
     _note_skipped(pictures.skipped, split, reporter, skipped, training=False)
     return pictures
 
@@ -426,9 +443,10 @@ def _open(
     *,
     training: bool = False,
 ) -> Loader:
+    folder = shards_for(config, reporter.note)
     loader = build_loader(
         config.loader,
-        shards=Path(config.shards),
+        shards=folder,
         manifest=manifest,
         split=split,
         batch_size=config.batch_size,
@@ -442,7 +460,9 @@ def _open(
         num_threads=config.num_threads,
         prefetch_batches=config.prefetch_batches,
         fit=fit_of(config),
-        weights=sample_weights(config.sample_weights, Path(config.shards), manifest) if training else None,
+        weights=sample_weights(config.sample_weights, shards_for(config, reporter.note), manifest)
+        if training
+        else None,
         cache=cast(Any, config.cache if training or split == "val" else "none"),
         verify=config.verify,
         on_bad_sample=config.on_bad_sample,

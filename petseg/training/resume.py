@@ -19,8 +19,9 @@ Resume = bool | Literal["auto"]
 FREE = frozenset(
     {
         "batch_size", "cache", "compile", "compute_threads", "cuda_graphs", "device", "gallery", "loader",
-        "max_minutes", "num_threads", "on_bad_sample", "patience", "prefetch_batches", "run_dir",
-        "save_every_minutes", "save_every_steps", "shards", "tensorboard", "verify",
+        "max_minutes", "num_threads", "offline", "on_bad_sample", "patience", "prefetch_batches", "remote_patience",
+        "run_dir", "save_every_minutes", "save_every_steps", "shard_cache", "shard_cache_limit", "shards",
+        "tensorboard", "verify",
     }
 )  # fmt: skip
 """Options that may differ from the run's own: how it is computed, and not what. (The shards' content is compared by
@@ -79,12 +80,9 @@ def check_changes(config: TrainConfig, checkpoint: dict[str, Any], run: RunFolde
         before = TrainConfig.recorded(checkpoint["config"])
     except TypeError as error:
         raise PetsegError(f"{run.last} is damaged ({error}); start a new run.") from error
-    if config.amp == "auto":
-        config = dataclasses.replace(config, amp=before.amp)
-    if config.optimizer == "auto":
-        config = dataclasses.replace(config, optimizer=before.optimizer)
-    if config.fit == "auto":
-        config = dataclasses.replace(config, fit=before.fit)
+    open_ = {"amp": "auto", "optimizer": "auto", "fit": "auto", "window": -1}
+    kept = {name: getattr(before, name) for name, value in open_.items() if getattr(config, name) == value}
+    config = dataclasses.replace(config, **kept)
     # Under a time limit the epochs are what they came to.
     begun_with = checkpoint["loader"]["epoch"] if before.max_minutes else before.epochs
     for spec in dataclasses.fields(TrainConfig):

@@ -20,8 +20,12 @@ from petseg.data.loaders.crew import Crew, Processes, ThreadCrew, Threads, proce
 from petseg.data.loaders.dali import DaliEngine
 from petseg.data.loaders.kept import slot_bytes
 from petseg.data.loaders.loader import Engine, Loader, LoaderPlan, Size
+from petseg.data.loaders.staged import StagedEngine
 from petseg.data.shards.manifest import Manifest
+from petseg.data.shards.place import Place, RemoteShards, place_of
 from petseg.data.shards.reader import OnBad, ShardReader
+from petseg.data.shards.shardcache import refuse_small
+from petseg.data.shards.stage import window_bytes
 from petseg.device import (
     count_from_environment,
     from_every_rank,
@@ -142,7 +146,7 @@ def make_crew(workers: int) -> Crew:
 
 
 def open_reader(
-    shards: Path, manifest: Manifest, split: str, *, world: int, verify: bool, on_bad: OnBad
+    shards: Place, manifest: Manifest, split: str, *, world: int, verify: bool, on_bad: OnBad
 ) -> tuple[ShardReader, tuple[int, ...]]:
     """A split's reader, and what is damaged in it: the same on all ranks, which share the hashing.
 
@@ -195,7 +199,7 @@ def _checked(weights: np.ndarray | None, samples: int, *, training: bool) -> np.
 def build_loader(
     name: str,
     *,
-    shards: Path | str,
+    shards: Path | str | RemoteShards,
     manifest: Manifest | None = None,
     split: str,
     batch_size: int,
@@ -218,7 +222,7 @@ def build_loader(
 
     Args:
         name: `auto` (DALI on a GPU, webdataset on a CPU), `dali` or `webdataset`.
-        shards: folder that `petseg-shard` wrote.
+        shards: folder that `petseg-shard` wrote, or the address of one in a store (`RemoteShards` with options).
         manifest: its manifest, where that has been read already.
         split: `train`, `val` or `test`.
         batch_size: samples of one rank's batch.
@@ -265,7 +269,7 @@ def build_loader(
     rank, world = rank_and_world(rank, world)
     if batch_size < 1:
         raise PetsegError(f"--batch-size: {batch_size} is out of range; give at least 1.")
-    shards = Path(shards).expanduser()
+    shards = place_of(shards)
     manifest = manifest or Manifest.load(shards)
     chosen = manifest.split(split)
     needed = batch_size * world if training else 1
@@ -291,6 +295,8 @@ def build_loader(
         window=window,
         weights=_checked(weights, chosen.samples, training=training),
     )
+    if isinstance(shards, RemoteShards):
+        refuse_small(shards.limit, window_bytes(chosen, window if training else 1), "two windows of shards")
     store, keep = None, fit.kind == "crop" and cache != "none"
     if keep:
         if world > 1:
@@ -312,6 +318,8 @@ def build_loader(
         kind=fit.kind,
         keep=keep,
     )
+    if reader.stage is not None:
+        engine = StagedEngine(engine, reader, plan)
     if store is not None:
         engine = CachedEngine(store, engine)
     skipped = tuple(map(reader.where, bad))

@@ -14,6 +14,7 @@ from petseg.data.decode.boxes import Fit, Framing, Kind, as_fit, frame_mask
 from petseg.data.decode.masks import decode_mask
 from petseg.data.loaders.loader import LoaderPlan, Size
 from petseg.data.shards.manifest import Manifest
+from petseg.data.shards.place import RemoteShards, place_of
 from petseg.data.shards.reader import ShardReader
 from petseg.device import rank_and_world
 from petseg.errors import PetsegError
@@ -60,7 +61,7 @@ class OrderedSamples(torch.utils.data.IterableDataset[dict[str, Any]]):
 
     def __init__(
         self,
-        shards: Path | str,
+        shards: Path | str | RemoteShards,
         split: str,
         *,
         training: bool = True,
@@ -75,7 +76,7 @@ class OrderedSamples(torch.utils.data.IterableDataset[dict[str, Any]]):
         if (fit is None) != (size is None):
             raise PetsegError("OrderedSamples: boxes are of a fit and for a size: give both, or neither.")
         self._fit, self._size = (None if fit is None else as_fit(fit)), size
-        shards = Path(shards).expanduser()
+        shards = place_of(shards)
         rank, world = rank_and_world(rank, world)
         self.manifest = Manifest.load(shards)
         self._folder = shards

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -11,6 +12,8 @@ from typing import Any
 
 from petseg.classes import ClassTable
 from petseg.data.decode.rgb import AS_IT_IS, Tones
+from petseg.data.objects import ObjectMissing
+from petseg.data.shards.place import RemoteShards, place_of
 from petseg.data.sources import Rejected
 from petseg.data.sources.files import MANIFEST_NAME, refuse_unfinished
 from petseg.errors import PetsegError
@@ -201,26 +204,17 @@ class Manifest:
         return manifest
 
     @classmethod
-    def load(cls, folder: Path | str) -> Manifest:
-        """Read the manifest of a shard folder.
+    def load(cls, folder: Path | str | RemoteShards) -> Manifest:
+        """Read the manifest of a shard folder, or of shards in a store.
 
         Raises:
-            PetsegError: no such folder, an unfinished pack, no manifest, one of a newer format, or a damaged one.
+            PetsegError: no such folder, an unfinished pack, no manifest, one of a newer format, or a damaged one; a
+                store that cannot be read.
         """
-        folder = Path(folder).expanduser()
-        if not folder.is_dir():
-            raise PetsegError(f"no such folder: {folder}; give the folder that petseg-shard wrote.")
-        refuse_unfinished(folder)
-        path = folder / MANIFEST_NAME
+        place = place_of(folder)
+        path, content = _fetched(place) if isinstance(place, RemoteShards) else _read(place)
         try:
-            data = json.loads(path.read_bytes())
-        except FileNotFoundError:
-            raise PetsegError(
-                f"{folder} has no {MANIFEST_NAME}: pack it with petseg-shard, or run `petseg index {folder}` "
-                "on tars made elsewhere."
-            ) from None
-        except OSError as error:
-            raise PetsegError(f"{path} cannot be read ({error.strerror}).") from error
+            data = json.loads(content)
         except ValueError as error:
             raise PetsegError(f"{path} is not JSON ({error}): pack or index again.") from error
         if not isinstance(data, dict):
@@ -248,6 +242,42 @@ class Manifest:
             return self.splits[name]
         except KeyError:
             raise PetsegError(f"no split '{name}'; these shards have {', '.join(sorted(self.splits))}.") from None
+
+
+def _read(folder: Path) -> tuple[Path, bytes]:
+    """(path, content) of a folder's manifest."""
+    if not folder.is_dir():
+        raise PetsegError(f"no such folder: {folder}; give the folder that petseg-shard wrote.")
+    refuse_unfinished(folder)
+    path = folder / MANIFEST_NAME
+    try:
+        return path, path.read_bytes()
+    except FileNotFoundError:
+        raise PetsegError(
+            f"{folder} has no {MANIFEST_NAME}: pack it with petseg-shard, or run `petseg index {folder}` "
+            "on tars made elsewhere."
+        ) from None
+    except OSError as error:
+        raise PetsegError(f"{path} cannot be read ({error.strerror}).") from error
+
+
+def _fetched(remote: RemoteShards) -> tuple[str, bytes]:
+    """(address, content) of a store's manifest, of which a copy is kept for `--offline`."""
+    address = f"{remote}/{MANIFEST_NAME}"
+    copy = remote.cache / "manifests" / f"{hashlib.sha256(remote.address.encode()).hexdigest()}.json"
+    if remote.offline:
+        try:
+            return address, copy.read_bytes()
+        except OSError:
+            raise PetsegError(f"--offline: {address} was never read on this machine: petseg fetch {remote}.") from None
+    try:
+        content = remote.objects().get(MANIFEST_NAME)
+    except ObjectMissing:
+        raise PetsegError(f"{remote} has no {MANIFEST_NAME}: give the folder that petseg-shard wrote.") from None
+    with contextlib.suppress(OSError):  # a disk that cannot be written is said when a shard comes
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(copy, content)
+    return address, content
 
 
 def _check_split(name: str, split: Split) -> None:

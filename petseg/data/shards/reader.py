@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -16,6 +16,8 @@ from petseg.data.shards.files import Span, TarFile, TarFiles, tar_file
 from petseg.data.shards.hashes import check_hashes, unsound_shards
 from petseg.data.shards.index import index_name, read_key, read_spans
 from petseg.data.shards.manifest import Manifest
+from petseg.data.shards.place import Place, RemoteShards
+from petseg.data.shards.stage import Stage
 from petseg.data.shards.verify import check_sample
 from petseg.errors import PetsegError
 
@@ -23,6 +25,8 @@ T = TypeVar("T")
 
 OnBad = Literal["stop", "skip"]
 """What damaged samples lead to."""
+
+_MOST_READS = 10
 
 MOST_BAD = 0.1
 """Largest share of a split (or one sample of it) that is skipped: beyond it, it is more than a few bits."""
@@ -32,7 +36,7 @@ class ShardReader:
     """The samples of one split, by their index in the manifest's order.
 
     Args:
-        folder: shard folder.
+        folder: shard folder, or one in a store: then a shard is fetched when it is first read.
         manifest: its manifest.
         split: name of a split.
         verify: check the tars' hashes, once after each change (`check_hashes`), so that no decoder is trusted to notice
@@ -48,7 +52,7 @@ class ShardReader:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Place,
         manifest: Manifest,
         split: str,
         *,
@@ -59,34 +63,24 @@ class ShardReader:
         if on_bad == "skip" and not verify:
             raise PetsegError("--on-bad-sample skip goes by the shards' hashes: leave --no-verify out.")
         self.folder = folder
-        shards = manifest.split(split).shards
-        self._paths = [folder / shard.name for shard in shards]
-        self._tars: list[TarFile] = []
-        starts = [0]
-        spans = []
-        for number, shard in enumerate(shards):
-            self._tars.append(self._found(self._paths[number], shard.bytes, exactly=on_bad == "stop"))
-            index = self._index(number)
-            found = read_spans(index, manifest.encoding.image, manifest.encoding.mask)
-            if len(found) != shard.samples:
-                raise PetsegError(
-                    f"{index} lists {len(found)} samples, the manifest says {shard.samples}: run petseg index "
-                    f"{folder}, or pack again."
-                )
-            beyond = np.flatnonzero((found[:, :4:2] + found[:, 1:4:2]).max(1, initial=0) > shard.bytes)
-            if len(beyond):
-                key = read_key(index, int(found[beyond[0], 4]))
-                raise PetsegError(f"{index}: sample {key} lies beyond the end of its tar: run petseg index.")
-            spans.append(found)
-            starts.append(starts[-1] + len(found))
-        if verify and on_bad == "stop":
-            check_hashes(folder, shards, share=share)
-        every = np.concatenate(spans) if spans else np.zeros((0, 5), np.int64)
-        self._spans, self._lines = np.ascontiguousarray(every[:, :4]), every[:, 4].copy()
-        self._starts = np.asarray(starts, np.int64)
+        shards = self._shards = manifest.split(split).shards
+        self._components = manifest.encoding.image, manifest.encoding.mask
+        self._starts = np.concatenate([[0], np.cumsum([shard.samples for shard in shards])]).astype(np.int64)
+        self._spans = np.zeros((self._starts[-1], 4), np.int64)
+        self._lines = np.zeros(self._starts[-1], np.int64)
+        self._tars: list[TarFile | None] = [None] * len(shards)
         self._files = TarFiles()
         self.bad: tuple[int, ...] = ()
         """Samples that are damaged, where they are skipped."""
+        self.stage: Stage | None = None
+        """Where shards of a store are fetched to."""
+        if isinstance(folder, RemoteShards):
+            self.stage = Stage(folder, shards)  # hashed while they come, so there is nothing to check
+            return
+        for number, shard in enumerate(shards):
+            self._open(number, self._found(folder / shard.name, shard.bytes, exactly=on_bad == "stop"))
+        if verify and on_bad == "stop":
+            check_hashes(folder, shards, share=share)
         if on_bad == "skip":
             self.bad = self._damaged([shards.index(shard) for shard in unsound_shards(folder, shards)], manifest)
 
@@ -95,11 +89,14 @@ class ShardReader:
 
     def key(self, index: int) -> str:
         """The key of a sample, looked up in its shard's index."""
-        return read_key(self._index(self._shard(index)), int(self._lines[index]))
+        shard = self._shard(index)
+        self.take([shard], wait=True)
+        return read_key(self._index(shard), int(self._lines[index]))
 
-    def path(self, index: int) -> Path:
-        """The tar that a sample is in."""
-        return self._paths[self._shard(index)]
+    def path(self, index: int) -> Path | str:
+        """The tar that a sample is in, or its address."""
+        name = self._shards[self._shard(index)].name
+        return self.folder / name if isinstance(self.folder, Path) else f"{self.folder}/{name}"
 
     def where(self, index: int) -> str:
         """`TAR: sample KEY`, for messages."""
@@ -115,12 +112,48 @@ class ShardReader:
         return self._read(self.spans(np.array([index]))[0])
 
     def spans(self, indices: np.ndarray) -> list[Span]:
-        """Where the samples i64[n] are."""
-        shards = (np.searchsorted(self._starts, indices, "right") - 1).tolist()
+        """Where the samples i64[n] are; shards of a store are waited for.
+
+        Raises:
+            PetsegError: one of them cannot be had.
+        """
+        shards = self.shards_of(indices).tolist()
+        if self.stage:
+            self.take(set(shards), wait=True)
+        tars = self._tars
         return [
-            (index, self._tars[shard], *span)
+            (index, tars[shard], *span)
             for index, shard, span in zip(indices.tolist(), shards, self._spans[indices].tolist(), strict=True)
         ]
+
+    def shards_of(self, indices: np.ndarray) -> np.ndarray:
+        """i64[n]: the numbers of the shards that samples i64[n] are in."""
+        return np.searchsorted(self._starts, indices, "right") - 1
+
+    def take(self, numbers: Collection[int], *, wait: bool) -> bool:
+        """Have shards of a store on this machine until they are released; whether all of them are there.
+
+        Args:
+            numbers: of the shards.
+            wait: until they are.
+
+        Raises:
+            PetsegError: one of them cannot be had, or is not what the manifest says.
+        """
+        if self.stage is None:
+            return True
+        there = self.stage.take(numbers, wait=wait)
+        for number in self.stage.held().intersection(numbers):
+            if self._tars[number] is None:
+                self._open(number, tar_file(str(self.stage.path(number).absolute()), self.stage.stat(number)))
+        return there
+
+    def release(self, numbers: Collection[int]) -> None:
+        """Let shards of a store go: they stay until others need the room."""
+        if self.stage:
+            self.stage.release(numbers)
+            for number in numbers:
+                self._tars[number] = None
 
     def each(self, indices: np.ndarray, use: Callable[[int, memoryview, memoryview], T], start: int = 0) -> list[T]:
         """Read samples and give each to `use(row, image, mask)`, encoded, rows counted from `start`; its results.
@@ -198,6 +231,8 @@ class ShardReader:
     def close(self) -> None:
         """Close the files. Reads that are under way in other threads must have ended."""
         self._files.close()
+        if self.stage:
+            self.stage.close()
 
     def _damaged(self, shards: list[int], manifest: Manifest) -> tuple[int, ...]:
         known = {*manifest.classes.codes, *manifest.classes.ignored}
@@ -213,16 +248,48 @@ class ShardReader:
         return tuple(bad)
 
     def _read(self, span: Span) -> tuple[memoryview, memoryview]:
-        try:
-            return self._files.read(span)
-        except (OSError, EOFError) as fault:
-            raise self.fault(span[0], fault) from fault
+        for tries in range(_MOST_READS):
+            try:
+                return self._files.read(span)
+            except (OSError, EOFError) as fault:
+                # Another thread may have let the shard go for one of its own.
+                if self.stage is None or isinstance(fault, EOFError) or tries == _MOST_READS - 1:
+                    raise self.fault(span[0], fault) from fault
+                (span,) = self.spans(np.array([span[0]]))
+        raise AssertionError("the last try returns or raises")
 
     def _shard(self, index: int) -> int:
         return int(np.searchsorted(self._starts, index, "right")) - 1
 
     def _index(self, shard: int) -> Path:
-        return self.folder / index_name(self._paths[shard].name)
+        name = index_name(self._shards[shard].name)
+        return self.folder / name if isinstance(self.folder, Path) else self._staged.index(shard)
+
+    @property
+    def _staged(self) -> Stage:
+        assert self.stage is not None
+        return self.stage
+
+    def _open(self, number: int, tar: TarFile) -> None:
+        """Note where a shard's samples are.
+
+        Raises:
+            PetsegError: its index is not what the manifest says.
+        """
+        shard, index = self._shards[number], self._index(number)
+        found = read_spans(index, *self._components)
+        if len(found) != shard.samples:
+            raise PetsegError(
+                f"{index} lists {len(found)} samples, the manifest says {shard.samples}: run petseg index "
+                f"{self.folder}, or pack again."
+            )
+        beyond = np.flatnonzero((found[:, :4:2] + found[:, 1:4:2]).max(1, initial=0) > shard.bytes)
+        if len(beyond):
+            key = read_key(index, int(found[beyond[0], 4]))
+            raise PetsegError(f"{index}: sample {key} lies beyond the end of its tar: run petseg index.")
+        first, end = self._starts[number : number + 2]
+        self._spans[first:end], self._lines[first:end] = found[:, :4], found[:, 4]
+        self._tars[number] = tar
 
     @staticmethod
     def _found(path: Path, expected: int, *, exactly: bool) -> TarFile:

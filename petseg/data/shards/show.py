@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from petseg.data.decode.resize import resize_image, resize_nearest
 from petseg.data.order import keyed_hash
 from petseg.data.shards.manifest import Manifest
+from petseg.data.shards.place import Place
 from petseg.data.shards.reader import ShardReader
 from petseg.drawing import INK, PAPER, legend
 from petseg.errors import PetsegError
@@ -23,7 +24,7 @@ TILE = 160
 _GAP, _TEXT, _COLUMNS = 8, 16, 4
 
 
-def contact_sheet(folder: Path, out: Path, *, split: str = "train", count: int = 24) -> int:
+def contact_sheet(folder: Place, out: Path, *, split: str = "train", count: int = 24) -> int:
     """Write a PNG of samples, each beside its mask in the classes' colours, with its key and a legend.
 
     Args:

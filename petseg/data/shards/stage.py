@@ -16,19 +16,22 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from petseg.data.objects import PATIENCE, ObjectChanged, Objects
-from petseg.data.shards.manifest import ShardInfo
-from petseg.data.shards.shardcache import Filling, FullDisk, Held, ShardCache
+from petseg.data.objects import ObjectChanged, Objects
+from petseg.data.shards.manifest import ShardInfo, Split
+from petseg.data.shards.place import RemoteShards
+from petseg.data.shards.shardcache import Filling, FullDisk, Held, ShardCache, refuse_small
 from petseg.errors import PetsegError
 from petseg.system import bytes_in_words, start_module
 
 FETCHERS = 4
 """Shards that are fetched at once."""
+
+_NO_ROOM = 60.0
+"""Seconds after which a shard is given up for which nothing can be removed."""
 
 _ELSEWHERE = 0.1
 """Seconds between looks at a shard that another process fetches."""
@@ -37,40 +40,39 @@ _LONGEST_WAIT = 1.0
 """Seconds between looks at whether the helper lives."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StageOptions:
-    """How shards of a store come."""
+def window_bytes(split: Split, window: int | None) -> int:
+    """The most bytes that two windows of a split's shards take; of all of them without a window."""
+    sizes = sorted((shard.bytes for shard in split.shards), reverse=True)
+    return sum(sizes[: 2 * window] if window else sizes)
 
-    cache: Path
-    """Folder that they are kept in."""
-    limit: int | None = None
-    """Bytes that it may take."""
-    patience: float = PATIENCE
-    """Seconds without progress after which a store is given up."""
-    offline: bool = False
-    """Only what is kept already is used."""
+
+def largest_window(split: Split, limit: int) -> int:
+    """The most shards of which two windows fit into so many bytes; 0 for all of the split, which fit together.
+
+    Raises:
+        PetsegError: not even two shards do.
+    """
+    if window_bytes(split, None) <= limit:
+        return 0
+    refuse_small(limit, window_bytes(split, 1), "two shards")
+    window = 1
+    while window_bytes(split, window + 1) <= limit:
+        window += 1
+    return window
 
 
 class Stage:
     """The shards of a store, as far as they are on this machine.
 
     Args:
-        address: of the folder of shards.
+        remote: the store, and how they come.
         shards: those that may be asked for, by their number.
-        options: see there.
-        note: called with sentences for people.
     """
 
-    def __init__(
-        self,
-        address: str,
-        shards: Sequence[ShardInfo],
-        options: StageOptions,
-        note: Callable[[str], None] = lambda _: None,
-    ) -> None:
-        self.address, self.shards, self.options = address, shards, options
-        self.cache = ShardCache(options.cache, options.limit)
-        self._note = note
+    def __init__(self, remote: RemoteShards, shards: Sequence[ShardInfo]) -> None:
+        self.remote, self.shards = remote, shards
+        self.cache = ShardCache(remote.cache, remote.limit)
+        self._lock = threading.RLock()
         self._held: dict[int, Held] = {}
         self._failed: dict[int, str] = {}
         self._helper: subprocess.Popen[bytes] | None = None
@@ -99,7 +101,7 @@ class Stage:
         if self._helper is not None:
             self._tell(at=at)
 
-    def take(self, numbers: Iterable[int], *, wait: bool) -> bool:
+    def take(self, numbers: Collection[int], *, wait: bool) -> bool:
         """Keep shards on the disk until they are released; whether all of them are there.
 
         Args:
@@ -109,18 +111,20 @@ class Stage:
         Raises:
             PetsegError: one of them cannot be had.
         """
-        missing = [number for number in numbers if number not in self._held and not self._hold(number)]
-        if missing:
-            self._ask(missing)
-        while missing:
-            self._hear(_LONGEST_WAIT if wait else 0)
-            for number in missing:
-                if number in self._failed:
-                    raise PetsegError(self._failed.pop(number))
-            missing = [number for number in missing if not self._hold(number)]
-            if not wait:
-                break
-        return not missing
+        with self._lock:
+            missing = [number for number in numbers if number not in self._held and not self._hold(number)]
+            if missing:
+                self._make_way(numbers, missing)
+                self._ask(missing)
+            while missing:
+                self._hear(_LONGEST_WAIT if wait else 0)
+                for number in missing:
+                    if number in self._failed:
+                        raise PetsegError(self._failed.pop(number))
+                missing = [number for number in missing if not self._hold(number)]
+                if not wait:
+                    break
+            return not missing
 
     def path(self, number: int) -> Path:
         """A shard that was taken."""
@@ -140,10 +144,11 @@ class Stage:
 
     def release(self, numbers: Iterable[int]) -> None:
         """Let shards go, which may be removed from now on."""
-        for number in numbers:
-            held = self._held.pop(number, None)
-            if held is not None:
-                held.close()
+        with self._lock:
+            for number in numbers:
+                held = self._held.pop(number, None)
+                if held is not None:
+                    held.close()
 
     def close(self) -> None:
         """Let all go, and end the helper."""
@@ -158,11 +163,21 @@ class Stage:
         self._held[number] = held
         return True
 
+    def _make_way(self, keep: Collection[int], missing: list[int]) -> None:
+        """Where no order is followed, release what was taken longest ago, as soon as half of the cache is held."""
+        if self.remote.limit is None or self._plan[0]:
+            return
+        taken = sum(self.shards[number].bytes for number in {*self._held, *missing})
+        for number in list(self._held):
+            if taken > self.remote.limit // 2 and number not in keep:
+                taken -= self.shards[number].bytes
+                self.release([number])
+
     def _ask(self, missing: list[int]) -> None:
-        if self.options.offline:
+        if self.remote.offline:
             names = [self.shards[number].name for number in missing]
             raise PetsegError(
-                f"--offline: {self.address}/{names[0]} is not in {self.options.cache}: petseg fetch {self.address}."
+                f"--offline: {self.remote}/{names[0]} is not in {self.remote.cache}: petseg fetch {self.remote}."
             )
         if self._helper is None:
             self._start()
@@ -171,16 +186,16 @@ class Stage:
             self._failed.pop(number, None)  # of an earlier try
 
     def _start(self) -> None:
-        if self.options.offline:
+        if self.remote.offline:
             return
-        options = self.options
+        remote = self.remote
         helper = start_module("petseg.data.shards.stage", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert helper.stdin and helper.stdout
         self._close = weakref.finalize(self, _end, os.getpid(), helper)
         self._helper = helper
         os.set_blocking(helper.stdout.fileno(), False)
         self._tell(
-            address=self.address, cache=str(options.cache), limit=options.limit, patience=options.patience,
+            address=remote.address, cache=str(remote.cache.absolute()), limit=remote.limit, patience=remote.patience,
             shards=[[shard.name, shard.sha256, shard.bytes] for shard in self.shards],
         )  # fmt: skip
         self._tell(sequence=self._plan[0], at=self._plan[1], ahead=self._ahead)
@@ -207,7 +222,7 @@ class Stage:
         for line in lines:
             message = json.loads(line)
             if "note" in message:
-                self._note(message["note"])
+                self.remote.note(message["note"])
             elif "failed" in message:
                 self._failed[message["failed"]] = message["why"]
 
@@ -236,6 +251,8 @@ class _Fetching:
         self._busy: set[int] = set()
         self._failed: set[int] = set()
         self._elsewhere: dict[int, float] = {}
+        self._no_room: dict[int, float] = {}
+        """Since when there has been none for a shard."""
         self._uses: dict[str, float] = {}
         """When each shard of the sequence is used next, by its SHA-256."""
 
@@ -295,10 +312,23 @@ class _Fetching:
                     if self._cache.holds(self._shards[number].sha256) and number not in self._needed:
                         continue
                     if not self._room(number, removing=place < near):
+                        self._give_up(number, now)
                         break  # what comes later has less of a claim
+                    self._no_room.clear()
                     self._busy.add(number)
                     return number
                 self._changed.wait(_ELSEWHERE if self._elsewhere or self._cache.limit is not None else None)
+
+    def _give_up(self, number: int, now: float) -> None:
+        """Say that there is no room for a shard that is waited for, after a while."""
+        if number in self._needed and now - self._no_room.setdefault(number, now) > _NO_ROOM:
+            self._needed.remove(number)
+            shard = self._shards[number]
+            self._say(
+                failed=number,
+                why=f"{self._cache.folder}: no room for {shard.name} ({bytes_in_words(shard.bytes)}), as all that it "
+                "holds is in use: give a larger --shard-cache-limit.",
+            )
 
     def _room(self, number: int, *, removing: bool) -> bool:
         """Whether there is room for a shard.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,14 @@ from petseg.data.decode.pictures import DecodeError, PictureError, exif_orientat
 from petseg.data.shards.histogram import histogram
 from petseg.data.shards.index import format_index, index_name
 from petseg.data.shards.manifest import Manifest, ShardInfo
+from petseg.data.shards.place import Place
+from petseg.data.shards.stage import Stage
 from petseg.data.tar import Entry, scan_tar
 from petseg.errors import PetsegError
 from petseg.system import read_at
 
 
-def verify(folder: Path, manifest: Manifest, *, progress: Callable[[int], None] | None = None) -> list[str]:
+def verify(folder: Place, manifest: Manifest, *, progress: Callable[[int], None] | None = None) -> list[str]:
     """Check every tar: size, SHA-256, index against tar, that every sample decodes in full, and its codes.
 
     Args:
@@ -34,8 +37,9 @@ def verify(folder: Path, manifest: Manifest, *, progress: Callable[[int], None] 
     keys: set[str] = set()
     counts = np.zeros(256, dtype=np.int64)
     for split in manifest.splits.values():
-        for shard in split.shards:
-            problems += _check_shard(folder, shard, manifest, keys, counts, progress or (lambda _: None))
+        with _files_of(folder, split.shards) as files:
+            for shard, path, index in files:
+                problems += _check_shard(path, index, shard, manifest, keys, counts, progress or (lambda _: None))
     expected = {code: n for code, n in manifest.pixel_counts.items() if n}
     found = {int(code): int(counts[code]) for code in np.flatnonzero(counts)}
     if not problems and found != expected:
@@ -74,21 +78,42 @@ def check_sample(image: bytes, mask: bytes, known: set[int]) -> tuple[np.ndarray
     return picture, counts
 
 
+@contextlib.contextmanager
+def _files_of(folder: Place, shards: tuple[ShardInfo, ...]) -> Iterator[Iterator[tuple[ShardInfo, Path, Path]]]:
+    """Every shard with its tar and index, one after the other; those of a store come while one is checked."""
+    if isinstance(folder, Path):
+        yield ((shard, folder / shard.name, folder / index_name(shard.name)) for shard in shards)
+        return
+    stage = Stage(folder, shards)
+    stage.follow(range(len(shards)))
+
+    def fetched() -> Iterator[tuple[ShardInfo, Path, Path]]:
+        for number, shard in enumerate(shards):
+            stage.take([number], wait=True)
+            yield shard, stage.path(number), stage.index(number)
+            stage.release([number])
+            stage.reach(number + 1)
+
+    try:
+        yield fetched()
+    finally:
+        stage.close()
+
+
 def _check_shard(
-    folder: Path,
+    path: Path,
+    index: Path,
     shard: ShardInfo,
     manifest: Manifest,
     keys: set[str],
     counts: np.ndarray,
     progress: Callable[[int], None],
 ) -> list[str]:
-    path = folder / shard.name
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         entries = scan_tar(path)
-        index = path.with_name(index_name(shard.name))
         indexed = index.read_bytes() if index.is_file() else None
     except OSError as error:
         return [f"{path} cannot be read ({error.strerror or error})"]

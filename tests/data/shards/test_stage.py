@@ -14,8 +14,9 @@ import pytest
 from petseg import Manifest
 from petseg.data.shards.index import index_name, read_index
 from petseg.data.shards.manifest import ShardInfo
+from petseg.data.shards.place import RemoteShards
 from petseg.data.shards.shardcache import ShardCache, parse_bytes, refuse_small, verify
-from petseg.data.shards.stage import Stage, StageOptions
+from petseg.data.shards.stage import Stage
 from petseg.errors import PetsegError
 from tests.servers import Faults, proxy, web_server
 
@@ -46,7 +47,7 @@ def stage(remote, packed, tmp_path):
     def make(**options):
         shards = Manifest.load(packed).split("train").shards
         notes = options.pop("notes", [])
-        made.append(Stage(remote[0], shards, StageOptions(cache=tmp_path / "cache", **options), notes.append))
+        made.append(Stage(RemoteShards(remote[0], tmp_path / "cache", note=notes.append, **options), shards))
         return made[-1]
 
     yield make
@@ -113,9 +114,8 @@ def test_a_helper_that_dies_is_said_and_its_part_is_gone_on_with(tmp_path):
     (tmp_path / "served").mkdir()
     (tmp_path / "served" / "large.tar").write_bytes(data)
     faults = Faults(plan=lambda request: "stall", stalls=30)
-    options = StageOptions(cache=tmp_path / "cache")
     with web_server(tmp_path / "served") as inner, proxy(inner, faults) as address:
-        one = Stage(address, [shard], options)
+        one = Stage(RemoteShards(address, tmp_path / "cache"), [shard])
         one.take([0], wait=False)
         part = one.cache.tar(shard.sha256).with_suffix(".partial")
         deadline = time.monotonic() + 20
@@ -127,7 +127,7 @@ def test_a_helper_that_dies_is_said_and_its_part_is_gone_on_with(tmp_path):
         size = part.stat().st_size
         assert 1_000_000 < size < len(data) and files(tmp_path / "cache") == [f"{shard.sha256[:2]}/{part.name}"]
         faults.plan = lambda request: ""
-        again = Stage(address, [shard], options)
+        again = Stage(RemoteShards(address, tmp_path / "cache"), [shard])
         assert again.take([0], wait=True) and again.path(0).read_bytes() == data
         assert faults.requests[-1].start == size, "under the same ETag"
         again.close()
@@ -158,7 +158,7 @@ def test_under_a_limit_what_is_used_last_goes_first(tmp_path, share):
     order = np.concatenate([rng.permutation(count) for _ in range(epochs)]).tolist()
     faults = Faults()
     with web_server(served) as inner, proxy(inner, faults) as address:
-        one = Stage(address, shards, StageOptions(cache=tmp_path / "cache", limit=limit))
+        one = Stage(RemoteShards(address, tmp_path / "cache", limit), shards)
         for at, number in enumerate(order):
             if at % count == 0:  # a run knows this epoch and the next
                 one.follow(order[at : at + 2 * count])
