@@ -244,6 +244,14 @@ class TrainConfig:
         panel="Data",
         before=0,
     )
+    lanes: int = option(
+        0,
+        "Parts that shards are dealt to, a multiple of the nodes, so that each node needs its own alone; 0 for as many "
+        "as there are nodes where shards come from a store, else 1.",
+        minimum=0,
+        panel="Remote",
+        before=1,
+    )
     shard_cache: str = option("", "Folder for shards of a store. Default: the user's cache folder.", panel="Remote")
     shard_cache_limit: str = option("", "What it may take, such as 200GB. Default: what the disk has.", panel="Remote")
     remote_patience: float = option(

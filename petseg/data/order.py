@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 
 import numpy as np
@@ -84,8 +85,34 @@ def epoch_visits(weights: np.ndarray, seed: int, epoch: int) -> Indices:
     return found
 
 
+def lanes_of(sizes: Sequence[int], lanes: int) -> Indices:
+    """The lane of each shard: dealt from the largest on, equal ones in a hashed order, to the lane with fewest samples.
+
+    It is the same in every epoch and under every seed, so that what a machine has fetched serves its next run too.
+
+    Args:
+        sizes: samples of each shard.
+        lanes: how many lanes there are.
+
+    Returns:
+        i64[shards], 0 to `lanes` - 1.
+    """
+    found = np.zeros(len(sizes), np.int64)
+    filled = [(0, lane) for lane in range(lanes)]
+    for shard in np.lexsort((keyed_hash(np.arange(len(sizes)), 6), -np.asarray(sizes, np.int64))).tolist():
+        samples, lane = heapq.heappop(filled)
+        found[shard] = lane
+        heapq.heappush(filled, (samples + int(sizes[shard]), lane))
+    return found
+
+
 def epoch_order(
-    sizes: Sequence[int], seed: int, epoch: int, window: int | None = None, weights: np.ndarray | None = None
+    sizes: Sequence[int],
+    seed: int,
+    epoch: int,
+    window: int | None = None,
+    weights: np.ndarray | None = None,
+    lanes: int = 1,
 ) -> Indices:
     """The order in which one epoch visits a split, the same for every loader, rank, world size and version.
 
@@ -97,13 +124,15 @@ def epoch_order(
             With a window the shards themselves are shuffled, then dealt into groups of `window`, and samples are
             shuffled within their group.
         weights: f64[sum(sizes)]: samples are visited in proportion to them, and not once each (`epoch_visits`).
+        lanes: parts that the shards are dealt to, each with windows of its own: position p is of lane p mod `lanes`,
+            until a lane has no more; from there on those that have some take turns.
 
     Returns:
         i64[sum(sizes)], each sample index exactly once; with weights as often as it is visited, `VISIT` added for each
         visit after its first.
 
     Raises:
-        ValueError: a negative size, or a window below 1.
+        ValueError: a negative size, or a window or number of lanes below 1.
 
     Example:
         >>> sorted(epoch_order([2, 3], seed=0, epoch=0).tolist())
@@ -112,6 +141,8 @@ def epoch_order(
     counts = np.asarray(sizes, dtype=np.int64).reshape(-1)
     if (counts < 0).any():
         raise ValueError(f"shard sizes must not be negative: {counts.min()}")
+    if lanes < 1:
+        raise ValueError(f"lanes must be at least 1, not {lanes}")
     if window is not None and window < 1:
         raise ValueError(f"window must be at least 1 shard, not {window}")
     total = int(counts.sum())
@@ -122,25 +153,44 @@ def epoch_order(
         turn = every - np.searchsorted(owner, owner)  # sorted, so a sample's visits stand together
         every = owner + turn * VISIT
     hashes = keyed_hash(every, seed, epoch, 1)
+    starts = np.searchsorted(owner, np.concatenate([[0], np.cumsum(counts)]))
+
+    def shuffled(shards: Indices) -> Indices:
+        """The samples of some shards, a window after the other."""
+        turns = shards[np.argsort(keyed_hash(shards, seed, epoch, 2), kind="stable")]
+        groups = [np.zeros(0, np.int64)]
+        for first in range(0, len(turns), window or max(len(turns), 1)):
+            group = np.concatenate([np.arange(starts[s], starts[s + 1]) for s in turns[first:][: window or None]])
+            groups.append(every[group[np.argsort(hashes[group], kind="stable")]])
+        return np.concatenate(groups)
+
+    if lanes > 1:
+        lane = lanes_of(counts.tolist(), lanes)
+        parts = [shuffled(np.flatnonzero(lane == each)) for each in range(lanes)]
+        turn = np.concatenate([np.arange(len(part)) for part in parts])
+        of = np.repeat(np.arange(lanes), [len(part) for part in parts])
+        return np.concatenate(parts)[np.lexsort((of, turn))]
     if window is None or window >= len(counts):
         return every[np.argsort(hashes, kind="stable")]
-    starts = np.searchsorted(owner, np.concatenate([[0], np.cumsum(counts)]))
-    shard_order = np.argsort(keyed_hash(np.arange(len(counts)), seed, epoch, 2), kind="stable")
-    groups = []
-    for first in range(0, len(counts), window):
-        members = [np.arange(starts[s], starts[s + 1]) for s in shard_order[first : first + window]]
-        group = np.concatenate(members)
-        groups.append(every[group[np.argsort(hashes[group], kind="stable")]])
-    return np.concatenate(groups).astype(np.int64, copy=False) if groups else np.zeros(0, np.int64)
+    return shuffled(np.arange(len(counts)))
 
 
 def rank_slice(
-    order: Indices, batch: int, rank: int = 0, world: int = 1, consumed: int = 0, *, drop_last: bool = True
+    order: Indices,
+    batch: int,
+    rank: int = 0,
+    world: int = 1,
+    consumed: int = 0,
+    *,
+    drop_last: bool = True,
+    nodes: int = 1,
 ) -> Indices:
     """One rank's batches of what is left of an epoch.
 
-    A global batch is `world` consecutive blocks of `batch` samples, block r for rank r; so the sequence that the whole
-    world sees is `order` itself, whatever the world. Every rank gets the same number of batches, all of them full.
+    A global batch is the next `world` times `batch` samples, so the sequence that the whole world sees is `order`
+    itself, whatever the world. Node n gets those at positions p of the order with p mod `nodes` = n, in `batch` samples
+    for each of its ranks, one after the other; with one node, these are consecutive blocks. Every rank gets the same
+    number of batches, all of them full.
 
     Args:
         order: i64[n], an epoch's order (or, for evaluation, simply 0 to n - 1).
@@ -150,6 +200,7 @@ def rank_slice(
         consumed: samples that the whole world has already received in this epoch.
         drop_last: True (training) drops the tail that fills no global batch; False (evaluation) pads it with -1, so
             that each sample occurs exactly once over all ranks.
+        nodes: machines, which have the same number of consecutive ranks each.
 
     Returns:
         i64[steps, batch].
@@ -167,6 +218,8 @@ def rank_slice(
     """
     if batch < 1 or world < 1 or not 0 <= rank < world:
         raise ValueError(f"batch {batch}, rank {rank} and world {world} make no sense together")
+    if nodes < 1 or world % nodes:
+        raise ValueError(f"{world} ranks cannot be shared evenly by {nodes} nodes")
     if not 0 <= consumed <= len(order):
         raise ValueError(f"consumed {consumed} is outside this epoch of {len(order)} samples")
     rest = np.asarray(order[consumed:], dtype=np.int64)
@@ -174,4 +227,7 @@ def rank_slice(
     steps = len(rest) // whole if drop_last else -(-len(rest) // whole)
     if not drop_last:
         rest = np.concatenate([rest, np.full(steps * whole - len(rest), -1, np.int64)])
-    return rest[: steps * whole].reshape(steps, world, batch)[:, rank]
+    here = world // nodes
+    node, local = divmod(rank, here)
+    mine = rest[: steps * whole].reshape(steps, whole // nodes, nodes)[:, :, (node - consumed) % nodes]
+    return mine[:, local * batch : (local + 1) * batch]

@@ -20,8 +20,7 @@ from petseg.data.loaders.cache import cache_bytes, check_room, whole_bytes
 from petseg.data.loaders.loader import Loader
 from petseg.data.shards.hashes import unknown_shards
 from petseg.data.shards.manifest import Manifest
-from petseg.data.shards.place import RemoteShards, absolute, shards_for
-from petseg.data.shards.stage import largest_window
+from petseg.data.shards.place import absolute, shards_for
 from petseg.data.weights import sample_weights
 from petseg.device import World
 from petseg.errors import OptionError, PetsegError, flag_of
@@ -42,6 +41,7 @@ from petseg.training import auto
 from petseg.training.augmentation import NOTHING, Own, own_augment
 from petseg.training.balance import class_weights
 from petseg.training.geometry import fit_of, settle_fit
+from petseg.training.ordering import settle_order
 from petseg.training.progress import Progress
 from petseg.training.recipe import Course
 from petseg.training.reporter import Reporter
@@ -169,7 +169,8 @@ def prepare(
     splits = ["train"] if config.scores_whole_pictures else ["train", "val"]
     samples = sum(map(manifest.samples, splits))
     cached = whole_bytes(manifest, samples) if config.fit == "crop" else cache_bytes(samples, config.height_width)
-    config = _absolute(_windowed(auto.settle_data(config, world, cached), manifest, reporter), run, world)
+    config = auto.settle_data(config, world, cached)
+    config = _absolute(settle_order(config, world, manifest, reporter), run, world)
     _check_cache(asked, config, splits, cached, world, reporter)
     _announce_hashing(config, manifest, reporter)
     with ExitStack() as undo:
@@ -250,20 +251,6 @@ class _Loaders:
             train.load_state_dict(checkpoint["loader"])
         train.start()
         return cls(train, val, skipped)
-
-
-def _windowed(config: TrainConfig, manifest: Manifest, reporter: Reporter) -> TrainConfig:
-    """With the window settled: all shards, unless they come from a store to a cache that does not hold them.
-
-    Raises:
-        PetsegError: the cache does not hold two shards.
-    """
-    folder, window = shards_for(config), max(config.window, 0)
-    if config.window < 0 and isinstance(folder, RemoteShards) and folder.limit is not None:
-        window = largest_window(manifest.split("train"), folder.limit)
-        if window:
-            reporter.note(f"--window {window}: so many shards are in play at once, as the cache holds twice as many.")
-    return dataclasses.replace(config, window=window)
 
 
 def _refuse_ignored(manifest: Manifest) -> None:
@@ -457,6 +444,7 @@ def _open(
         rank=world.rank,
         world=world.size,
         window=config.window or None,
+        lanes=config.lanes,
         num_threads=config.num_threads,
         prefetch_batches=config.prefetch_batches,
         fit=fit_of(config),

@@ -80,7 +80,7 @@ def check_changes(config: TrainConfig, checkpoint: dict[str, Any], run: RunFolde
         before = TrainConfig.recorded(checkpoint["config"])
     except TypeError as error:
         raise PetsegError(f"{run.last} is damaged ({error}); start a new run.") from error
-    open_ = {"amp": "auto", "optimizer": "auto", "fit": "auto", "window": -1}
+    open_ = {"amp": "auto", "optimizer": "auto", "fit": "auto", "window": -1, "lanes": 0}
     kept = {name: getattr(before, name) for name, value in open_.items() if getattr(config, name) == value}
     config = dataclasses.replace(config, **kept)
     # Under a time limit the epochs are what they came to.

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from petseg.data.order import epoch_order, keyed_hash, mix64, rank_slice
+from petseg.data.order import epoch_order, keyed_hash, lanes_of, mix64, rank_slice
 
 SIZES = st.lists(st.integers(0, 30), max_size=12)
 
@@ -88,6 +88,60 @@ def test_going_on_under_another_batch_and_world(n, legs):
 def test_rank_slice_refuses_nonsense(batch, rank, world, consumed):
     with pytest.raises(ValueError, match=r"sense|outside"):
         rank_slice(np.arange(5), batch, rank, world, consumed)
+
+
+SIZES = st.lists(st.integers(0, 20), min_size=1, max_size=12)
+
+
+@given(SIZES, st.integers(1, 6), st.none() | st.integers(1, 5), st.integers(0, 99), st.integers(0, 3))
+def test_lanes_take_turns_and_each_has_its_own_shards(sizes, lanes, window, seed, epoch):
+    order = epoch_order(sizes, seed, epoch, window, lanes=lanes)
+    assert sorted(order.tolist()) == list(range(sum(sizes)))
+    assert epoch_order(sizes, seed, epoch, window, lanes=1).tolist() == epoch_order(sizes, seed, epoch, window).tolist()
+    lane = lanes_of(sizes, lanes)
+    per_lane = np.bincount(lane, weights=sizes, minlength=lanes)
+    assert per_lane.max() - per_lane.min() <= max(sizes), "evenly dealt"
+    of = np.repeat(lane, sizes)[order]
+    strict = int(per_lane.min()) * lanes
+    assert (of[:strict] == np.arange(strict) % lanes).all()
+    owner = np.repeat(np.arange(len(sizes)), sizes)
+    for each in range(lanes):
+        mine = owner[order[of == each]]
+        for place in range(len(mine) if window else 0):
+            in_play = {s for s in set(mine[: place + 1].tolist()) if s in set(mine[place:].tolist())}
+            assert len(in_play) <= window
+
+
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=12), st.integers(1, 3), st.integers(0, 40), st.integers(0, 9))
+def test_global_batches_are_the_same_for_any_ranks_and_nodes(sizes, scale, consumed, seed):
+    order = epoch_order(sizes, seed, 0, lanes=4)
+    consumed = min(consumed, len(order))
+    whole = 8 * scale
+    expected = [set(order[at : at + whole].tolist()) for at in range(consumed, len(order) - whole + 1, whole)]
+    for world, nodes in ((1, 1), (2, 1), (2, 2), (4, 2), (4, 4), (8, 4), (8, 2)):
+        every = [rank_slice(order, whole // world, rank, world, consumed, nodes=nodes) for rank in range(world)]
+        assert [set(np.concatenate(step).tolist()) for step in zip(*every, strict=True)] == expected
+        assert all(len(step) == whole for step in map(np.concatenate, zip(*every, strict=True)))
+
+
+def test_a_node_needs_little_more_than_its_part_of_the_shards():
+    sizes = np.random.default_rng(0).integers(200, 257, 400).tolist()
+    owner = np.repeat(np.arange(400), sizes)
+    for world, nodes in ((4, 4), (16, 4)):
+        touched = [set() for _ in range(nodes)]
+        for epoch in range(2):
+            order = epoch_order(sizes, 0, epoch, 16, lanes=4)
+            for rank in range(world):
+                part = rank_slice(order, 8, rank, world, nodes=nodes)
+                touched[rank // (world // nodes)] |= set(owner[part.ravel()].tolist())
+        assert all(100 <= len(shards) <= 112 for shards in touched), [len(shards) for shards in touched]
+
+
+def test_nodes_share_ranks_evenly():
+    with pytest.raises(ValueError, match="evenly"):
+        rank_slice(np.arange(8), 1, 0, 3, nodes=2)
+    with pytest.raises(ValueError, match="lanes must"):
+        epoch_order([3], 0, 0, lanes=0)
 
 
 @settings(max_examples=1, deadline=None)

@@ -196,6 +196,12 @@ def _checked(weights: np.ndarray | None, samples: int, *, training: bool) -> np.
     return weights
 
 
+def nodes_for(lanes: int, world: int) -> int:
+    """Machines that share the lanes: all that torchrun started, where the lanes can be shared evenly by them."""
+    nodes, rest = divmod(world, local_share()[1])
+    return nodes if nodes > 1 and not rest and lanes > 1 and lanes % nodes == 0 else 1
+
+
 def build_loader(
     name: str,
     *,
@@ -210,6 +216,7 @@ def build_loader(
     rank: int | None = None,
     world: int | None = None,
     window: int | None = None,
+    lanes: int = 1,
     num_threads: int = 0,
     prefetch_batches: int = 2,
     fit: Fit | Kind = SQUASH,
@@ -235,7 +242,9 @@ def build_loader(
         rank: this rank, from 0; without it and `world`, those of the process group, or else of torchrun's environment.
             `rank=0, world=1` means every sample, also there.
         world: number of ranks.
-        window: how many shards are in play at once when shuffling; None for all.
+        window: how many shards are in play at once when shuffling (of each lane); None for all.
+        lanes: parts that the shards are dealt to for training, a multiple of the machines: each then needs its own
+            alone, and not all (`epoch_order`).
         num_threads: decoding threads (processes, which all loaders share, for `webdataset`); 0 for one a usable core,
             divided among the ranks of a machine, and 16 at most (8 where DALI decodes on a GPU).
         prefetch_batches: batches that are made ahead.
@@ -293,10 +302,13 @@ def build_loader(
         rank=rank,
         world=world,
         window=window,
+        lanes=lanes if training else 1,
+        nodes=nodes_for(lanes, world) if training else 1,
         weights=_checked(weights, chosen.samples, training=training),
     )
     if isinstance(shards, RemoteShards):
-        refuse_small(shards.limit, window_bytes(chosen, window if training else 1), "two windows of shards")
+        at_once = window * (lanes // nodes_for(lanes, world)) if window and training else window
+        refuse_small(shards.limit, window_bytes(chosen, at_once if training else 1), "two windows of shards")
     store, keep = None, fit.kind == "crop" and cache != "none"
     if keep:
         if world > 1:

@@ -137,6 +137,9 @@ class LoaderPlan:
     rank: int = 0
     world: int = 1
     window: int | None = None
+    lanes: int = 1
+    nodes: int = 1
+    """Machines that the lanes are shared by; 1 where every machine may need any shard."""
     weights: np.ndarray | None = None
     """f64[samples], in proportion to which training visits them; None for once an epoch each."""
     bad: tuple[int, ...] = ()
@@ -150,7 +153,7 @@ class LoaderPlan:
     def order(self, epoch: int) -> np.ndarray:
         """i64[n]: the order in which the world visits the split, repeated visits told apart as in `epoch_order`."""
         if self.training:
-            order = epoch_order(self.sizes, self.seed, epoch, self.window, self.weights)
+            order = epoch_order(self.sizes, self.seed, epoch, self.window, self.weights, self.lanes)
         else:
             order = np.arange(sum(self.sizes), dtype=np.int64)
         if not self.bad:
@@ -162,9 +165,21 @@ class LoaderPlan:
         found: np.ndarray = sound[np.searchsorted(sound, order % VISIT) % len(sound)] + order // VISIT * VISIT
         return found
 
+    def node_order(self, epoch: int) -> np.ndarray:
+        """i64[m]: what of the order is this machine's."""
+        return self.order(epoch)[self.rank // (self.world // self.nodes) :: self.nodes]
+
     def batches(self, epoch: int, consumed: int = 0) -> np.ndarray:
         """i64[steps, batch size]: this rank's batches from `consumed` to the end of an epoch (see `rank_slice`)."""
-        return rank_slice(self.order(epoch), self.batch_size, self.rank, self.world, consumed, drop_last=self.training)
+        return rank_slice(
+            self.order(epoch),
+            self.batch_size,
+            self.rank,
+            self.world,
+            consumed,
+            drop_last=self.training,
+            nodes=self.nodes,
+        )
 
     def steps(self, consumed: int) -> int:
         """Batches of each rank from `consumed` to the end of an epoch."""
@@ -292,6 +307,7 @@ class Loader:
                 epoch=self._position[0],
                 consumed=self._position[1],
                 window=plan.window,
+                lanes=plan.lanes,
                 weights=self._weights_digest,
                 fit=str(self.fit),
             )

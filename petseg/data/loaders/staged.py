@@ -66,7 +66,8 @@ class StagedEngine:
     def __init__(self, inner: Engine, reader: ShardReader, plan: LoaderPlan) -> None:
         assert reader.stage is not None, "it is for shards of a store"
         self._inner, self._reader, self._plan, self._stage = inner, reader, plan, reader.stage
-        self._ahead = 2 * plan.window if plan.training and plan.window else len(plan.sizes)
+        mine = plan.lanes // plan.nodes  # which are in use beside each other
+        self._ahead = 2 * plan.window * mine if plan.training and plan.window else len(plan.sizes)
         self._waiting: deque[_Awaited] = deque()
         self._under_way: WeakSet[_Awaited] = WeakSet()
         """Batches that were submitted and not received; those that nobody wants any more are forgotten."""
@@ -143,7 +144,7 @@ class StagedEngine:
         self._stage.follow(sequence.tolist(), self._reached, self._ahead)
 
     def _of(self, epoch: int) -> _Uses:
-        samples = self._plan.order(epoch) % VISIT
+        samples = self._plan.node_order(epoch) % VISIT
         shards, count = self._reader.shards_of(samples), len(self._plan.sizes)
         first, last = np.full(count, len(shards), np.int64), np.full(count, -1, np.int64)
         places, every = np.zeros(sum(self._plan.sizes), np.int64), np.arange(len(shards))
