@@ -185,15 +185,36 @@ def scale_command(
     out: OutOption = RESULTS,
 ) -> None:
     """What a data set costs before its first sample is decoded: 10,000 to 10,000,000 made-up samples."""
-    from benchmarks import scale
+    from benchmarks import scale, shuffle
     from benchmarks.data import WORK
 
     counts = scale.QUICK if quick else scale.SAMPLES
     repeats = _repeats(repeats, quick=quick)
-    with _progress(len(counts) * repeats) as advance:
+    with _progress(len(counts) * repeats + len(shuffle.WAYS)) as advance:
         rows = scale.run_all(WORK, counts, peers=not no_peers, repeats=repeats, progress=lambda name: advance(name, 1))
+        rows += shuffle.run_all(lambda name: advance(name, 1))
     env = environment("no pixels", page_cache="warm")
     _finish("scale", rows, scale.ratios(rows), env, out)
+
+
+@app.command("remote")
+def remote_command(
+    source: SourceOption = "synthetic",
+    samples: Annotated[int, typer.Option(help="Drawn pictures.")] = 1500,
+    quick: QuickOption = False,
+    repeats: RepeatsOption = 0,
+    out: OutOption = RESULTS,
+) -> None:
+    """Shards of a store on loopback beside the same shards on the disk."""
+    from benchmarks import remote
+    from benchmarks.data import prepare, source_of
+
+    cell = prepare(source_of(source, 200 if quick else samples), 0)
+    env = _cell_environment(cell, source)
+    repeats = _repeats(repeats, quick=quick)
+    with _progress(repeats * sum(map(len, remote.WAYS.values()))) as advance:
+        rows = remote.run_all(cell.shards, repeats=repeats, progress=lambda name: advance(name, 1))
+    _finish("remote", rows, remote.ratios(rows), env, out)
 
 
 class LearnSet(StrEnum):

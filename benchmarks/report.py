@@ -24,12 +24,14 @@ TITLES = {
     "pack": ("Packing", "From source files to shards, wall time of the whole command."),
     "learn": ("Learning", "Scores of the test split against seconds of training; evaluation is not counted."),
     "learn-camvid": ("Learning streets", "Mean IoU over CamVid's 11 classes, on whole pictures of val."),
+    "remote": ("Shards of a store", "A server on loopback, which shares the cores, beside the disk."),
     "scale": ("Scale", "What a data set costs before its first sample is read."),
 }
 
 RATIOS_ARE = {
     "learn": "Our mean IoU at shares of T, the notebook's time; and the plain loop's seconds to 0.60 over ours",
     "learn-camvid": "Our mean IoU, and by how much it is above the plain loop's",
+    "remote": "Rates of a store's shards over those of the disk's",
     "gpu": "The figures to reach",
 }
 
@@ -349,4 +351,4 @@ def _times(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
 
 
 def _lower_is_better(row: Mapping[str, Any]) -> bool:
-    return re.fullmatch(r"s|ms|µs|MB", str(row["unit"])) is not None
+    return re.fullmatch(r"s|ms|µs|MB|times chance|share", str(row["unit"])) is not None

@@ -16,12 +16,14 @@ from petseg.system import cpu_model, usable_cores, versions
 from tests.torture.fuzz import fuzz
 from tests.torture.kill import kill_packs, kill_trainings
 from tests.torture.ranks import kill_ranks
+from tests.torture.remote import torture_stores
 
 PARTS: dict[str, tuple[float, Callable[..., Any]]] = {
     "packs killed": (0.1, kill_packs),
     "trainings killed": (0.72, kill_trainings),
     "ranks killed": (0.11, kill_ranks),
     "bytes altered": (0.07, fuzz),
+    "stores that fail": (0.1, torture_stores),
 }
 """Each part's share of the time, and what does it."""
 

@@ -13,6 +13,7 @@ from tests.torture.fuzz import SHARES, fuzz
 from tests.torture.kill import TRAIN, differences, kill_packs, kill_trainings, outcome, run_petseg
 from tests.torture.nodes import train_on_two_nodes
 from tests.torture.ranks import kill_ranks
+from tests.torture.remote import KINDS, torture_stores
 
 
 def test_packs_that_are_killed_go_on_to_the_same_bytes(tmp_path, environment, monkeypatch):
@@ -52,6 +53,15 @@ def test_altered_bytes_end_in_a_correct_result_or_one_sentence(tmp_path):
     tally = fuzz(tmp_path, random.Random(3), lambda tally: sum(tally.cases.values()) >= 200)
     assert not tally.faults and tally.cases.keys() == SHARES.keys()
     assert sum(tally.refused.values()) > 100
+
+
+@pytest.mark.slow
+def test_stores_that_fail_and_readers_that_are_killed_leave_every_byte_right(tmp_path):
+    tally = torture_stores(
+        tmp_path, random.Random(7), lambda tally: tally.kills >= 50 and sum(tally.injected.values()) >= 300
+    )
+    assert not tally.faults, tally.faults
+    assert tally.injected.keys() == set(KINDS)
 
 
 @pytest.mark.parametrize("case", ["shard", pytest.param("train", marks=pytest.mark.slow)])
