@@ -20,6 +20,7 @@ from petseg.inference.evaluate import score
 from petseg.inference.pictures import at_own_size, score_pictures
 from petseg.inference.predict import Prediction, Probabilities
 from petseg.inference.predict import predict as write_predictions
+from petseg.inference.remote_runs import local_run
 from petseg.inference.segment import Segmenter
 from petseg.inference.trained import TrainedModel, load_trained
 from petseg.model.augment import OwnAugment
@@ -153,7 +154,7 @@ def evaluate(
         0.71
     """
     where = resolve_device(device)
-    trained = run if isinstance(run, TrainedModel) else load_trained(Path(run), where, network=network, **changes)
+    trained = run if isinstance(run, TrainedModel) else load_trained(local_run(run), where, network=network, **changes)
     folder = shards_of(trained, shards)
     manifest = Manifest.load(folder)
     if at_own_size(trained, tta_scales, full_size=full_size):
@@ -294,5 +295,5 @@ def load(
         ((375, 500), ('pet', 'background', 'border'))
     """
     where = resolve_device(device)
-    trained = load_trained(Path(run).expanduser(), where, network=network)
+    trained = load_trained(local_run(run), where, network=network)
     return Segmenter(trained, where, amp=amp, tta=tta, scales=tta_scales, tile=tile, overlap=overlap)

@@ -49,6 +49,10 @@ VersionOption = Annotated[
 ShardsArgument = Annotated[
     str, typer.Argument(metavar="DIR", help="Shard folder, or its address in a store.", show_default=False)
 ]
+AnyRunArgument = Annotated[
+    str,
+    typer.Argument(metavar="RUN", help="Run folder, a checkpoint in it, or the address of one.", show_default=False),
+]
 RunArgument = Annotated[
     Path, typer.Argument(metavar="RUN", help="Run folder, or a checkpoint in it.", show_default=False)
 ]
@@ -250,7 +254,7 @@ def train(
 
 @umbrella.command("eval")
 def evaluate(
-    run: RunArgument,
+    run: AnyRunArgument,
     shards: ShardsOption = None,
     split: Annotated[str, typer.Option(help="Split to score.")] = "test",
     as_json: Annotated[bool, typer.Option("--json", help="Make the last line one JSON object.")] = False,
@@ -303,7 +307,7 @@ def evaluate(
 
 @umbrella.command()
 def predict(
-    run: RunArgument,
+    run: AnyRunArgument,
     images: Annotated[
         list[Path], typer.Argument(metavar="IMAGES...", help="Photos, or folders of photos.", show_default=False)
     ],

@@ -21,6 +21,7 @@ from petseg.data.shards.place import shards_for
 from petseg.data.sources.files import MANIFEST_NAME
 from petseg.device import World, local_share, open_world, resolve_device
 from petseg.inference.pictures import at_own_size
+from petseg.inference.remote_runs import local_run
 from petseg.inference.trained import load_trained
 from petseg.run.folder import REPORT, SUMMARY, RunFolder
 from petseg.system import process_began
@@ -75,7 +76,7 @@ def train_command(
 
 
 def evaluate_command(
-    run: Path,
+    run: str,
     *,
     shards: str | None,
     split: str,
@@ -92,7 +93,9 @@ def evaluate_command(
         PetsegError: bad input.
     """
     console = screen.out()
-    trained = load_trained(run, resolve_device(device), **{name: v for name, v in changes.items() if v is not None})
+    trained = load_trained(
+        local_run(run), resolve_device(device), **{name: v for name, v in changes.items() if v is not None}
+    )
     folder = shards_of(trained, shards)
     with screen.progress(console, f"scoring {split}") as (advance, expect):
         expect(Manifest.load(folder).split(split).samples)
@@ -122,7 +125,7 @@ def evaluate_command(
 
 
 def predict_command(
-    run: Path,
+    run: str,
     images: Sequence[Path],
     out: Path,
     *,
@@ -147,7 +150,7 @@ def predict_command(
     console = screen.out()
     where = resolve_device(device)
     segmenter = Segmenter(
-        load_trained(run, where), where, amp=amp, tta=tta, scales=tta_scales, tile=tile, overlap=overlap
+        load_trained(local_run(run), where), where, amp=amp, tta=tta, scales=tta_scales, tile=tile, overlap=overlap
     )
     with screen.progress(console, "predicting") as (advance, expect):
         expect(len(pictures_in(images)))

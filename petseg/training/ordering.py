@@ -14,6 +14,10 @@ from petseg.errors import OptionError
 from petseg.training.reporter import Reporter
 
 
+WELL_SHUFFLED = 16
+"""Shards at once from which on a pack of petseg's is shuffled nearly as well as by all (benchmarks/README.md)."""
+
+
 def settle_order(config: TrainConfig, world: World, manifest: Manifest, reporter: Reporter) -> TrainConfig:
     """The configuration with lanes and window settled: one lane and all shards, unless shards come from a store.
 
@@ -33,5 +37,8 @@ def settle_order(config: TrainConfig, world: World, manifest: Manifest, reporter
         window = largest_window(split, folder.limit)
         if window:
             window = max(1, window // (lanes // nodes_for(lanes, world.size)))
-            reporter.note(f"--window {window}: so many shards are in play at once, as the cache holds twice as many.")
+            reporter.note(
+                f"--window {window}: so many shards are in play at once, as the cache holds twice as many"
+                + ("; 16 and more shuffle well." if window < WELL_SHUFFLED else ".")
+            )
     return dataclasses.replace(config, window=window, lanes=lanes)

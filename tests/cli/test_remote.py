@@ -3,7 +3,9 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from petseg import Manifest
 from petseg.data.shards.place import place_of
@@ -80,6 +82,28 @@ def test_shards_of_a_store_are_shown_verified_fetched_and_cleared(petseg, store,
     assert code == 0 and "hashes, indices and every sample are as the manifest says" in out, err
     code, _, err = petseg("show", address, "--count", 4)
     assert code == 0 and (tmp_path / "cwd" / "contact-sheet.png").is_file(), err
+
+
+def test_a_run_in_a_store_predicts_and_is_fetched_once(petseg, packed, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    code, _, err = petseg("train", "--shards", packed, "--run-dir", "runs/one", "--epochs", 1, *TINY)
+    assert code == 0, err
+    photo = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
+    Image.fromarray(photo).save("photo.png")
+    assert petseg("predict", "runs/one", "photo.png", "--out", "local")[0] == 0
+    faults = Faults()
+    with web_server(tmp_path / "cwd" / "runs") as inner, proxy(inner, faults) as address:
+        for run in (f"{address}/one", f"{address}/one/best.pt"):
+            code, _, err = petseg("predict", run, "photo.png", "--out", "away")
+            assert code == 0, err
+            masks = [(tmp_path / "cwd" / where / "photo.png").read_bytes() for where in ("local", "away")]
+            assert masks[0] == masks[1]
+        assert [(r.method, r.path) for r in faults.requests] == [
+            ("HEAD", "/one/best.pt"), ("GET", "/one/best.pt"), ("HEAD", "/one/best.pt")
+        ]  # fmt: skip
+        assert petseg("eval", f"{address}/one", "--device", "cpu")[0] == 0
+        code, _, err = petseg("predict", f"{address}/two", "photo.png", "--out", "x")
+        assert code == 2 and "/two/best.pt: there is no such object" in err
 
 
 def test_a_store_that_refuses_ends_the_command_in_a_sentence(petseg, store, tmp_path):
