@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -86,10 +87,12 @@ def squashed(mask: np.ndarray, size: tuple[int, int], classes: ClassTable) -> np
 
 def _some_masks(folder: Place, manifest: Manifest) -> Iterator[np.ndarray]:
     """Codes of some training samples, spread over all of them."""
-    reader = ShardReader(folder, manifest, "train", verify=False)
+    reader, train = ShardReader(folder, manifest, "train", verify=False), manifest.split("train")
+    # Of a store, a pack's first two shards, which are as good as any: they are fetched for this.
+    last = len(reader) if isinstance(folder, Path) else sum(train.sizes[:2])
     most = LOOKED_AT if manifest.max_height * manifest.max_width <= LARGE_PIXELS else LOOKED_AT // 4
     try:
-        for index in np.unique(np.linspace(0, len(reader) - 1, most).astype(np.int64)).tolist():
+        for index in np.unique(np.linspace(0, last - 1, most).astype(np.int64)).tolist():
             yield reader.mask(index)
     finally:
         reader.close()

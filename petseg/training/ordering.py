@@ -13,7 +13,6 @@ from petseg.device import World, local_share
 from petseg.errors import OptionError
 from petseg.training.reporter import Reporter
 
-
 WELL_SHUFFLED = 16
 """Shards at once from which on a pack of petseg's is shuffled nearly as well as by all (benchmarks/README.md)."""
 

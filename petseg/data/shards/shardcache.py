@@ -12,6 +12,7 @@ import errno
 import hashlib
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,8 @@ class ShardCache:
                 # Between the opening and the lock it may have been removed, and come anew.
                 if _same(file, path):
                     with contextlib.suppress(OSError):
-                        os.utime(file.fileno())
+                        # Not the time of change, by which readers know the file.
+                        os.utime(file.fileno(), ns=(time.time_ns(), os.fstat(file.fileno()).st_mtime_ns))
                     if not self.index(sha256).is_file():
                         write_index(self.index(sha256), scan_tar(path, "remove it: petseg cache verify"))
                     return Held(path, file)
@@ -139,7 +141,7 @@ class ShardCache:
                     continue
                 with contextlib.suppress(OSError):
                     stat = entry.stat(follow_symlinks=False)
-                    found.append(Stored(name[1], Path(entry.path), stat.st_size, stat.st_mtime_ns))
+                    found.append(Stored(name[1], Path(entry.path), stat.st_size, stat.st_atime_ns))
         return found
 
     def remove(self, stored: Stored) -> bool:

@@ -117,7 +117,8 @@ class Stage:
                 self._make_way(numbers, missing)
                 self._ask(missing)
             while missing:
-                self._hear(_LONGEST_WAIT if wait else 0)
+                if not self._hear(_LONGEST_WAIT if wait else 0) and wait:
+                    self._tell(need=missing)  # in case an exception broke off the hearing of an answer
                 for number in missing:
                     if number in self._failed:
                         raise PetsegError(self._failed.pop(number))
@@ -188,6 +189,8 @@ class Stage:
     def _start(self) -> None:
         if self.remote.offline:
             return
+        if sys.platform == "win32":
+            raise PetsegError(f"{self.remote}: shards of a store are fetched on Linux and macOS alone.")
         remote = self.remote
         helper = start_module("petseg.data.shards.stage", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert helper.stdin and helper.stdout
@@ -209,12 +212,12 @@ class Stage:
         except (BrokenPipeError, ValueError):
             self._died()
 
-    def _hear(self, seconds: float) -> None:
-        """Take what the helper says, after waiting for it."""
+    def _hear(self, seconds: float) -> bool:
+        """Take what the helper says, after waiting for it; whether it said anything."""
         assert self._helper is not None and self._helper.stdout is not None
         out = self._helper.stdout
         if not select.select([out], [], [], seconds)[0]:
-            return
+            return False
         data = out.read()
         if data == b"":
             self._died()
@@ -225,6 +228,7 @@ class Stage:
                 self.remote.note(message["note"])
             elif "failed" in message:
                 self._failed[message["failed"]] = message["why"]
+        return True
 
     def _died(self) -> None:
         assert self._helper is not None

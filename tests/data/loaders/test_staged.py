@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from petseg import Manifest, OrderedSamples
+from petseg.data.shards.files import TarFiles
 from petseg.data.shards.options import PackOptions
 from petseg.data.shards.pack import pack
 from petseg.data.shards.place import RemoteShards
@@ -116,6 +117,18 @@ def test_samples_and_pictures_come_from_a_store_too(many, remote):
         assert bytes(reader.read(index)[0]) == bytes(local.read(index)[0])
     reader.close()
     local.close()
+
+
+def test_a_second_reader_leaves_the_files_of_the_first_what_they_were(many, remote):
+    make, _ = remote
+    manifest = Manifest.load(many)
+    first, second = (ShardReader(make(), manifest, "train") for _ in range(2))
+    spans = first.spans(np.arange(len(first)))
+    second.spans(np.arange(len(second)))
+    files = TarFiles()
+    assert all(len(files.read(span)[0]) for span in spans)
+    for each in (files, first, second):
+        each.close()
 
 
 def test_what_is_not_there_is_said(load, remote):
