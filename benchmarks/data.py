@@ -19,7 +19,7 @@ from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.options import PackOptions
 from petseg.data.shards.pack import pack
 from petseg.data.shards.reader import ShardReader
-from petseg.data.sources import Listing, OverSource, Pair
+from petseg.data.sources import Listing, OverSource, Pair, Source
 from petseg.data.sources.resolve import resolve_source
 from petseg.data.sources.synthetic import SyntheticSource
 from petseg.system import usable_cores
@@ -105,6 +105,20 @@ def packing_code() -> str:
     """SHA-256 of petseg's code for data: a cell that another version packed is not taken for this one's."""
     files = sorted((Path(petseg.__file__).parent / "data").rglob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def folder_for(name: str, source: Source, work: Path) -> tuple[Path, bool]:
+    """(the folder of what is made of a source, whether it is there whole); an older or unfinished one is removed.
+
+    What makes it writes a file `whole` at its end.
+    """
+    pairs = [(pair.key, pair.size, pair.split) for pair in source.listing().pairs]
+    identity = json.dumps([source.name, pairs, packing_code()])
+    folder = work / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+    whole = (folder / "whole").is_file()
+    if not whole:
+        shutil.rmtree(folder, ignore_errors=True)
+    return folder, whole
 
 
 def prepare(source: InTrain, short_side: int, work: Path = WORK) -> Cell:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import statistics
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.data import WORK, packing_code, write_files
+from benchmarks.data import WORK, folder_for, write_files
 from benchmarks.harness import ContenderError, Row, peer
 from petseg.data.shards.options import PackOptions
 from petseg.data.shards.pack import pack
@@ -78,13 +77,10 @@ class Point:
 
 def prepare(source: Source) -> Path:
     """Shards of a source (packed at 128), and its train split's original files beside them; kept between runs."""
-    pairs = source.listing().pairs
-    identity = json.dumps([source.name, [(pair.key, pair.size, pair.split) for pair in pairs], packing_code()])
-    folder = WORK / f"learn-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
-    if (folder / "whole").is_file():
+    folder, whole = folder_for("learn", source, WORK)
+    if whole:
         return folder
-    shutil.rmtree(folder, ignore_errors=True)
-    split = "official" if any(pair.split for pair in pairs) else "random"
+    split = "official" if any(pair.split for pair in source.listing().pairs) else "random"
     for short_side, name in ((SHORT_SIDE, "shards"), (0, "originals")):
         pack(source, folder / name, PackOptions(split=split, short_side=short_side), workers=usable_cores())
     write_files(folder / "originals", folder / "files")

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.data import WORK, packing_code, write_files
+from benchmarks.data import WORK, folder_for, write_files
 from benchmarks.harness import ContenderError, Row
 from benchmarks.learn import Entry, Point, run_entry
 from petseg.classes import ClassTable
@@ -42,12 +39,9 @@ def source_of(folder: str) -> Source:
 
 def prepare(source: Source) -> Path:
     """Its shards at their own size, and the same pictures of train as files beside them; kept between runs."""
-    pairs = source.listing().pairs
-    identity = json.dumps([source.name, [(pair.key, pair.size, pair.split) for pair in pairs], packing_code()])
-    folder = WORK / f"scenes-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
-    if (folder / "whole").is_file():
+    folder, whole = folder_for("scenes", source, WORK)
+    if whole:
         return folder
-    shutil.rmtree(folder, ignore_errors=True)
     pack(source, folder / "shards", PackOptions(split="official", short_side=0), workers=usable_cores())
     write_files(folder / "shards", folder / "files")
     (folder / "whole").touch()

@@ -119,6 +119,29 @@ def test_samples_and_pictures_come_from_a_store_too(many, remote):
     local.close()
 
 
+def test_each_node_fetches_its_lanes_alone(load, many, remote, monkeypatch):
+    make, faults = remote
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    options = {"batch_size": 3, "window": 2, "seed": 1, "fit": "squash"}
+    count = len(Manifest.load(many).split("train").shards)
+    alone = load("webdataset", many, batch_size=6, rank=0, world=1, lanes=2, window=2, seed=1)
+    fetched, nodes = [], []
+    for rank in range(2):
+        faults.requests.clear()
+        node = load("webdataset", make(f"node{rank}"), rank=rank, world=2, lanes=2, **options)
+        nodes.append([sorted(batch.indices.tolist()) for batch in node])
+        node.close()
+        fetched.append(len({request.path for request in faults.requests if request.path.endswith(".tar")}))
+    assert max(fetched) <= count // 2 + 3 and sum(fetched) < 1.4 * count, (fetched, count)
+    together = [sorted(one + other) for one, other in zip(*nodes, strict=True)]
+    assert together == [sorted(batch.indices.tolist()) for batch in alone]
+    state = alone.state_dict()
+    assert state["lanes"] == 2
+    with pytest.raises(PetsegError, match="of lanes 2"):
+        load("webdataset", many, batch_size=6, window=2, seed=1).load_state_dict(state)
+
+
 def test_a_second_reader_leaves_the_files_of_the_first_what_they_were(many, remote):
     make, _ = remote
     manifest = Manifest.load(many)
