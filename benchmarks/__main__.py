@@ -203,6 +203,7 @@ def remote_command(
     samples: Annotated[int, typer.Option(help="Drawn pictures.")] = 1500,
     quick: QuickOption = False,
     repeats: RepeatsOption = 0,
+    no_peers: NoPeersOption = False,
     out: OutOption = RESULTS,
 ) -> None:
     """Shards of a store on loopback beside the same shards on the disk."""
@@ -212,8 +213,10 @@ def remote_command(
     cell = prepare(source_of(source, 200 if quick else samples), 0)
     env = _cell_environment(cell, source)
     repeats = _repeats(repeats, quick=quick)
-    with _progress(repeats * sum(map(len, remote.WAYS.values()))) as advance:
+    steps = sum(map(len, remote.WAYS.values())) + (0 if no_peers else 1 + len(remote.PEERS))
+    with _progress(repeats * steps) as advance:
         rows = remote.run_all(cell.shards, repeats=repeats, progress=lambda name: advance(name, 1))
+        rows += [] if no_peers else remote.run_peers(cell, repeats=repeats, progress=lambda name: advance(name, 1))
     _finish("remote", rows, remote.ratios(rows), env, out)
 
 

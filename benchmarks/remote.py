@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import socket
 import statistics
@@ -15,7 +16,9 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.harness import ContenderError, Row, peer
+from benchmarks.data import Cell
+from benchmarks.harness import ROOT, ContenderError, Row, peer
+from petseg.data.objects import Objects
 
 LIMIT_SECONDS = 600
 _NGINX = """
@@ -28,13 +31,20 @@ http {{
 }}
 """
 
+PEERS = {"LitData": "remote_litdata.py", "MosaicML Streaming": "remote_streaming.py"}
+"""Libraries that read from stores, in environments of their own."""
+
 WAYS = {"load": ("local", "warm", "cold"), "train": ("local", "cold")}
 NAMES = {
     "local": "shards on the disk",
     "warm": "of a store, all of them kept already",
     "cold": "of a store, nothing kept yet",
 }
-CHARTS = {"load": "Loading an epoch, at 128 px", "train": "The first epoch of a training run, at 128 px"}
+CHARTS = {
+    "load": "Loading an epoch, at 128 px",
+    "whole": "A first epoch from a store that speaks S3, nothing kept yet, from the loader's making on",
+    "train": "The first epoch of a training run, at 128 px",
+}
 
 
 @contextlib.contextmanager
@@ -88,10 +98,114 @@ def run_all(shards: Path, *, repeats: int, progress: Callable[[str], None]) -> l
     return [_row(mode, way, points, name) for (mode, way), points in found.items()]
 
 
+@contextlib.contextmanager
+def bucket(work: Path) -> Iterator[str]:
+    """The address of a bucket in moto's server, a process of its own; its credentials are in the environment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    endpoint = f"http://127.0.0.1:{port}"
+    log = (work / "moto.log").open("wb")
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from moto.server import main; main()", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=log, stderr=log,
+    )  # fmt: skip
+    given = {
+        "AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1",
+    }  # fmt: skip
+    before = {name: os.environ.get(name) for name in given}
+    os.environ.update(given)
+    try:
+        for _ in range(200):
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(urllib.request.Request(f"{endpoint}/bucket", method="PUT")).close()
+                break
+            time.sleep(0.1)
+        yield "s3://bucket"
+    finally:
+        process.terminate()
+        process.wait()
+        log.close()
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def run_peers(cell: Cell, *, repeats: int, progress: Callable[[str], None]) -> list[Row]:
+    """Petseg and the other libraries, cold, in turns, from one server; a library that cannot run says why.
+
+    Args:
+        cell: the same samples as shards and as files.
+        repeats: of each.
+        progress: called with a name after each measurement.
+    """
+    found: dict[str, list[dict[str, float]]] = {"petseg": [], **{name: [] for name in PEERS}}
+    failed: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as scratch, bucket(Path(scratch)) as address:
+        work = Path(scratch)
+        _upload(cell.shards, f"{address}/petseg")
+        for name, script in PEERS.items():
+            try:
+                _peer(script, cell, "--write", str(work / name))
+                _upload(work / name, f"{address}/{name.replace(' ', '-')}")
+            except ContenderError as error:
+                failed[name] = f"failed: {error}"
+        for turn in range(repeats):
+            for name, points in found.items():
+                cache = str(work / f"cache-{turn}-{name}")
+                if name == "petseg":
+                    points.append(_measured("whole", f"{address}/petseg", Path(cache), "cold"))
+                elif name not in failed:
+                    remote = f"{address}/{name.replace(' ', '-')}"
+                    try:
+                        points.append(json.loads(_peer(PEERS[name], cell, "--remote", remote, "--cache", cache)))
+                    except ContenderError as error:
+                        failed[name] = f"failed: {error}"
+                progress(f"cold, {name}")
+    return [
+        Row(
+            name=name, unit="images/s", samples=[point["rate"] for point in points], note=failed.get(name, ""),
+            facts={
+                "chart": CHARTS["whole"], "kind": "petseg" if name == "petseg" else "library", "mode": "whole",
+                "way": name, "detail": f"{statistics.median(p['cpu'] for p in points):.1f} s of CPU" if points else "",
+            },
+        )
+        for name, points in found.items()
+    ]  # fmt: skip
+
+
+def _upload(folder: Path, address: str) -> None:
+    store = Objects(address)
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            store.put(path.relative_to(folder).as_posix(), path)
+
+
+def _peer(script: str, cell: Cell, *options: str) -> str:
+    """What a peer's script prints, run in its own environment.
+
+    Raises:
+        ContenderError: it failed.
+    """
+    command = ["uv", "run", "--quiet", "--script", str(ROOT / "peers" / script), "--data", str(cell.folder), *options]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ContenderError(str(error)[:300]) from None
+    if done.returncode:
+        raise ContenderError((done.stderr.strip().splitlines() or ["it ended without a word"])[-1][:300])
+    return done.stdout
+
+
 def ratios(rows: Sequence[Row]) -> dict[str, float | None]:
-    """Warm over local, and cold over local in a training run's first epoch and for the loader alone."""
-    rate = {(row.facts["mode"], row.facts["way"]): statistics.median(row.samples) for row in rows}
+    """Warm over local, cold over local in a training run's first epoch and for the loader alone, cold over peers."""
+    rate = {(row.facts["mode"], row.facts["way"]): statistics.median(row.samples) for row in rows if row.samples}
+    others = [value for (mode, way), value in rate.items() if mode == "whole" and way != "petseg"]
     return {
+        "cold_over_peers": rate["whole", "petseg"] / max(others) if others else None,
         "warm": rate["load", "warm"] / rate["load", "local"],
         "cold_training": rate["train", "cold"] / rate["train", "local"],
         "cold_loading": rate["load", "cold"] / rate["load", "local"],

@@ -15,7 +15,7 @@ from petseg.data.shards.place import RemoteShards
 parser = argparse.ArgumentParser()
 parser.add_argument("--shards", required=True)
 parser.add_argument("--cache", default="")
-parser.add_argument("--mode", choices=("load", "train"), default="load")
+parser.add_argument("--mode", choices=("load", "whole", "train"), default="load")
 args = parser.parse_args()
 
 
@@ -24,12 +24,13 @@ def cpu_seconds():
     return times.user + times.system + times.children_user + times.children_system
 
 
-if args.mode == "load":
+if args.mode != "train":
+    made = time.perf_counter()
     shards = RemoteShards(args.shards, Path(args.cache)) if args.cache else args.shards
     loader = petseg.build_loader(
         "webdataset", shards=shards, split="train", batch_size=32, size=(128, 128), training=True, num_threads=2
     )
-    began, samples = time.perf_counter(), 0
+    began, samples = (made if args.mode == "whole" else time.perf_counter()), 0
     for batch in loader:
         samples += len(batch.indices)
     seconds = time.perf_counter() - began
