@@ -22,7 +22,7 @@ from petseg.data.objects import Objects
 
 LIMIT_SECONDS = 600
 _NGINX = """
-daemon off; error_log stderr; pid {work}/nginx.pid; worker_processes 1;
+{user}daemon off; error_log stderr; pid {work}/nginx.pid; worker_processes 1;
 events {{ worker_connections 256; }}
 http {{
   access_log {work}/access.log; sendfile on; client_body_temp_path {work}/body; proxy_temp_path {work}/proxy;
@@ -54,7 +54,14 @@ def server(folder: Path, work: Path) -> Iterator[tuple[str, str]]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     if nginx := shutil.which("nginx"):
-        (work / "nginx.conf").write_text(_NGINX.format(work=work, port=port, folder=folder))
+        (work / "nginx.conf").write_text(
+            _NGINX.format(
+                work=work,
+                port=port,
+                folder=folder,
+                user="user root; " if hasattr(os, "geteuid") and not os.geteuid() else "",
+            )
+        )
         command, name = [nginx, "-c", str(work / "nginx.conf"), "-p", str(work)], "nginx"
     else:
         command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1", "--directory", str(folder)]
