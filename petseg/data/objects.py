@@ -27,12 +27,13 @@ T = TypeVar("T")
 PATIENCE = 600.0
 """Seconds without progress after which a store is given up."""
 
-FIRST_PATIENCE = 20.0
+FIRST_PATIENCE = 10.0
 """Likewise for one that cannot be reached at all, before anything has come from it: a wrong name, most likely."""
 
 CHUNK = 1 << 18
 """Bytes that are taken from a stream at once, or a little more; what it holds of these is lost where it breaks off."""
 
+_PAGE = 1000
 _LONGEST_PAUSE = 30.0
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 _TIMEOUTS = {"read_timeout": "30s", "connect_timeout": "5s", "timeout": "7days"}
@@ -226,10 +227,10 @@ class Objects:
             after = page[-1]["path"]
 
     def _page(self, below: str, after: str | None) -> list[Any]:
-        """The next thousand objects after a name."""
+        """The next objects after a name."""
 
         def ask(_waiting: _Waiting) -> list[Any]:
-            return next(iter(_client().list(self._store, below or None, offset=after, chunk_size=1000)), [])
+            return next(iter(_client().list(self._store, below or None, offset=after, chunk_size=_PAGE)), [])
 
         return self._patiently(below, ask)
 

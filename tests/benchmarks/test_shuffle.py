@@ -16,11 +16,11 @@ def test_figures_of_known_orders():
 
 
 def test_a_wider_window_shuffles_better_and_lanes_cost_little():
-    rows = shuffle.run_all(lambda name: None, shards=128)
+    rows = shuffle.run_all(lambda name: None, shards=64)
     again = {row.name: row.samples[0] for row in rows if row.facts["chart"] == shuffle.CHARTS["again"]}
-    assert again["--window 1"] > 3 * again["--window 4"] > 6 * again["--window 16"]
+    assert again["--window 1"] > 3 * again["--window 4"] > 4 * again["--window 16"]
     assert again["every shard at once"] == pytest.approx(1, abs=0.2)
     error = {row.name: row.samples[0] for row in rows if row.facts["chart"] == shuffle.CHARTS["shuffled"]}
     assert max(error.values()) < 1.1 * min(error.values()), "packed in a shuffled order, any window will do"
     by_class = {row.name: row.samples[0] for row in rows if row.facts["chart"] == shuffle.CHARTS["sorted"]}
-    assert by_class["--window 1"] > 0.85 > by_class["--window 64"]
+    assert by_class["--window 1"] > 0.85 > 0.4 > by_class["--window 64"]

@@ -87,6 +87,8 @@ def test_a_run_leaves_everything_that_it_promises(train, packed):
         "cache": "auto",
         "optimizer": "auto",
         "fit": "auto",
+        "window": -1,
+        "lanes": 0,
     }
     assert (written["optimizer"], written["fit"]) == ("muon", "squash")
     best = load_checkpoint(run.path / "best.pt")
