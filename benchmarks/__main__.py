@@ -192,9 +192,9 @@ def scale_command(
     repeats = _repeats(repeats, quick=quick)
     with _progress(len(counts) * repeats + len(shuffle.WAYS)) as advance:
         rows = scale.run_all(WORK, counts, peers=not no_peers, repeats=repeats, progress=lambda name: advance(name, 1))
-        rows += shuffle.run_all(lambda name: advance(name, 1))
+        shuffled = shuffle.run_all(lambda name: advance(name, 1))
     env = environment("no pixels", page_cache="warm")
-    _finish("scale", rows, scale.ratios(rows), env, out)
+    _finish("scale", [*rows, *shuffled], scale.ratios(rows), env, out)
 
 
 @app.command("remote")
