@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 from pathlib import Path
 
-from petseg.data.objects import ObjectChanged, Objects, is_remote
+from petseg.data.objects import Objects, is_remote
 from petseg.data.shards.shardcache import default_folder
 from petseg.errors import PetsegError
 from petseg.run.folder import BEST
@@ -36,18 +36,11 @@ def local_run(run: Path | str) -> Path:
     with contextlib.suppress(OSError):
         if meta.etag and stamp.read_text() == meta.etag and file.stat().st_size == meta.size:
             return file
-    parts: list[bytes] = []
-    for _ in range(2):
-        parts.clear()
-        with contextlib.suppress(ObjectChanged):
-            meta = objects.fetch(name, lambda part: parts.append(bytes(part)))
-            break
-    else:
-        raise PetsegError(f"{objects.url(name)} changes while it is read: try again when the run has ended.")
+    content = objects.get(name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         stamp.unlink(missing_ok=True)
-        write_atomic(file, b"".join(parts))
+        write_atomic(file, content)
         write_atomic(stamp, (meta.etag or "").encode())
     except OSError as error:
         raise PetsegError(f"{file} cannot be written ({error.strerror}).") from error

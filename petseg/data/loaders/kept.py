@@ -46,6 +46,8 @@ class Kept(NamedTuple):
         """Keep a sample. Several workers may keep the same one at once: they write the same bytes."""
         (height, width), slot, start = codes.shape, self._slot(memory, sample), _SIZE_BYTES
         pixels = height * width
+        if image.shape[:2] != codes.shape or start + 4 * pixels > len(slot):
+            return  # not what the manifest says: it is decoded anew each time, as without a cache
         slot[start : start + pixels] = codes.reshape(-1)
         slot[start + pixels : start + 4 * pixels] = image.reshape(-1)
         size = slot[:_SIZE_BYTES].view(np.int32)

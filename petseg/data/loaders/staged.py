@@ -72,6 +72,8 @@ class StagedEngine:
         self._under_way: WeakSet[_Awaited] = WeakSet()
         """Batches that were submitted and not received; those that nobody wants any more are forgotten."""
         self._epoch, self._uses = -2, _Uses(*(np.zeros(0, np.int64),) * 4)
+        self._following: _Uses | None = None
+        """The next epoch's."""
         self._reached, self._place = -1, -1
         """Finished shards of the sequence, and the place in the epoch's order of what was received last."""
 
@@ -135,12 +137,12 @@ class StagedEngine:
 
     def _follow(self, epoch: int, indices: np.ndarray) -> None:
         """Plan this epoch and the next."""
-        self._uses = self._of(epoch)
-        following = self._of(epoch + 1) if self._plan.training else self._uses
+        self._uses = self._following if epoch == self._epoch + 1 and self._following else self._of(epoch)
+        self._following = self._of(epoch + 1) if self._plan.training else self._uses
         self._epoch = epoch
         self._place = int(self._uses.places[indices].min()) - 1
         self._reached = self._uses.finished(self._place)
-        sequence = np.concatenate([self._uses.sequence, following.sequence])
+        sequence = np.concatenate([self._uses.sequence, self._following.sequence])
         self._stage.follow(sequence.tolist(), self._reached, self._ahead)
 
     def _of(self, epoch: int) -> _Uses:

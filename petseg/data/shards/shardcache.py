@@ -174,21 +174,28 @@ class ShardCache:
             return True
         stored = self.stored()
         taken = sum(each.bytes for each in stored)
-        for each in _by_next_use(stored, next_use):
-            if taken + size <= self.limit or next_use(each.sha256) <= mine:
-                break
-            if self.remove(each):
-                taken -= each.bytes
-        return taken + size <= self.limit
+        removed = self._removed(stored, next_use, mine)
+        while taken + size > self.limit:
+            gone = next(removed, None)
+            if gone is None:
+                return False
+            taken -= gone.bytes
+        return True
 
     def remove_one(self, next_use: Callable[[str], float], mine: float) -> bool:
         """Remove the one that is used furthest from now, and after `mine`; whether one was."""
-        for each in _by_next_use(self.stored(), next_use):
+        return next(self._removed(self.stored(), next_use, mine), None) is not None
+
+    def _removed(self, stored: list[Stored], next_use: Callable[[str], float], mine: float) -> Iterator[Stored]:
+        """Remove one after the other, and yield what is gone.
+
+        The furthest first (Belady's rule, which is the best there is); of those that no run plans for, the oldest.
+        """
+        for each in sorted(stored, key=lambda each: (-next_use(each.sha256), each.used_ns)):
             if next_use(each.sha256) <= mine:
-                return False
+                return
             if self.remove(each):
-                return True
-        return False
+                yield each
 
 
 class Held:
@@ -281,11 +288,6 @@ class Filling:
         while block := self._file.read(_BLOCK):
             made.update(block)
         return made
-
-
-def _by_next_use(stored: list[Stored], next_use: Callable[[str], float]) -> list[Stored]:
-    """The furthest first (Belady's rule, which is the best there is); of those that no run plans for, the oldest."""
-    return sorted(stored, key=lambda each: (-next_use(each.sha256), each.used_ns))
 
 
 def verify(cache: ShardCache) -> Iterator[tuple[Stored, bool]]:

@@ -254,7 +254,10 @@ class _Fetching:
         self._at, self._ahead = 0, 1
         self._busy: set[int] = set()
         self._failed: set[int] = set()
+        self._there: set[int] = set()
+        """Shards that were found to be there, and are not looked for again unless they are waited for."""
         self._elsewhere: dict[int, float] = {}
+        """When to look again for a shard that another process fetches."""
         self._no_room: dict[int, float] = {}
         """Since when there has been none for a shard."""
         self._uses: dict[str, float] = {}
@@ -308,20 +311,28 @@ class _Fetching:
         """The shard that is missed first."""
         with self._changed:
             while True:
-                now = time.monotonic()
+                now, pause = time.monotonic(), math.inf
                 near = len(self._needed) + self._ahead
                 for place, number in enumerate([*self._needed, *self._sequence[self._at :]]):
-                    if number in self._busy or number in self._failed or self._elsewhere.get(number, 0) > now:
+                    if number in self._busy or number in self._failed:
+                        continue
+                    if number in self._there and number not in self._needed:
+                        continue
+                    if self._elsewhere.get(number, 0) > now:
+                        pause = _ELSEWHERE
                         continue
                     if self._cache.holds(self._shards[number].sha256) and number not in self._needed:
+                        if self._cache.limit is None:
+                            self._there.add(number)
                         continue
                     if not self._room(number, removing=place < near):
+                        pause = _ELSEWHERE if number in self._needed else _LONGEST_WAIT
                         self._give_up(number, now)
                         break  # what comes later has less of a claim
                     self._no_room.clear()
                     self._busy.add(number)
                     return number
-                self._changed.wait(_ELSEWHERE if self._elsewhere or self._cache.limit is not None else None)
+                self._changed.wait(None if pause == math.inf else pause)
 
     def _give_up(self, number: int, now: float) -> None:
         """Say that there is no room for a shard that is waited for, after a while."""
