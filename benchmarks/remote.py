@@ -25,7 +25,8 @@ _NGINX = """
 {user}daemon off; error_log stderr; pid {work}/nginx.pid; worker_processes 1;
 events {{ worker_connections 256; }}
 http {{
-  access_log {work}/access.log; sendfile on; client_body_temp_path {work}/body; proxy_temp_path {work}/proxy;
+  log_format bytes '$uri $body_bytes_sent'; access_log {work}/access.log bytes;
+  sendfile on; client_body_temp_path {work}/body; proxy_temp_path {work}/proxy;
   fastcgi_temp_path {work}/fastcgi; uwsgi_temp_path {work}/uwsgi; scgi_temp_path {work}/scgi;
   server {{ listen 127.0.0.1:{port}; root {folder}; }}
 }}
@@ -44,7 +45,9 @@ CHARTS = {
     "load": "Loading an epoch, at 128 px",
     "whole": "A first epoch from a store that speaks S3, nothing kept yet, from the loader's making on",
     "train": "The first epoch of a training run, at 128 px",
+    "fetched": "Bytes fetched by a training run of two epochs",
 }
+RANKS = {"fetched_by_one_rank": 1, "fetched_by_two_ranks": 2}
 
 
 @contextlib.contextmanager
@@ -102,7 +105,27 @@ def run_all(shards: Path, *, repeats: int, progress: Callable[[str], None]) -> l
                     progress(f"{mode}, {way}")
                     if way == "local" and mode == "load":
                         _measured(mode, address, cache, "fill")
-    return [_row(mode, way, points, name) for (mode, way), points in found.items()]
+            fetched = _fetched(shards, address, work) if name == "nginx" else []
+    return [_row(mode, way, points, name) for (mode, way), points in found.items()] + fetched
+
+
+def _fetched(shards: Path, address: str, work: Path) -> list[Row]:
+    """The bytes of shards that nginx sent, over those of the set, for each number of ranks."""
+    log, rows = work / "access.log", []
+    size = sum(path.stat().st_size for path in shards.glob("*.tar"))
+    for way, ranks in RANKS.items():
+        before = log.stat().st_size
+        command = [sys.executable, "-m", "petseg", "train", "--shards", address, "--shard-cache", str(work / way)]
+        command += ["--run-dir", str(work / f"run-{way}"), "--ranks", str(ranks), "--epochs", "2", "--size", "32"]
+        command += ["--device", "cpu", "--loader", "webdataset", "--cache", "none"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False)
+        if done.returncode:
+            raise ContenderError((done.stderr.strip().splitlines() or ["it ended without a word"])[-1][:300])
+        lines = [line.split() for line in log.read_text()[before:].splitlines()]
+        sent = sum(int(count) for name, count in lines if name.endswith(".tar"))
+        facts = {"chart": CHARTS["fetched"], "kind": "petseg", "mode": "fetched", "way": way}
+        rows.append(Row(name=f"{ranks} rank{'s' * (ranks > 1)}", unit="of the set", samples=[sent / size], facts=facts))
+    return rows
 
 
 @contextlib.contextmanager
@@ -208,7 +231,7 @@ def _peer(script: str, cell: Cell, *options: str) -> str:
 
 
 def ratios(rows: Sequence[Row]) -> dict[str, float | None]:
-    """Warm over local, cold over local in a training run's first epoch and for the loader alone, cold over peers."""
+    """Warm over local, cold over local in training's first epoch and for the loader alone, cold over peers; bytes."""
     rate = {(row.facts["mode"], row.facts["way"]): statistics.median(row.samples) for row in rows if row.samples}
     others = [value for (mode, way), value in rate.items() if mode == "whole" and way != "petseg"]
     return {
@@ -216,6 +239,7 @@ def ratios(rows: Sequence[Row]) -> dict[str, float | None]:
         "warm": rate["load", "warm"] / rate["load", "local"],
         "cold_training": rate["train", "cold"] / rate["train", "local"],
         "cold_loading": rate["load", "cold"] / rate["load", "local"],
+        **{way: rate.get(("fetched", way)) for way in RANKS},
     }
 
 

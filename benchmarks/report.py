@@ -31,7 +31,7 @@ TITLES = {
 RATIOS_ARE = {
     "learn": "Our mean IoU at shares of T, the notebook's time; and the plain loop's seconds to 0.60 over ours",
     "learn-camvid": "Our mean IoU, and by how much it is above the plain loop's",
-    "remote": "Rates of a store's shards over those of the disk's",
+    "remote": "A store's rates over those of the disk or of the faster peer; bytes fetched over those of the set",
     "gpu": "The figures to reach",
 }
 

@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import os
 import platform
+import secrets
 import subprocess
 import sys
 import threading
@@ -44,7 +45,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     Raises:
         OSError: the disk is full, or the folder read-only; a file that was there before is unchanged.
     """
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial = partial_of(path)
     try:
         with open_fresh(partial) as file:
             file.write(data)
@@ -54,6 +55,16 @@ def write_atomic(path: Path, data: bytes) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def partial_of(path: Path) -> Path:
+    """Where a file is while it is not whole: another place for every process of every machine that shares the folder.
+
+    Example:
+        >>> partial_of(Path("out/a.tar")).name.startswith(".a.tar.partial-")
+        True
+    """
+    return path.with_name(f".{path.name}.partial-{secrets.token_hex(8)}")
 
 
 def open_fresh(path: Path) -> BufferedWriter:
@@ -114,8 +125,10 @@ def memory_barrier() -> None:
 
 
 @contextlib.contextmanager
-def locked(file: int, *, wait: bool = True) -> Iterator[None]:
+def locked(file: int, *, wait: bool = True, shared: bool = False) -> Iterator[None]:
     """Keep other processes from a file while this one is at it; no protection where the system has no such locks.
+
+    With `shared`, those that ask for the same may be at it too.
 
     Raises:
         BlockingIOError: another process has it, and `wait` is False.
@@ -126,7 +139,7 @@ def locked(file: int, *, wait: bool = True) -> Iterator[None]:
     except ImportError:
         yield
         return
-    fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
     try:
         yield
     finally:

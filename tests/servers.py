@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.client
+import os
 import re
 import socket
 import struct
 import threading
 import time
+import unittest.mock
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -116,6 +118,26 @@ def web_server(folder: Path, *, ranges: bool = True, etags: bool = True) -> Iter
 
     with serving(Handler) as address:
         yield address
+
+
+@contextlib.contextmanager
+def s3_server() -> Iterator[str]:
+    """A store that speaks S3, with an empty bucket `bucket`; its credentials are in the environment meanwhile."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    given = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_REGION": "us-east-1",
+    }  # fmt: skip
+    with unittest.mock.patch.dict(os.environ, given):
+        connection = http.client.HTTPConnection(host, port)
+        connection.request("PUT", "/bucket")
+        assert connection.getresponse().status == 200
+        yield given["AWS_ENDPOINT_URL"]
+    server.stop()
 
 
 @contextlib.contextmanager

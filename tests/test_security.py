@@ -226,11 +226,12 @@ def precious(tmp_path) -> Path:
     return path
 
 
-def test_a_link_in_the_place_of_an_unfinished_file_is_not_followed(tmp_path, precious):
+def test_a_link_in_the_place_of_an_unfinished_file_is_not_followed(tmp_path, precious, monkeypatch):
+    monkeypatch.setattr("petseg.system.secrets.token_hex", lambda _: "00")  # as if it could be guessed
     folder = tmp_path / "out"
     folder.mkdir()
     for name in ("file", "a.tar", "a.idx"):
-        (folder / f".{name}.partial-{os.getpid()}").symlink_to(precious)
+        (folder / f".{name}.partial-00").symlink_to(precious)
         (folder / name).symlink_to(precious)
     write_atomic(folder / "file", b"new")
     with ShardWriter(folder, "a.tar") as writer:

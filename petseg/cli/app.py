@@ -79,6 +79,7 @@ def _umbrella(version: VersionOption = False) -> None:
 @umbrella.command("shard")
 @shard_app.command()
 def shard(
+    context: typer.Context,
     source: Annotated[
         str,
         typer.Argument(
@@ -88,7 +89,9 @@ def shard(
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the shards.", show_default=False)],
+    out: Annotated[
+        str, typer.Argument(metavar="OUT", help="Folder for the shards, or s3://, gs:// or az://.", show_default=False)
+    ],
     split: Annotated[
         str | None,
         typer.Option(
@@ -172,14 +175,47 @@ def shard(
         bool, typer.Option("--dry-run", help="Say what pairs with what and what is left over, and pack nothing.")
     ] = False,
     download_dir: Annotated[Path, typer.Option(help="Folder for the download of `oxford`.")] = Path("downloads"),
+    part: Annotated[
+        str,
+        typer.Option(
+            metavar="I/N",
+            help="Pack the I-th of N parts, as one of several machines that share OUT; --finish ends it.",
+            rich_help_panel="Several machines",
+        ),
+    ] = "",
+    finish: Annotated[
+        bool,
+        typer.Option(
+            "--finish", help="Write the manifest, when all parts are packed.", rich_help_panel="Several machines"
+        ),
+    ] = False,
+    status: Annotated[
+        bool, typer.Option("--status", help="Say which shards are missing.", rich_help_panel="Several machines")
+    ] = False,
+    print_slurm: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="Print a SLURM script that packs in N parts.", rich_help_panel="Several machines"
+        ),
+    ] = 0,
     version: VersionOption = False,  # noqa: ARG001
 ) -> None:
     """Pack pictures and masks into WebDataset shards with DALI indices."""
+    from petseg.cli import console
+    from petseg.cli.cluster import Cluster, show_status, slurm_script
+
+    given = list(context.obj)
+    cluster = Cluster.parse(part, finish=finish, status=status, slurm=print_slurm)
+    if cluster.slurm:
+        typer.echo(slurm_script(given[1:] if context.parent else given, cluster.slurm), nl=False)
+        return
+    if cluster.status:
+        show_status(console.out(), out, cluster)
+        return
     if workers != 1:
         from petseg.data.shards.pool import warm_up
 
         warm_up()
-    from petseg.cli import console
     from petseg.cli.shards import pack_command
 
     try:
@@ -206,6 +242,7 @@ def shard(
             allow_rejects=allow_rejects,
             dry_run=dry_run,
             download_dir=download_dir,
+            cluster=cluster,
         )
     except KeyboardInterrupt as stopped:
         raise type(stopped)("interrupted: what is finished is kept, and the same command goes on.") from None

@@ -10,17 +10,20 @@ from rich.console import Console
 from rich.markup import escape
 
 from petseg.classes import ClassTable
+from petseg.cli.cluster import Cluster, show_part
 from petseg.cli.console import command, counted, mask_table, packing_table, progress
 from petseg.data.shards.copies import Copies
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.options import PackOptions
 from petseg.data.shards.pack import PackReport, pack
+from petseg.data.shards.parts import finish, pack_part
 from petseg.data.shards.place import place_of
 from petseg.data.shards.plan import SPLITS
 from petseg.data.shards.ranges import parse_bands, parse_range, told_range
 from petseg.data.sources import TRAINVAL, Listing, Source
 from petseg.data.sources.tars import tar_of
 from petseg.errors import PetsegError
+from petseg.system import usable_cores
 
 SHOWN_REJECTS = 10
 """Rejects that are named on screen; all are in the manifest."""
@@ -29,7 +32,7 @@ SHOWN_REJECTS = 10
 def pack_command(
     console: Console,
     text: str,
-    out: Path,
+    out: str,
     *,
     split: str | None,
     short_side: int,
@@ -50,6 +53,7 @@ def pack_command(
     allow_rejects: bool,
     dry_run: bool,
     download_dir: Path,
+    cluster: Cluster,
 ) -> int:
     """Pack what SOURCE names; returns the number of rejects.
 
@@ -98,7 +102,26 @@ def pack_command(
     )
     if dry_run:
         return len(listing.rejected)
+    if cluster.finish:
+        report = finish(source, out, options, allow_rejects=allow_rejects, listing=listing)
+        show_report(console, report, out)
+        return len(report.manifest.rejected)
     try:
+        if cluster.part is not None:
+            with progress(console, "packing") as (advance, expect):
+                packed = pack_part(
+                    source,
+                    out,
+                    options,
+                    cluster.part,
+                    workers=process_count(workers),
+                    allow_rejects=allow_rejects,
+                    listing=listing,
+                    progress=advance,
+                    planned=expect,
+                )
+            show_part(console, packed, cluster.part, out)
+            return len(packed.rejected)
         report = pack_with_progress(
             console, source, out, options, workers=workers, allow_rejects=allow_rejects, listing=listing
         )
@@ -112,7 +135,7 @@ def pack_command(
 def pack_with_progress(
     console: Console,
     source: Source,
-    out: Path,
+    out: Path | str,
     options: PackOptions,
     *,
     workers: int = 0,
@@ -130,21 +153,28 @@ def pack_with_progress(
         allow_rejects: finish also if more than half was rejected.
         listing: the source's, where it is there.
     """
-    from petseg.system import usable_cores
-
-    if workers < 0:
-        raise PetsegError(f"--workers: {workers} is out of range; give 0 for one a core, or a number.")
     with progress(console, "packing") as (advance, expect):
         return pack(
             source,
             out,
             options,
-            workers=workers or usable_cores(),
+            workers=process_count(workers),
             allow_rejects=allow_rejects,
             listing=listing,
             progress=advance,
             planned=expect,
         )
+
+
+def process_count(workers: int) -> int:
+    """What `--workers` means.
+
+    Raises:
+        PetsegError: it is negative.
+    """
+    if workers < 0:
+        raise PetsegError(f"--workers: {workers} is out of range; give 0 for one a core, or a number.")
+    return workers or usable_cores()
 
 
 def show_listing(console: Console, listing: Listing) -> None:
@@ -185,7 +215,7 @@ def _short(path: str, parts: int = 3) -> str:
     return "/".join(Path(tar_of(path)).parts[-parts:])
 
 
-def show_report(console: Console, report: PackReport, out: Path) -> None:
+def show_report(console: Console, report: PackReport, out: Path | str) -> None:
     """The table at the end of a pack, what was left out, and what to do next."""
     manifest = report.manifest
     console.print(

@@ -6,12 +6,14 @@ without progress counts, so that a long object may break off any number of times
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import re
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -48,7 +50,7 @@ _forked = False
 
 def _after_fork() -> None:
     global _forked  # noqa: PLW0603
-    _forked = True
+    _forked = "obstore" in sys.modules  # its threads are not there
 
 
 if hasattr(os, "register_at_fork"):  # Windows has no forks
@@ -76,7 +78,7 @@ class Listed:
     """An object of a listing."""
 
     name: str
-    """Below the folder that was listed."""
+    """Below the address."""
     meta: Meta
 
 
@@ -179,6 +181,7 @@ class Objects:
                 if tag and not tag.startswith("W/"):  # which never match
                     options["if_match"] = tag
             found = _client().get(self._store, name, options=options)
+            self._reached = True
             meta = Meta(found.meta["size"], found.meta["e_tag"])
             if at and (meta.etag != tag or meta.size < at):
                 raise ObjectChanged(f"{self.url(name)} changed while it was read.")
@@ -234,13 +237,21 @@ class Objects:
 
         return self._patiently(below, ask)
 
-    def put(self, name: str, data: bytes | Path) -> None:
+    def put(self, name: str, data: bytes | Path) -> str | None:
         """Write an object, whole or not at all.
+
+        Returns:
+            Its ETag, where the store has such.
 
         Raises:
             PetsegError: it cannot be written.
         """
-        self._patiently(name, lambda _waiting: _client().put(self._store, name, data))
+
+        def put(_waiting: _Waiting) -> str | None:
+            tag: str | None = _client().put(self._store, name, data)["e_tag"]
+            return tag
+
+        return self._patiently(name, put)
 
     def put_new(self, name: str, data: bytes) -> bool:
         """Write an object unless there is one; whether what is there now are these bytes.
@@ -259,6 +270,20 @@ class Objects:
 
         # An answer may have been lost, so that one's own object is in the way.
         return self._patiently(name, put) or self.get(name) == data
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Remove objects, if they are there.
+
+        Raises:
+            PetsegError: one cannot be removed.
+        """
+
+        def remove(_waiting: _Waiting) -> None:
+            with contextlib.suppress(FileNotFoundError):
+                _client().delete(self._store, names)
+
+        if names:
+            self._patiently(names[0], remove)
 
     def _patiently(self, name: str, act: Callable[[_Waiting], T]) -> T:
         if _forked:

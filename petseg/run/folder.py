@@ -27,7 +27,7 @@ BEST, LAST = "best.pt", "last.pt"
 STAGED = "best.pt.next"
 """A new best checkpoint, until the last one that belongs to it is written."""
 
-_BYPRODUCT = re.compile(r"\..*\.partial-\d+|events\.out\.tfevents\..*")
+_BYPRODUCT = re.compile(r"\..*\.partial-[0-9a-f]+|events\.out\.tfevents\..*")
 
 _AGAIN = "petseg-train --resume with this --run-dir scores the run and writes it again."
 

@@ -18,10 +18,11 @@ def test_ratios_are_of_medians():
     rows = [
         row("load", "local", 90.0, 100.0, 200.0), row("load", "warm", 99.0), row("load", "cold", 50.0),
         row("train", "local", 20.0), row("train", "cold", 18.0), row("whole", "petseg", 60.0),
-        row("whole", "LitData", 30.0), row("whole", "MosaicML Streaming"),
+        row("whole", "LitData", 30.0), row("whole", "MosaicML Streaming"), row("fetched", "fetched_by_two_ranks", 1.0),
     ]  # fmt: skip
     assert remote.ratios(rows) == {
-        "cold_over_peers": 2.0, "warm": 0.99, "cold_training": 0.9, "cold_loading": 0.5
+        "cold_over_peers": 2.0, "warm": 0.99, "cold_training": 0.9, "cold_loading": 0.5,
+        "fetched_by_one_rank": None, "fetched_by_two_ranks": 1.0,
     }  # fmt: skip
     assert remote.ratios(rows[:6])["cold_over_peers"] is None
 

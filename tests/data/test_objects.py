@@ -12,7 +12,7 @@ import pytest
 from petseg.data import objects
 from petseg.data.objects import ObjectChanged, ObjectMissing, Objects, is_remote
 from petseg.errors import PetsegError
-from tests.servers import Faults, proxy, web_server
+from tests.servers import Faults, proxy, s3_server, web_server
 
 DATA = np.random.default_rng(0).integers(0, 256, 3_000_000, np.uint8).tobytes()
 
@@ -34,26 +34,9 @@ def quick(monkeypatch):
 
 @pytest.fixture(scope="module")
 def s3():
-    """Environment of a bucket `bucket` in a store on loopback."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    environment = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_REGION": "us-east-1",
-    }  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        import http.client
-
-        connection = http.client.HTTPConnection(host, port)
-        connection.request("PUT", "/bucket")
-        assert connection.getresponse().status == 200
-        yield environment["AWS_ENDPOINT_URL"]
-    server.stop()
+    """The address of a store on loopback, with a bucket `bucket`."""
+    with s3_server() as address:
+        yield address
 
 
 def whole(store, name, **given):
@@ -88,8 +71,10 @@ def test_a_web_server_is_read_whole_and_from_the_middle(folder):
 
 
 @pytest.mark.parametrize("fault", ["reset", "stall", "cut", "503", "429", "408", "500"])
-def test_faults_that_pass_are_waited_out_and_no_byte_comes_twice(folder, quick, fault):
+def test_faults_that_pass_are_waited_out_and_no_byte_comes_twice(folder, quick, fault, monkeypatch):
     faults, notes = Faults(), []
+    if fault == "stall":  # after its first byte a store is known
+        monkeypatch.setattr(objects, "FIRST_PATIENCE", 0.5)
     faults.plan = lambda request: fault if len(faults.requests) <= 3 else ""
     with web_server(folder) as inner, proxy(inner, faults) as address:
         store = Objects(f"{address}/set", note=notes.append)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from petseg.data.decode.rgb import Tones
 from petseg.data.shards.manifest import ENCODINGS
@@ -41,6 +43,12 @@ class PackOptions:
     """Any integer; decides about val, random splits and the order of samples."""
     group: str | None = None
     """Regular expression: keys in which it finds the same stay in one split (`make_plan`)."""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> PackOptions:
+        """Of `asdict`'s data, which may have been JSON."""
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in data.items()}
+        return cls(**values)
 
     @property
     def tones(self) -> Tones:

@@ -4,42 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
-import json
-import os
-import shutil
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+from petseg.data.shards.begun import Begun, begun
 from petseg.data.shards.copies import Copies, find_copies
-from petseg.data.shards.index import index_name
 from petseg.data.shards.judge import Judge
 from petseg.data.shards.manifest import ENCODINGS, Encoding, Manifest, Split
 from petseg.data.shards.options import PackOptions
-from petseg.data.shards.plan import SPLITS, Plan, make_plan, split_of
+from petseg.data.shards.output import Output, output_of
+from petseg.data.shards.plan import SPLITS, Plan, split_of
 from petseg.data.shards.pool import run_jobs
-from petseg.data.shards.probe import probe
 from petseg.data.shards.stats import ShardStats, code_counts, mean_std
-from petseg.data.shards.survey import survey
 from petseg.data.shards.thinning import Thinned, thinned_classes
-from petseg.data.shards.work import ShardJob, ShardWork, cannot_write, stats_path
+from petseg.data.shards.work import ShardJob, ShardWork
 from petseg.data.sources import Listing, Rejected, Source
-from petseg.data.sources.files import MANIFEST_NAME, WORK_FOLDER
-from petseg.errors import PetsegError, RefusedError
-from petseg.system import locked, write_atomic
-
-PLAN_NAME = "plan.json"
-
-_REFUSED = "refused"
-"""In the work folder: its pack lost too much, and any other may take its place."""
+from petseg.data.sources.files import MANIFEST_NAME
+from petseg.errors import PetsegError
 
 _FIRST_SHARDS = 64
 """After each of these it is judged whether the rest is worth its time."""
-
-# Other versions of these may write other bytes; a pack that was begun with one is not finished with another.
-_ENCODERS = ("deflate", "numpy", "opencv-python-headless", "pillow", "simplejpeg")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +58,7 @@ class PackReport:
 
 def pack(
     source: Source,
-    out: Path,
+    out: Path | str,
     options: PackOptions,
     *,
     workers: int,
@@ -90,7 +76,7 @@ def pack(
 
     Args:
         source: where the pairs come from; picklable if `workers` is more than 1.
-        out: folder to be made, an empty one, or one where the same pack was begun.
+        out: folder to be made, an empty one, or one where the same pack was begun; or an address in a store.
         options: what decides about the bytes.
         workers: processes, at least 1; 1 works in this process. Scripts that ask for more need the usual
             `if __name__ == "__main__"`.
@@ -111,43 +97,60 @@ def pack(
     started = time.perf_counter()
     if workers < 1:
         raise PetsegError(f"--workers must be at least 1, not {workers}.")
-    report = progress or (lambda _: None)
     listing = listing or source.listing()
-    plan = make_plan(listing, options.split, options.seed, options.samples_per_shard, options.group)
-    pairs = {pair.key: pair for pair in listing.pairs}
-    chosen = [pairs[key] for keys in plan.shards.values() for key in keys]
-    options = survey(source, chosen, options, workers=workers)
-    identity = _identity(source, listing, plan, options)
-    notes = out / WORK_FOLDER
-    with _folder(out, identity):
+    place = output_of(out)
+    with begun(source, listing, options, place, workers=workers, alone=True) as found:
         if planned:
-            planned(plan.samples)
-        finished = {name: stats for name in plan.shards if (stats := _finished(out, name)) is not None}
-        done: dict[str, ShardStats] = {}
-        jobs = [
-            ShardJob(name=name, pairs=tuple(pairs[key] for key in keys), finished=finished.get(name))
-            for name, keys in plan.shards.items()
-        ]
-        jobs.sort(key=lambda job: -len(job.pairs))
-        judge = Judge(source, {pair.key: pair for pair in chosen})
-        work = ShardWork(source=source, out=out, notes=notes, options=options)
-        with contextlib.closing(run_jobs(work, jobs, workers=workers, progress=report)) as results:
-            every = ShardStats(name="")
-            for stats in results:
-                done[stats.name] = stats
-                if not allow_rejects and len(done) <= _FIRST_SHARDS:
-                    judge.so_far(done.values())
-                for code, (red, green, blue, mask) in stats.palette.items():
-                    every.add_palette({code: (red, green, blue)}, mask)
-        manifest = _manifest(source, listing, plan, options, done)
-        if not (allow_rejects and manifest.splits):
-            judge.at_the_end(done.values(), listing.rejected)
-        copies = find_copies(
-            {key: look for stats in done.values() for key, look in stats.looks.items()},
-            {key: split_of(name) for name, stats in done.items() for key in stats.looks},
-        )
-        manifest.save(out)
-        shutil.rmtree(notes)
+            planned(found.plan.samples)
+        done = packed(found, place, found.jobs(), workers, progress, judged=not allow_rejects)
+        return concluded(found, place, done, allow_rejects=allow_rejects, started=started)
+
+
+def packed(
+    found: Begun,
+    out: Output,
+    jobs: list[ShardJob],
+    workers: int,
+    progress: Callable[[int], None] | None,
+    *,
+    judged: bool,
+) -> dict[str, ShardStats]:
+    """What was counted of shards, by their names."""
+    judge = Judge(found.source, found.pairs)
+    work = ShardWork(source=found.source, out=out, options=found.options, machine=found.machine)
+    done: dict[str, ShardStats] = {}
+    every = ShardStats(name="")
+    with contextlib.closing(run_jobs(work, jobs, workers=workers, progress=progress or (lambda _: None))) as results:
+        for stats in results:
+            done[stats.name] = stats
+            if judged and len(done) <= _FIRST_SHARDS:
+                judge.so_far(done.values())
+            _add_palette(every, stats)
+    return done
+
+
+def _add_palette(every: ShardStats, stats: ShardStats) -> None:
+    for code, (red, green, blue, mask) in stats.palette.items():
+        every.add_palette({code: (red, green, blue)}, mask)
+
+
+def concluded(
+    found: Begun, out: Output, done: dict[str, ShardStats], *, allow_rejects: bool, started: float
+) -> PackReport:
+    """Judge the whole, and write the manifest."""
+    listing, plan, options = found.listing, found.plan, found.options
+    every = ShardStats(name="")
+    for stats in done.values():
+        _add_palette(every, stats)
+    manifest = _manifest(found.source, listing, plan, options, done)
+    if not (allow_rejects and manifest.splits):
+        Judge(found.source, found.pairs).at_the_end(done.values(), listing.rejected)
+    copies = find_copies(
+        {key: look for stats in done.values() for key, look in stats.looks.items()},
+        {key: split_of(name) for name, stats in done.items() for key in stats.looks},
+    )
+    out.write(MANIFEST_NAME, manifest.to_bytes())
+    out.clear()
     return PackReport(
         manifest=manifest,
         seconds=time.perf_counter() - started,
@@ -162,131 +165,6 @@ def pack(
         thinned=thinned_classes((stats.thin for stats in done.values()), manifest.classes),
         resumed_shards=sum(stats.resumed for stats in done.values()),
     )
-
-
-def _identity(source: Source, listing: Listing, plan: Plan, options: PackOptions) -> bytes:
-    """What a run must share with one that was killed, to go on from it: content of `plan.json`."""
-    found = hashlib.sha256()
-    for pair in sorted(listing.pairs, key=lambda pair: pair.key):
-        found.update(f"{pair.key}\0{pair.size}\0{pair.split}\n".encode())
-    data = {
-        "listing": found.hexdigest(),
-        "classes": source.classes.to_dict(),
-        "reading": asdict(source.classes.reading),
-        "options": asdict(options),
-        "versions": {name: importlib.metadata.version(name) for name in ("petseg", *_ENCODERS)},
-        "probe": probe(),
-        "shards": {name: list(keys) for name, keys in plan.shards.items()},
-    }
-    return (json.dumps(data, indent=1) + "\n").encode()
-
-
-@contextlib.contextmanager
-def _folder(out: Path, identity: bytes) -> Iterator[None]:
-    """The output folder, ours alone while it is packed; files that are not whole are gone afterwards."""
-    notes = out / WORK_FOLDER
-    _check_folder(out, identity)
-    try:
-        notes.mkdir(parents=True, exist_ok=True)
-        with _locked(out, notes):
-            # Again, now that nobody else can: another run may have finished between the first look and the lock.
-            try:
-                _check_folder(out, identity)
-            except PetsegError:
-                if (out / MANIFEST_NAME).exists():
-                    shutil.rmtree(notes)  # made by this run alone
-                raise
-            _sweep(out)
-            try:
-                if (notes / _REFUSED).exists():
-                    _make_way(out, identity)
-                if not (notes / PLAN_NAME).exists():
-                    write_atomic(notes / PLAN_NAME, identity)
-                yield
-            except RefusedError:
-                if any(out.glob("*.tar")):
-                    (notes / _REFUSED).touch()
-                    raise
-                shutil.rmtree(notes)
-                with contextlib.suppress(OSError):
-                    out.rmdir()
-                raise
-            finally:
-                _sweep(out)
-    except OSError as error:
-        raise cannot_write(out, error) from error
-
-
-def _check_folder(out: Path, identity: bytes) -> None:
-    try:
-        found = sorted(entry.name for entry in out.iterdir())
-    except FileNotFoundError:
-        return
-    except NotADirectoryError:
-        raise PetsegError(f"{out} is a file: give a folder to pack into.") from None
-    except OSError as error:
-        raise PetsegError(f"{out} cannot be read ({error.strerror}): choose another folder.") from error
-    if (out / WORK_FOLDER).is_symlink():
-        raise PetsegError(f"{out / WORK_FOLDER} is a link, through which nothing is written: choose another folder.")
-    if WORK_FOLDER in found:
-        try:
-            begun = (out / WORK_FOLDER / PLAN_NAME).read_bytes()
-        except FileNotFoundError:
-            begun = identity  # killed before its plan was written: then there is nothing else of it either
-            found = [name for name in found if name != WORK_FOLDER]
-        except OSError as error:
-            raise PetsegError(f"{out} cannot be read ({error.strerror}): choose another folder.") from error
-        if begun != identity and not (out / WORK_FOLDER / _REFUSED).exists():
-            raise PetsegError(
-                f"{out} holds an unfinished pack of another source, with other options or by other versions: choose "
-                "another folder, or remove it."
-            )
-        if WORK_FOLDER in found:
-            return
-    if MANIFEST_NAME in found:
-        raise PetsegError(f"{out} already holds a finished pack: choose another folder, or remove it to pack again.")
-    if found:
-        raise PetsegError(f"{out} already holds something else ({found[0]}): choose an empty or new folder.")
-
-
-@contextlib.contextmanager
-def _locked(out: Path, notes: Path) -> Iterator[None]:
-    """Keeps a second run out of the folder; the system lets go of the lock when the process ends in any way."""
-    # Never through a link: somebody else may have made the folder.
-    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-    with os.fdopen(os.open(notes / "lock", flags, 0o666), "r+b") as file, contextlib.ExitStack() as held:
-        try:
-            held.enter_context(locked(file.fileno(), wait=False))
-        except BlockingIOError:
-            raise PetsegError(f"{out} is being packed by another process: wait for it.") from None
-        yield
-
-
-def _make_way(out: Path, identity: bytes) -> None:
-    """Take back that a pack was refused, and all of it if another is to be made."""
-    notes = out / WORK_FOLDER
-    begun = (notes / PLAN_NAME).read_bytes()
-    if begun != identity:
-        for name in json.loads(begun)["shards"]:
-            for path in (out / name, out / index_name(name), stats_path(notes, name)):
-                path.unlink(missing_ok=True)
-        (notes / PLAN_NAME).unlink()
-    (notes / _REFUSED).unlink()
-
-
-def _sweep(out: Path) -> None:
-    """Remove what runs that ended too early had begun to write."""
-    for folder in (out, out / WORK_FOLDER):
-        for partial in folder.glob(".*.partial-*"):
-            partial.unlink(missing_ok=True)
-
-
-def _finished(out: Path, name: str) -> ShardStats | None:
-    """What an earlier run noted of a shard when it had written it."""
-    try:
-        return ShardStats.load(stats_path(out / WORK_FOLDER, name))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _encoding(options: PackOptions) -> Encoding:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import multiprocessing.forkserver
+import os
 import signal
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -53,7 +54,9 @@ def run_jobs(work: Work, jobs: Sequence[Any], *, workers: int, progress: Report)
         for _ in range(min(workers, len(jobs))):
             ours, theirs = context.Pipe()
             # mypy: BaseContext declares no Process.
-            process = context.Process(target=_serve, args=(work, theirs), daemon=True)  # type: ignore[attr-defined]
+            process = context.Process(  # type: ignore[attr-defined]
+                target=_serve, args=(work, theirs, dict(os.environ)), daemon=True
+            )
             process.start()
             theirs.close()
             pool[ours] = process
@@ -117,8 +120,12 @@ def _context() -> BaseContext:
     return context
 
 
-def _serve(work: Work, connection: Connection) -> None:
+def _serve(work: Work, connection: Connection, environment: dict[str, str]) -> None:
     import cv2
+
+    # The fork server has that of its own start, and credentials may have been set since.
+    os.environ.clear()
+    os.environ.update(environment)
 
     # Ctrl-C goes to the whole group; the parent alone decides, and ends us with SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

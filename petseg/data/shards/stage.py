@@ -6,6 +6,7 @@ room is short removes what comes last. It imports no torch, and ends when the pr
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import json
 import math
@@ -260,22 +261,20 @@ class _Fetching:
         """When to look again for a shard that another process fetches."""
         self._no_room: dict[int, float] = {}
         """Since when there has been none for a shard."""
-        self._uses: dict[str, float] = {}
-        """When each shard of the sequence is used next, by its SHA-256."""
+        self._uses: dict[str, list[int]] = {}
+        """The places of each shard in the sequence, by its SHA-256."""
 
     def hear(self, message: dict[str, Any]) -> None:
         """Note what the other process says."""
         with self._changed:
             self._needed = [*message.get("need", []), *(n for n in self._needed if n not in message.get("need", []))]
-            self._sequence = message.get("sequence", self._sequence)
+            if "sequence" in message:
+                self._sequence, self._uses = message["sequence"], {}
+                for place, number in enumerate(self._sequence):
+                    self._uses.setdefault(self._shards[number].sha256, []).append(place)
             self._at = message.get("at", self._at)
             self._ahead = message.get("ahead", self._ahead)
             self._failed -= set(message.get("need", []))
-            self._uses = {}
-            for place, number in reversed(list(enumerate(self._sequence[self._at :]))):
-                self._uses[self._shards[number].sha256] = float(place)
-            for number in self._needed:
-                self._uses[self._shards[number].sha256] = -1.0
             self._changed.notify_all()
 
     def work(self) -> None:
@@ -356,7 +355,11 @@ class _Fetching:
         return self._cache.make_room(coming + shard.bytes, self._next_use, mine)
 
     def _next_use(self, sha256: str) -> float:
-        return self._uses.get(sha256, math.inf)
+        if any(self._shards[number].sha256 == sha256 for number in self._needed):
+            return -1
+        places = self._uses.get(sha256, [])
+        place = bisect.bisect_left(places, self._at)
+        return places[place] if place < len(places) else math.inf
 
     def _fetch(self, number: int) -> bool:
         """Whether a shard is there now; else another process is at it.

@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -16,7 +15,6 @@ from petseg.data.shards.manifest import ShardInfo
 from petseg.data.shards.thinning import Thin
 from petseg.data.sources import Rejected
 from petseg.errors import RefusedError
-from petseg.system import write_atomic
 
 _VALUES = np.arange(256, dtype=np.int64)
 
@@ -29,6 +27,8 @@ class ShardStats:
     """File name of the tar."""
     info: ShardInfo | None = None
     """None if every sample was rejected: then there is no file."""
+    tag: str = ""
+    """What the output says of the tar, where it tells its bytes from others."""
     rejected: list[Rejected] = field(default_factory=list)
     digests: dict[str, str] = field(default_factory=dict)
     """SHA-256 of the source's bytes by key, rejected samples too."""
@@ -89,18 +89,18 @@ class ShardStats:
                     "class map (`petseg classes` proposes them)."
                 )
 
-    def save(self, path: Path) -> None:
-        """Write it as JSON, whole or not at all."""
-        write_atomic(path, json.dumps(asdict(self)).encode())
+    def to_bytes(self) -> bytes:
+        """As JSON."""
+        return json.dumps(asdict(self)).encode()
 
     @classmethod
-    def load(cls, path: Path) -> ShardStats:
-        """Read what `save` wrote.
+    def from_bytes(cls, text: bytes) -> ShardStats:
+        """The inverse of `to_bytes`.
 
         Raises:
-            OSError, ValueError, KeyError, TypeError: there is none, or it is damaged.
+            ValueError, KeyError, TypeError: it is damaged.
         """
-        data = json.loads(path.read_bytes())
+        data = json.loads(text)
         data["info"] = ShardInfo(**data["info"]) if data["info"] else None
         data["rejected"] = [Rejected(**each) for each in data["rejected"]]
         data["palette"] = {int(code): tuple(found) for code, found in data["palette"].items()}

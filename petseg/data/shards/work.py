@@ -7,21 +7,21 @@ import errno
 import hashlib
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from petseg.data.shards.copies import look_of
-from petseg.data.shards.index import format_index, index_name
+from petseg.data.shards.index import index_name
 from petseg.data.shards.manifest import ENCODINGS
 from petseg.data.shards.mask_files import RejectError
 from petseg.data.shards.normalise import normalise
 from petseg.data.shards.options import PackOptions
+from petseg.data.shards.output import Output
 from petseg.data.shards.pool import Report
+from petseg.data.shards.probe import Machine
 from petseg.data.shards.stats import ShardStats
 from petseg.data.shards.thinning import added, thinned
 from petseg.data.shards.writer import ShardWriter
 from petseg.data.sources import Pair, Rejected, Source
-from petseg.data.sources.files import MAX_KEY
-from petseg.data.tar import scan_tar
+from petseg.data.sources.files import MAX_KEY, WORK_FOLDER
 from petseg.errors import PetsegError
 
 _REPORT_EVERY = 8
@@ -38,8 +38,6 @@ class ShardJob:
     """File name of the tar."""
     pairs: tuple[Pair, ...]
     """Its samples, in order."""
-    finished: ShardStats | None = None
-    """What an earlier run noted when it had written the shard; it counts only if the sources are still the same."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,25 +45,27 @@ class ShardWork:
     """Reads, normalises and writes the samples of a shard."""
 
     source: Source
-    out: Path
-    """Folder of the shards."""
-    notes: Path
-    """Folder of the finished shards' statistics."""
+    out: Output
     options: PackOptions
+    machine: Machine
+    """The one that planned the pack."""
 
     def __call__(self, job: ShardJob, report: Report) -> ShardStats:
-        """Write one shard, its index and, last, its statistics, unless an earlier run did so from the same bytes.
+        """Write one shard, its index and, last, its statistics, unless that was done before, from the same bytes.
 
         Raises:
-            PetsegError: the folder cannot be written.
+            PetsegError: this machine would write other bytes than the one that planned the pack, or the output cannot
+                be written.
         """
         try:
-            if job.finished is not None and self._still_holds(job, job.finished):
+            self.machine.refuse_other(Machine.this())
+            finished = finished_shard(self.out, job.name)
+            if finished is not None and self._still_holds(job, finished):
                 report(len(job.pairs))
-                job.finished.resumed = True
-                return job.finished
+                finished.resumed = True
+                return finished
             stats = self._write(job, report)
-            stats.save(stats_path(self.notes, job.name))
+            self.out.write(note_name(job.name), stats.to_bytes())
         except (BrokenPipeError, ConnectionError):
             raise  # the parent is gone
         except MemoryError as error:
@@ -73,21 +73,13 @@ class ShardWork:
                 f"{job.name}: there is not enough memory for one of its images: give fewer --workers, or free some."
             ) from error
         except OSError as error:
-            raise cannot_write(self.out, error) from error
+            raise cannot_write(str(self.out), error) from error
         return stats
 
     def _still_holds(self, job: ShardJob, finished: ShardStats) -> bool:
         """Whether a finished shard is what it was, and so are the files that it was made of."""
-        if finished.info is not None:
-            tar = self.out / job.name
-            try:
-                with tar.open("rb") as file:
-                    digest = hashlib.file_digest(file, "sha256").hexdigest()
-                index = tar.with_name(index_name(job.name)).read_bytes()
-            except OSError:
-                return False
-            if digest != finished.info.sha256 or index != format_index(scan_tar(tar)):
-                return False
+        if finished.info is not None and not self.out.holds(finished.info, finished.tag):
+            return False
         again = ShardStats(name=job.name)
         for pair in job.pairs:
             if pair.size:  # what is drawn is the same for ever
@@ -99,61 +91,72 @@ class ShardWork:
 
     def _write(self, job: ShardJob, report: Report) -> ShardStats:
         stats = ShardStats(name=job.name)
-        classes = self.source.classes
-        unreported = 0
-        every = max(1, len(job.pairs) // _LOOKED_AT)
-        options, tones = self.options, self.options.tones
-        with ShardWriter(self.out, job.name, ENCODINGS[options.encoding]) as writer:
-            for number, pair in enumerate(job.pairs):
-                try:
-                    image, mask, *more = _read(self.source, pair, stats)
-                    sample = normalise(
-                        image,
-                        mask,
-                        *more,
-                        classes=classes,
-                        short_side=options.short_side,
-                        quality=options.quality,
-                        encoding=options.encoding,
-                        mask_orientation=options.mask_orientation,
-                        resize_masks=options.resize_masks,
-                        tones=tones,
-                    )
-                except RejectError as error:
-                    stats.rejected.append(Rejected(key=pair.key, reason=str(error), kind=error.kind))
-                else:
-                    stats.add_palette(sample.palette, pair.mask)
-                    stats.looks[pair.key] = look_of(sample.pixels)
-                    if sample.before is not None and number % every == 0:
-                        stats.thin = added(stats.thin, thinned(sample.before, sample.codes))
-                    writer.add(pair.key, sample.image, sample.mask)
-                    stats.add(
-                        sample.pixels,
-                        sample.counts,
-                        progressive=sample.progressive,
-                        kept=sample.kept,
-                        converted=sample.converted,
-                    )
-                unreported += 1
-                if unreported == _REPORT_EVERY:
-                    report(unreported)
-                    unreported = 0
-        if unreported:
-            report(unreported)
-        stats.info = writer.info
-        if writer.info is not None and writer.info.samples == 0:
-            stats.info = None
-            (self.out / job.name).unlink()
-            (self.out / index_name(job.name)).unlink()
+        with self.out.shard_folder() as folder:
+            with ShardWriter(folder, job.name, ENCODINGS[self.options.encoding]) as writer:
+                self._fill(writer, job, stats, report)
+            if writer.info is not None and writer.info.samples:
+                stats.info = writer.info
+                stats.tag = self.out.deliver(folder, job.name)
+            else:
+                (folder / job.name).unlink()
+                (folder / index_name(job.name)).unlink()
         return stats
 
+    def _fill(self, writer: ShardWriter, job: ShardJob, stats: ShardStats, report: Report) -> None:
+        options, classes = self.options, self.source.classes
+        every, unreported = max(1, len(job.pairs) // _LOOKED_AT), 0
+        for number, pair in enumerate(job.pairs):
+            try:
+                image, mask, *more = _read(self.source, pair, stats)
+                sample = normalise(
+                    image,
+                    mask,
+                    *more,
+                    classes=classes,
+                    short_side=options.short_side,
+                    quality=options.quality,
+                    encoding=options.encoding,
+                    mask_orientation=options.mask_orientation,
+                    resize_masks=options.resize_masks,
+                    tones=options.tones,
+                )
+            except RejectError as error:
+                stats.rejected.append(Rejected(key=pair.key, reason=str(error), kind=error.kind))
+            else:
+                stats.add_palette(sample.palette, pair.mask)
+                stats.looks[pair.key] = look_of(sample.pixels)
+                if sample.before is not None and number % every == 0:
+                    stats.thin = added(stats.thin, thinned(sample.before, sample.codes))
+                writer.add(pair.key, sample.image, sample.mask)
+                stats.add(
+                    sample.pixels,
+                    sample.counts,
+                    progressive=sample.progressive,
+                    kept=sample.kept,
+                    converted=sample.converted,
+                )
+            unreported += 1
+            if unreported == _REPORT_EVERY:
+                report(unreported)
+                unreported = 0
+        if unreported:
+            report(unreported)
 
-def stats_path(notes: Path, shard: str) -> Path:
-    """Where a finished shard's statistics are."""
-    return notes / f"{shard}.json"
+
+def note_name(shard: str) -> str:
+    """Where a finished shard's statistics are, below the output."""
+    return f"{WORK_FOLDER}/{shard}.json"
 
 
-def cannot_write(out: Path, error: OSError) -> PetsegError:
+def finished_shard(out: Output, shard: str) -> ShardStats | None:
+    """What was noted of a shard when it was written."""
+    data = out.read(note_name(shard))
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        return None if data is None else ShardStats.from_bytes(data)
+    return None
+
+
+def cannot_write(out: str, error: OSError) -> PetsegError:
     """The sentence for a full disk and its like."""
     return PetsegError(
         f"{out} cannot be written ({error.strerror or error}): free some space or choose another folder, then run the "

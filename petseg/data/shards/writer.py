@@ -11,7 +11,7 @@ from types import TracebackType
 from petseg.data.shards.index import index_name, write_index
 from petseg.data.shards.manifest import ShardInfo
 from petseg.data.tar import Component, Entry
-from petseg.system import open_fresh, replace_durably
+from petseg.system import open_fresh, partial_of, replace_durably
 
 _BLOCK = 512
 _RECORD = 20 * _BLOCK  # tars end on a whole record, as GNU tar and Python write them
@@ -31,7 +31,7 @@ class ShardWriter:
     def __init__(self, folder: Path, name: str, extensions: tuple[str, str] = ("jpg", "png")) -> None:
         self._path = folder / name
         self._extensions = extensions
-        self._partial = folder / f".{name}.partial-{os.getpid()}"
+        self._partial = partial_of(self._path)
         self._file = open_fresh(self._partial)
         self._hash = hashlib.sha256()
         self._offset = 0

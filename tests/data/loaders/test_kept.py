@@ -63,6 +63,16 @@ def test_a_kept_picture_is_not_read_again(packed, reader):
     assert kept.find(memory, 7) is None
 
 
+@pytest.mark.parametrize(("image", "mask"), [((8, 8), (8, 9)), ((9, 9), (9, 9))])
+def test_what_does_not_fit_its_slot_is_not_kept(image, mask):
+    kept = Kept(0, slot_bytes(8, 8), 2)
+    memory = np.zeros(kept.ends, np.uint8)
+    kept.put(memory, 0, np.ones((*image, 3), np.uint8), np.ones(mask, np.uint8))
+    assert not memory.any() and kept.find(memory, 0) is None
+    kept.put(memory, 1, np.ones((8, 8, 3), np.uint8), np.ones((8, 8), np.uint8))
+    assert kept.find(memory, 1) is not None and kept.find(memory, 0) is None
+
+
 def test_memory_comes_back_with_the_loader_and_not_while_somebody_writes_to_it(load, packed):
     first = load("webdataset", packed, fit=CROP, cache="host")
     processes, kept = first._engine._crew, first._engine._kept

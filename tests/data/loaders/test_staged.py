@@ -1,9 +1,12 @@
 """Loaders over shards of a store: the batches of the local folder, fetched once, and nothing beyond the limit."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
 from petseg import Manifest, OrderedSamples
+from petseg.data.objects import Objects
 from petseg.data.shards.files import TarFiles
 from petseg.data.shards.options import PackOptions
 from petseg.data.shards.pack import pack
@@ -13,7 +16,7 @@ from petseg.data.shards.stage import largest_window, window_bytes
 from petseg.data.sources.synthetic import SyntheticSource
 from petseg.errors import PetsegError
 from tests.data.loaders.ways import WAYS
-from tests.servers import Faults, proxy, web_server
+from tests.servers import Faults, proxy, s3_server, web_server
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +120,37 @@ def test_samples_and_pictures_come_from_a_store_too(many, remote):
         assert bytes(reader.read(index)[0]) == bytes(local.read(index)[0])
     reader.close()
     local.close()
+
+
+def test_a_bucket_is_a_folder(load, many, same, tmp_path):
+    with s3_server():
+        store = Objects("s3://bucket/pets")
+        for path in many.iterdir():
+            store.put(path.name, path)
+        away = load("webdataset", RemoteShards("s3://bucket/pets", tmp_path / "cache"))
+        all_equal(same, load("webdataset", many), away)
+        away.close()
+
+
+def test_ranks_of_a_machine_fetch_each_byte_once_together(load, many, remote, monkeypatch):
+    make, faults = remote
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    split = Manifest.load(many).split("train")
+
+    def rank(number):
+        loader = load("webdataset", make(), rank=number, world=2, seed=1)
+        found = {index for batch in loader for index in batch.indices.tolist()}
+        loader.close()
+        return found
+
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(rank, range(2))
+    assert one and other and not one & other
+    fetched = faults.sent - sum(
+        len((many / name).read_bytes()) for name in [request.path[1:] for request in faults.requests]
+        if not name.endswith(".tar")
+    )  # fmt: skip
+    assert fetched == window_bytes(split, None), "1.00 of the set"
 
 
 def test_each_node_fetches_its_lanes_alone(load, many, remote, monkeypatch):

@@ -23,10 +23,11 @@ from PIL import Image
 from petseg import Manifest
 from petseg.data.shards.index import read_index
 from petseg.data.shards.options import PackOptions
-from petseg.data.shards.pack import WORK_FOLDER, pack
+from petseg.data.shards.pack import pack
 from petseg.data.shards.plan import make_plan, split_of
 from petseg.data.shards.verify import verify
 from petseg.data.sources import TRAINVAL, Listing, Pair
+from petseg.data.sources.files import WORK_FOLDER
 from petseg.data.sources.oxford import OxfordSource
 from petseg.data.sources.synthetic import SyntheticSource
 from petseg.errors import PetsegError
@@ -297,10 +298,10 @@ def test_a_pack_goes_on_only_with_its_own_source_and_options(oxford, tmp_path):
 
     with pytest.raises(Stopped):
         pack(OxfordSource(oxford), out, OFFICIAL, workers=1, progress=stop)
-    with pytest.raises(PetsegError, match="unfinished pack of another source"):
+    with pytest.raises(PetsegError, match=r"unfinished pack of other options \(--short-side: 64 there, 32 here\)"):
         pack(OxfordSource(oxford), out, PackOptions(split="official", short_side=32), workers=1)
     with pytest.raises(PetsegError, match="unfinished pack of another source"):
-        pack(SyntheticSource(8), out, PackOptions(split="random"), workers=1)
+        pack(OxfordSource(oxford), out, OFFICIAL, workers=1, listing=listing(24))
     pack(OxfordSource(oxford), out, OFFICIAL, workers=1)
     assert verify(out, Manifest.load(out)) == []
 
@@ -332,18 +333,19 @@ def test_two_packs_into_one_folder_do_not_mix(oxford, tmp_path, environment):
 
 def test_a_pack_that_was_finished_just_before_the_lock_is_left_alone(oxford, reference, tmp_path, monkeypatch):
     """Another run finishes between this one's look at the folder and its lock."""
-    from petseg.data.shards import pack as module
+    from petseg.data.shards import begun as module
 
-    out, look = tmp_path / "out", module._check_folder
+    out, look = tmp_path / "out", module._found
     looks = []
 
     def look_and_be_overtaken(*args):
-        look(*args)
+        found = look(*args)
         looks.append(1)
         if len(looks) == 1:
             shutil.copytree(reference, out)
+        return found
 
-    monkeypatch.setattr(module, "_check_folder", look_and_be_overtaken)
+    monkeypatch.setattr(module, "_found", look_and_be_overtaken)
     with pytest.raises(PetsegError, match="already holds a finished pack"):
         pack(OxfordSource(oxford), out, OFFICIAL, workers=1)
     assert content(out) == content(reference)
@@ -356,7 +358,8 @@ def test_a_full_disk_ends_it_in_one_sentence_and_can_be_gone_on_from(oxford, ref
     out = tmp_path / "out"
     code = (
         "import resource, signal, sys; from pathlib import Path; import petseg.data.shards.pool;"
-        "from petseg.errors import PetsegError; from petseg.data.shards.pack import PackOptions, pack;"
+        "from petseg.errors import PetsegError; from petseg.data.shards.options import PackOptions;"
+        "from petseg.data.shards.pack import pack;"
         "from petseg.data.sources.oxford import OxfordSource\n"
         "if __name__ == '__main__':\n"
         "    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"

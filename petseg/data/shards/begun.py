@@ -1,0 +1,192 @@
+"""What is fixed before the first sample is packed, the same on every machine, and kept in the output's plan."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from petseg.data.shards.index import index_name
+from petseg.data.shards.options import PackOptions
+from petseg.data.shards.output import PLAN_NAME, Output
+from petseg.data.shards.plan import Plan, make_plan
+from petseg.data.shards.probe import Machine
+from petseg.data.shards.survey import survey
+from petseg.data.shards.work import ShardJob, cannot_write, note_name
+from petseg.data.sources import Listing, Pair, Source
+from petseg.data.sources.files import MANIFEST_NAME, WORK_FOLDER
+from petseg.errors import PetsegError, RefusedError
+
+REFUSED = f"{WORK_FOLDER}/refused"
+"""There if the pack lost too much, so that any other may take its place."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Begun:
+    """A pack that was planned."""
+
+    source: Source
+    listing: Listing
+    plan: Plan
+    options: PackOptions
+    """In which nothing is left to find."""
+    machine: Machine
+    pairs: dict[str, Pair]
+    """Those that the plan names, by key."""
+
+    def jobs(self, part: tuple[int, int] = (1, 1)) -> list[ShardJob]:
+        """The shards of a part, the largest first.
+
+        Args:
+            part: (i, n) for the i-th of n, from 1 on; together they are all shards.
+        """
+        return [
+            ShardJob(name=name, pairs=tuple(self.pairs[key] for key in self.plan.shards[name]))
+            for name in part_of(self.plan.shards, part)
+        ]
+
+
+def part_of(shards: Mapping[str, Sequence[str]], part: tuple[int, int]) -> list[str]:
+    """The names of a part's shards, the largest first: every n-th.
+
+    Args:
+        shards: keys by the names of all.
+        part: (i, n) for the i-th of n, from 1 on.
+
+    Example:
+        >>> part_of({"a": "12", "b": "123", "c": "12"}, (1, 2))
+        ['b', 'c']
+    """
+    number, count = part
+    return sorted(shards, key=lambda name: (-len(shards[name]), name))[number - 1 :: count]
+
+
+@contextlib.contextmanager
+def begun(
+    source: Source, listing: Listing, options: PackOptions, out: Output, *, workers: int, alone: bool
+) -> Iterator[Begun]:
+    """Plan a pack, or find it planned; the output is ours meanwhile.
+
+    Args:
+        source: where the pairs come from.
+        listing: the source's.
+        options: what was asked for.
+        out: where it goes.
+        workers: processes that look at the sources; at least 1.
+        alone: nobody else may be at it, not even with a part.
+
+    Raises:
+        PetsegError: the output holds something else, or another pack; the source tells no one answer.
+    """
+    plan = make_plan(listing, options.split, options.seed, options.samples_per_shard, options.group)
+    pairs = {pair.key: pair for pair in listing.pairs}
+    chosen = {key: pairs[key] for keys in plan.shards.values() for key in keys}
+    machine = Machine.this()
+    asked = _asked(source, listing, plan, options)
+    found = _found(out, asked, machine)
+    answer = found or survey(source, list(chosen.values()), options, workers=workers)
+    data = json.dumps({**asked, "options": asdict(answer), "machine": asdict(machine)}, indent=1).encode() + b"\n"
+    try:
+        with out.claim(alone=alone):
+            # Again, now that nobody else can: another run may have finished between the first look and the claim.
+            try:
+                _found(out, asked, machine)
+            except PetsegError:
+                if out.read(MANIFEST_NAME) is not None:
+                    out.clear()  # made by this run alone
+                raise
+            if alone and out.read(REFUSED) is not None:
+                _make_way(out, asked)
+            there = json.loads(out.create(PLAN_NAME, data))
+            if there != json.loads(data):
+                _refuse(out, there, asked, machine)
+            try:
+                yield Begun(source=source, listing=listing, plan=plan, options=answer, machine=machine, pairs=chosen)
+            except RefusedError:
+                if not alone:
+                    raise
+                if any(name.endswith(".tar") for name in out.sizes()):
+                    out.write(REFUSED, b"")
+                else:
+                    out.clear()
+                raise
+    except OSError as error:
+        raise cannot_write(str(out), error) from error
+
+
+def _asked(source: Source, listing: Listing, plan: Plan, options: PackOptions) -> dict[str, Any]:
+    """What a run must share with another one, to go on from it; plain JSON data."""
+    digest = hashlib.sha256()
+    for pair in sorted(listing.pairs, key=lambda pair: pair.key):
+        digest.update(f"{pair.key}\0{pair.size}\0{pair.split}\n".encode())
+    asked: dict[str, Any] = json.loads(
+        json.dumps(
+            {
+                "listing": digest.hexdigest(),
+                "classes": source.classes.to_dict(),
+                "reading": asdict(source.classes.reading),
+                "asked": asdict(options),
+                "shards": {name: list(keys) for name, keys in plan.shards.items()},
+            }
+        )
+    )
+    return asked
+
+
+def _found(out: Output, asked: dict[str, Any], machine: Machine) -> PackOptions | None:
+    """The options of the same pack, if it was begun; None where there is nothing yet.
+
+    Raises:
+        PetsegError: there is something else.
+    """
+    found = out.top()
+    data = out.read(PLAN_NAME) if WORK_FOLDER in found else None
+    if data is not None:
+        plan = json.loads(data)
+        if out.read(REFUSED) is None:
+            _refuse(out, plan, asked, machine)
+        elif any(plan.get(name) != value for name, value in asked.items()):
+            return None  # it makes way
+        return PackOptions.from_dict(plan["options"])
+    found -= {WORK_FOLDER}  # killed before its plan was written: then there is nothing else of it either
+    if MANIFEST_NAME in found:
+        raise PetsegError(f"{out} already holds a finished pack: choose another folder, or remove it to pack again.")
+    if found:
+        raise PetsegError(f"{out} already holds something else ({min(found)}): choose an empty or new folder.")
+    return None
+
+
+def _refuse(out: Output, plan: dict[str, Any], asked: dict[str, Any], machine: Machine) -> None:
+    """Refuse to go on from another pack.
+
+    Raises:
+        PetsegError: it is another one.
+    """
+    if any(plan.get(name) != value for name, value in asked.items()):
+        raise PetsegError(
+            f"{out} holds an unfinished pack of {_difference(plan, asked)}: choose another folder, or remove it."
+        )
+    try:
+        Machine(**plan["machine"]).refuse_other(machine)
+    except PetsegError as error:
+        raise PetsegError(f"{out} holds an unfinished pack: {error}") from None
+
+
+def _difference(plan: dict[str, Any], asked: dict[str, Any]) -> str:
+    for name, value in asked["asked"].items():
+        if (there := plan.get("asked", {}).get(name)) != value:
+            return f"other options (--{name.replace('_', '-')}: {there} there, {value} here)"
+    return "another source, or its files have changed"
+
+
+def _make_way(out: Output, asked: dict[str, Any]) -> None:
+    """Take back that a pack was refused, and all of it if another is to be made."""
+    plan = json.loads(out.read(PLAN_NAME) or b"{}")
+    if any(plan.get(name) != value for name, value in asked.items()):
+        for name in plan.get("shards", {}):
+            out.remove([name, index_name(name), note_name(name)])
+        out.remove([PLAN_NAME])
+    out.remove([REFUSED])
