@@ -7,6 +7,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import torch  # noqa: F401 - what a user has imported; so have the peers
 from _serve import _ANSWERS
 
 import petseg

@@ -192,6 +192,10 @@ def shard(
     status: Annotated[
         bool, typer.Option("--status", help="Say which shards are missing.", rich_help_panel="Several machines")
     ] = False,
+    on: Annotated[
+        str,
+        typer.Option(metavar="ray|ray://HOST:PORT", help="Pack on a Ray cluster.", rich_help_panel="Several machines"),
+    ] = "",
     print_slurm: Annotated[
         int,
         typer.Option(
@@ -205,14 +209,14 @@ def shard(
     from petseg.cli.cluster import Cluster, show_status, slurm_script
 
     given = list(context.obj)
-    cluster = Cluster.parse(part, finish=finish, status=status, slurm=print_slurm)
+    cluster = Cluster.parse(part, finish=finish, status=status, slurm=print_slurm, on=on, tasks=workers)
     if cluster.slurm:
         typer.echo(slurm_script(given[1:] if context.parent else given, cluster.slurm), nl=False)
         return
     if cluster.status:
         show_status(console.out(), out, cluster)
         return
-    if workers != 1:
+    if workers != 1 and not on:
         from petseg.data.shards.pool import warm_up
 
         warm_up()

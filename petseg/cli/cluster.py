@@ -12,8 +12,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from petseg.cli.console import counted
+from petseg.data.shards.on_ray import RayCluster
 from petseg.data.shards.output import output_of
 from petseg.data.shards.parts import PartReport, check_part, listed, status
+from petseg.data.shards.pool import Runner, run_jobs
 from petseg.errors import PetsegError
 
 _SLURM = """\
@@ -48,9 +50,11 @@ class Cluster:
     status: bool = False
     slurm: int = 0
     """Parts of the script that is asked for; 0 for none."""
+    run: Runner = run_jobs
+    """Does the work of a whole pack."""
 
     @classmethod
-    def parse(cls, part: str, *, finish: bool, status: bool, slurm: int) -> Self:
+    def parse(cls, part: str, *, finish: bool, status: bool, slurm: int, on: str = "", tasks: int = 0) -> Self:
         """Read the options.
 
         Raises:
@@ -62,13 +66,14 @@ class Cluster:
             name
             for name, given in (
                 ("--part", bool(part) and not status), ("--finish", finish), ("--status", status),
-                ("--print-slurm", bool(slurm)),
+                ("--print-slurm", bool(slurm)), ("--on", bool(on)),
             )
             if given
         ]  # fmt: skip
         if len(chosen) > 1:
             raise PetsegError(f"{chosen[0]} and {chosen[1]}: give one of them.")
-        return cls(part=_parsed(part) if part else None, finish=finish, status=status, slurm=slurm)
+        run = RayCluster(on, tasks) if on else run_jobs
+        return cls(part=_parsed(part) if part else None, finish=finish, status=status, slurm=slurm, run=run)
 
 
 def _parsed(text: str) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from petseg.data.shards.pack import PackReport, pack
 from petseg.data.shards.parts import finish, pack_part
 from petseg.data.shards.place import place_of
 from petseg.data.shards.plan import SPLITS
+from petseg.data.shards.pool import Runner, run_jobs
 from petseg.data.shards.ranges import parse_bands, parse_range, told_range
 from petseg.data.sources import TRAINVAL, Listing, Source
 from petseg.data.sources.tars import tar_of
@@ -123,7 +124,14 @@ def pack_command(
             show_part(console, packed, cluster.part, out)
             return len(packed.rejected)
         report = pack_with_progress(
-            console, source, out, options, workers=workers, allow_rejects=allow_rejects, listing=listing
+            console,
+            source,
+            out,
+            options,
+            workers=workers,
+            allow_rejects=allow_rejects,
+            listing=listing,
+            run=cluster.run,
         )
     except KeyboardInterrupt:
         console.print("Stopped: the shards that were finished stay, and the same command goes on from them.")
@@ -141,6 +149,7 @@ def pack_with_progress(
     workers: int = 0,
     allow_rejects: bool = False,
     listing: Listing | None = None,
+    run: Runner = run_jobs,
 ) -> PackReport:
     """Pack under a progress bar.
 
@@ -152,6 +161,7 @@ def pack_with_progress(
         workers: processes; 0 for one a usable core.
         allow_rejects: finish also if more than half was rejected.
         listing: the source's, where it is there.
+        run: does the work.
     """
     with progress(console, "packing") as (advance, expect):
         return pack(
@@ -163,6 +173,7 @@ def pack_with_progress(
             listing=listing,
             progress=advance,
             planned=expect,
+            run=run,
         )
 
 

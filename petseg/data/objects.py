@@ -7,6 +7,7 @@ without progress counts, so that a long object may break off any number of times
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import random
@@ -130,13 +131,19 @@ class Objects:
         """An object's address, for people."""
         return f"{self.address}/{name}"
 
-    def get(self, name: str) -> bytes:
-        """All of a small object.
+    def get(self, name: str, most: int | None = None) -> bytes:
+        """All of a small object, or its beginning.
+
+        Args:
+            name: below the address.
+            most: bytes that are wanted.
 
         Raises:
             ObjectMissing: there is none.
             PetsegError: it cannot be read.
         """
+        if most is not None:
+            return self._patiently(name, lambda _waiting: self._beginning(name, most))
         parts: list[bytes] = []
         while True:
             try:
@@ -144,6 +151,14 @@ class Objects:
                 return b"".join(parts)
             except ObjectChanged:
                 parts.clear()
+
+    def _beginning(self, name: str, most: int) -> bytes:
+        try:
+            return bytes(_client().get_range(self._store, name, start=0, length=most))
+        except Exception as error:
+            if "416" not in str(error):
+                raise
+            return b""  # it is empty
 
     def fetch(
         self,
@@ -353,6 +368,20 @@ class Objects:
             revision = str(json.loads(site.get(quote(revision or "main", safe="")))["sha"])
         below = f"{kind}/" if kind else ""
         return f"{endpoint}/{below}{user}/{name}/resolve/{revision}/{path}".rstrip("/"), headers
+
+
+@functools.cache
+def opened(address: str) -> Objects:
+    """The objects below an address, by one client for the process, which says on standard error what it waits for.
+
+    Raises:
+        PetsegError: as `Objects`.
+    """
+    return Objects(address, note=_say)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
 
 
 class _BrokenOff(Exception):  # noqa: N818

@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from petseg.data.shards.options import PackOptions
+from tests.torture.cluster import torture_cluster
 from tests.torture.fuzz import SHARES, fuzz
 from tests.torture.kill import TRAIN, differences, kill_packs, kill_trainings, outcome, run_petseg
 from tests.torture.nodes import train_on_two_nodes
@@ -62,6 +64,21 @@ def test_stores_that_fail_and_readers_that_are_killed_leave_every_byte_right(tmp
     )
     assert not tally.faults, tally.faults
     assert tally.injected.keys() == set(KINDS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["synthetic:20000", "pets"])
+def test_a_cluster_whose_workers_and_node_are_killed_packs_the_same_bytes(tmp_path, source, request):
+    if source == "pets":
+        pets = request.config.getoption("--pets")
+        if not pets:
+            pytest.skip("needs --pets FOLDER")
+        source, options = str(pets), PackOptions(split="official", short_side=256, samples_per_shard=4)
+    else:
+        options = PackOptions(split="random", short_side=64, samples_per_shard=100)
+    tally = torture_cluster(tmp_path, random.Random(3), source, options, kills=10)
+    assert not tally.faults, tally.faults
+    assert (tally.workers_killed, tally.nodes_killed) == (10, 1) and tally.samples > 490
 
 
 @pytest.mark.parametrize("case", ["shard", pytest.param("train", marks=pytest.mark.slow)])

@@ -13,6 +13,7 @@ from petseg.data.shards.index import index_name
 from petseg.data.shards.options import PackOptions
 from petseg.data.shards.output import PLAN_NAME, Output
 from petseg.data.shards.plan import Plan, make_plan
+from petseg.data.shards.pool import Runner, run_jobs
 from petseg.data.shards.probe import Machine
 from petseg.data.shards.survey import survey
 from petseg.data.shards.work import ShardJob, cannot_write, note_name
@@ -66,7 +67,14 @@ def part_of(shards: Mapping[str, Sequence[str]], part: tuple[int, int]) -> list[
 
 @contextlib.contextmanager
 def begun(
-    source: Source, listing: Listing, options: PackOptions, out: Output, *, workers: int, alone: bool
+    source: Source,
+    listing: Listing,
+    options: PackOptions,
+    out: Output,
+    *,
+    workers: int,
+    alone: bool,
+    run: Runner = run_jobs,
 ) -> Iterator[Begun]:
     """Plan a pack, or find it planned; the output is ours meanwhile.
 
@@ -77,6 +85,7 @@ def begun(
         out: where it goes.
         workers: processes that look at the sources; at least 1.
         alone: nobody else may be at it, not even with a part.
+        run: does what is worth more than one process.
 
     Raises:
         PetsegError: the output holds something else, or another pack; the source tells no one answer.
@@ -87,7 +96,7 @@ def begun(
     machine = Machine.this()
     asked = _asked(source, listing, plan, options)
     found = _found(out, asked, machine)
-    answer = found or survey(source, list(chosen.values()), options, workers=workers)
+    answer = found or survey(source, list(chosen.values()), options, workers=workers, run=run)
     data = json.dumps({**asked, "options": asdict(answer), "machine": asdict(machine)}, indent=1).encode() + b"\n"
     try:
         with out.claim(alone=alone):

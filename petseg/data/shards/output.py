@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import hashlib
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from petseg.data.objects import ObjectMissing, Objects, is_remote
+from petseg.data.objects import ObjectMissing, Objects, is_remote, opened
 from petseg.data.shards.index import format_index, index_name
 from petseg.data.shards.manifest import ShardInfo
 from petseg.data.sources.files import MANIFEST_NAME, WORK_FOLDER
@@ -221,7 +219,7 @@ class StoreOutput:
 
     @property
     def _objects(self) -> Objects:
-        return _opened(self.address)
+        return opened(self.address)
 
     def top(self) -> set[str]:
         """See `Output`; one name tells that something else is there, so that not all are listed."""
@@ -280,12 +278,3 @@ class StoreOutput:
         except ObjectMissing:
             return False
         return bool(tag) and found == (shard.bytes, tag)
-
-
-@functools.cache
-def _opened(address: str) -> Objects:
-    return Objects(address, note=_say)
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")

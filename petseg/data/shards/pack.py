@@ -16,10 +16,10 @@ from petseg.data.shards.manifest import ENCODINGS, Encoding, Manifest, Split
 from petseg.data.shards.options import PackOptions
 from petseg.data.shards.output import Output, output_of
 from petseg.data.shards.plan import SPLITS, Plan, split_of
-from petseg.data.shards.pool import run_jobs
+from petseg.data.shards.pool import Runner, run_jobs
 from petseg.data.shards.stats import ShardStats, code_counts, mean_std
 from petseg.data.shards.thinning import Thinned, thinned_classes
-from petseg.data.shards.work import ShardJob, ShardWork
+from petseg.data.shards.work import ShardJob, ShardWork, finished_shard
 from petseg.data.sources import Listing, Rejected, Source
 from petseg.data.sources.files import MANIFEST_NAME
 from petseg.errors import PetsegError
@@ -66,6 +66,7 @@ def pack(
     listing: Listing | None = None,
     progress: Callable[[int], None] | None = None,
     planned: Callable[[int], None] | None = None,
+    run: Runner = run_jobs,
 ) -> PackReport:
     """Pack a source into shards.
 
@@ -85,6 +86,7 @@ def pack(
         progress: called in this process with the number of samples finished since its last call (rejected ones and
             those of an earlier run too).
         planned: called once, before any sample is read, with the number of samples.
+        run: does the work, on this machine or on others (`RayCluster`).
 
     Returns:
         The report, with the manifest that was written.
@@ -99,10 +101,10 @@ def pack(
         raise PetsegError(f"--workers must be at least 1, not {workers}.")
     listing = listing or source.listing()
     place = output_of(out)
-    with begun(source, listing, options, place, workers=workers, alone=True) as found:
+    with begun(source, listing, options, place, workers=workers, alone=True, run=run) as found:
         if planned:
             planned(found.plan.samples)
-        done = packed(found, place, found.jobs(), workers, progress, judged=not allow_rejects)
+        done = packed(found, place, found.jobs(), workers, progress, judged=not allow_rejects, run=run)
         return concluded(found, place, done, allow_rejects=allow_rejects, started=started)
 
 
@@ -114,14 +116,20 @@ def packed(
     progress: Callable[[int], None] | None,
     *,
     judged: bool,
+    run: Runner = run_jobs,
 ) -> dict[str, ShardStats]:
     """What was counted of shards, by their names."""
     judge = Judge(found.source, found.pairs)
     work = ShardWork(source=found.source, out=out, options=found.options, machine=found.machine)
     done: dict[str, ShardStats] = {}
     every = ShardStats(name="")
-    with contextlib.closing(run_jobs(work, jobs, workers=workers, progress=progress or (lambda _: None))) as results:
+    with contextlib.closing(run(work, jobs, workers=workers, progress=progress or (lambda _: None))) as results:
         for stats in results:
+            if run is not run_jobs and finished_shard(out, stats.name) is None:
+                raise PetsegError(
+                    f"{out}: a worker wrote {stats.name}, and it is not here: give a folder that all nodes share, or "
+                    "an address in a store."
+                )
             done[stats.name] = stats
             if judged and len(done) <= _FIRST_SHARDS:
                 judge.so_far(done.values())

@@ -28,6 +28,16 @@ class Work(Protocol):
         ...
 
 
+class Runner(Protocol):
+    """`run_jobs`, or what does the same elsewhere."""
+
+    def __call__(
+        self, work: Work, jobs: Sequence[Any], *, workers: int, progress: Report
+    ) -> Generator[Any, None, None]:
+        """Do jobs, and yield their results as they come."""
+        ...
+
+
 def run_jobs(work: Work, jobs: Sequence[Any], *, workers: int, progress: Report) -> Generator[Any, None, None]:
     """Do jobs, handed out in order, and yield their results as they come.
 

@@ -14,9 +14,10 @@ from petseg.data.decode.masks import decode_mask
 from petseg.data.decode.pictures import DecodeError
 from petseg.data.shards.files import Span, TarFile, TarFiles, tar_file
 from petseg.data.shards.hashes import check_hashes, unsound_shards
-from petseg.data.shards.index import index_name, read_key, read_spans
+from petseg.data.shards.index import index_name, read_key
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.place import Place, RemoteShards
+from petseg.data.shards.spans import read_spans
 from petseg.data.shards.stage import Stage
 from petseg.data.shards.verify import check_sample
 from petseg.errors import PetsegError

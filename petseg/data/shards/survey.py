@@ -18,9 +18,10 @@ import numpy as np
 from petseg.data.decode.pictures import PNG_SIGNATURE, PictureError, exif_orientation, opened
 from petseg.data.decode.rgb import Tones, chosen, is_deep, read_bands
 from petseg.data.shards.options import PackOptions
-from petseg.data.shards.pool import Report, run_jobs
+from petseg.data.shards.pool import Report, Runner, run_jobs
 from petseg.data.shards.ranges import Values
 from petseg.data.sources import Pair, Source
+from petseg.data.sources.stored import read_each
 from petseg.errors import PetsegError
 
 UPRIGHT, STORED, EITHER = "upright", "stored", "either"
@@ -57,28 +58,37 @@ class SurveyWork:
     def __call__(self, job: Sequence[Pair], report: Report) -> Found:
         """What the job's pairs tell; those that cannot be read tell nothing, and packing will say so."""
         found = Found({}, Values())
-        for pair in job:
+        for pair, files in read_each(self._files, job):
             with contextlib.suppress(OSError, PictureError):
-                self._look(pair, found)
+                self._look(pair, files(), found)
         report(0)
         return found
 
-    def _look(self, pair: Pair, found: Found) -> None:
+    def _files(self, pair: Pair) -> tuple[bytes, bytes]:
+        """The headers of JPEGs; all of other files, which may be anywhere in them."""
         image, mask = self.source.head(pair)
-        jpeg = image[:2] == _JPEG
-        if jpeg and (not self.frames or _JPEG_EXIF not in image):
-            return
-        frame: str | None = None
-        if jpeg:
-            with contextlib.suppress(PictureError):  # a header may be longer than that
-                frame = frame_of(image, mask)
-        if frame is None:
+        if image[:2] != _JPEG:
             image, mask, *_ = self.source.read(pair)
+        return image, mask
+
+    def _look(self, pair: Pair, files: tuple[bytes, bytes], found: Found) -> None:
+        image, mask = files
+        frame = ""
+        if image[:2] == _JPEG:
+            if not self.frames or _JPEG_EXIF not in image:
+                return
+            try:
+                frame = frame_of(image, mask)
+            except PictureError:  # a header may be longer than that
+                image, mask, *_ = self.source.read(pair)
+                frame = frame_of(image, mask)
+        else:
             if self.values and is_deep(image):
                 found.values.add(_deep_values(image, self.bands), pair.key)
             # Of a PNG that has none, Pillow would decode all to find that out.
             bare = image[: len(PNG_SIGNATURE)] == PNG_SIGNATURE and not any(word in image for word in _PNG_EXIF)
-            frame = frame_of(image, mask) if self.frames and not bare else ""
+            if self.frames and not bare:
+                frame = frame_of(image, mask)
         if frame:
             found.frames.setdefault(frame, pair.key)
 
@@ -111,7 +121,9 @@ def frame_of(image: bytes, mask: bytes) -> str:
     return STORED if (size[0] > size[1]) == (stored[0] > stored[1]) else UPRIGHT
 
 
-def survey(source: Source, pairs: Sequence[Pair], options: PackOptions, *, workers: int) -> PackOptions:
+def survey(
+    source: Source, pairs: Sequence[Pair], options: PackOptions, *, workers: int, run: Runner = run_jobs
+) -> PackOptions:
     """Options in which nothing is left to find: how masks are turned, and the range of values.
 
     `auto` stays where it makes no difference, and so does no range where no picture has more than 8 bits.
@@ -121,6 +133,7 @@ def survey(source: Source, pairs: Sequence[Pair], options: PackOptions, *, worke
         pairs: all of them, so that the answer depends on the sources alone.
         options: what was asked for.
         workers: processes, at least 1.
+        run: does what is worth more than one process.
 
     Raises:
         PetsegError: some masks can be read in both ways, and the others do not tell; or no one range holds.
@@ -134,8 +147,8 @@ def survey(source: Source, pairs: Sequence[Pair], options: PackOptions, *, worke
     jobs = [tuple(real[first : first + _PAIRS_A_JOB]) for first in range(0, len(real), _PAIRS_A_JOB)]
     first: dict[str, str] = {}
     values = Values()
-    workers = workers if len(jobs) > _JOBS_ALONE else 1
-    for found in run_jobs(work, jobs, workers=workers, progress=lambda _: None):
+    workers, run = (workers, run) if len(jobs) > _JOBS_ALONE else (1, run_jobs)
+    for found in run(work, jobs, workers=workers, progress=lambda _: None):
         values.merge(found.values)
         for kind, key in found.frames.items():
             first[kind] = min(key, first.get(kind, key))

@@ -22,6 +22,7 @@ from petseg.data.shards.thinning import added, thinned
 from petseg.data.shards.writer import ShardWriter
 from petseg.data.sources import Pair, Rejected, Source
 from petseg.data.sources.files import MAX_KEY, WORK_FOLDER
+from petseg.data.sources.stored import read_each
 from petseg.errors import PetsegError
 
 _REPORT_EVERY = 8
@@ -81,13 +82,21 @@ class ShardWork:
         if finished.info is not None and not self.out.holds(finished.info, finished.tag):
             return False
         again = ShardStats(name=job.name)
-        for pair in job.pairs:
-            if pair.size:  # what is drawn is the same for ever
-                with contextlib.suppress(RejectError):
-                    _read(self.source, pair, again)
-                if again.digests.get(pair.key) != finished.digests.get(pair.key):
-                    return False
+        # What is drawn is the same for ever, and so is what a store says is the same.
+        doubted = [
+            pair for pair in job.pairs if pair.size and not (pair.tag and finished.tags.get(pair.key) == pair.tag)
+        ]
+        for pair, read in read_each(self._read, doubted):
+            with contextlib.suppress(RejectError):
+                _noted(pair, read(), again)
+            if again.digests.get(pair.key) != finished.digests.get(pair.key):
+                return False
         return True
+
+    def _read(self, pair: Pair) -> tuple[bytes, ...]:
+        if len(pair.key) > MAX_KEY:
+            raise RejectError(f"its name is longer than {MAX_KEY} characters")
+        return _read_patiently(self.source, pair)
 
     def _write(self, job: ShardJob, report: Report) -> ShardStats:
         stats = ShardStats(name=job.name)
@@ -105,9 +114,9 @@ class ShardWork:
     def _fill(self, writer: ShardWriter, job: ShardJob, stats: ShardStats, report: Report) -> None:
         options, classes = self.options, self.source.classes
         every, unreported = max(1, len(job.pairs) // _LOOKED_AT), 0
-        for number, pair in enumerate(job.pairs):
+        for number, (pair, read) in enumerate(read_each(self._read, job.pairs)):
             try:
-                image, mask, *more = _read(self.source, pair, stats)
+                image, mask, *more = _noted(pair, read(), stats)
                 sample = normalise(
                     image,
                     mask,
@@ -194,12 +203,12 @@ def _read_patiently(source: Source, pair: Pair) -> tuple[bytes, ...]:
     raise AssertionError("unreachable")
 
 
-def _read(source: Source, pair: Pair, stats: ShardStats) -> tuple[bytes, ...]:
-    if len(pair.key) > MAX_KEY:
-        raise RejectError(f"its name is longer than {MAX_KEY} characters")
-    files = _read_patiently(source, pair)
+def _noted(pair: Pair, files: tuple[bytes, ...], stats: ShardStats) -> tuple[bytes, ...]:
+    """The files of a pair, of which is noted what they were."""
     stats.bytes_in += sum(map(len, files))
     # Lengths too: no two pairs of files may look alike.
     head = f"{pair.key} {' '.join(str(len(file)) for file in files)}\n".encode()
     stats.digests[pair.key] = hashlib.sha256(b"".join((head, *files))).hexdigest()
+    if pair.tag:
+        stats.tags[pair.key] = pair.tag
     return files

@@ -27,6 +27,8 @@ class Pair:
     """`trainval`, `train`, `val` or `test` where the source has an official split, else None."""
     more_masks: tuple[str, ...] = ()
     """Where further masks are that are united with the first."""
+    tag: str = ""
+    """What tells the bytes of these files from others without reading them; empty where nothing does."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 import unicodedata
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
+from petseg.data.objects import is_remote
 from petseg.data.sources import TRAINVAL, Pair
+from petseg.data.sources.stored import StorePath
 from petseg.errors import PetsegError
 
 MAX_KEY = 96
@@ -45,16 +49,49 @@ def refuse_unfinished(folder: Path) -> None:
         raise PetsegError(f"{folder} holds an unfinished pack: finish it with the petseg-shard command that began it.")
 
 
-def below(root: Path) -> tuple[list[str], int]:
+FilePath = Path | StorePath
+"""Where a source's files are: on a disk, or in a store."""
+
+
+def path_of(text: str) -> FilePath:
+    """What a person names a file or a folder by; `~` is the home folder."""
+    return StorePath.of(text) if is_remote(text) else Path(text).expanduser()
+
+
+class File(NamedTuple):
+    """What is known of a file without reading it."""
+
+    size: int
+    """Bytes."""
+    tag: str = ""
+    """What a store says of its bytes: others have another tag."""
+
+
+def below(root: FilePath) -> tuple[dict[str, File], int]:
     """Files below a folder, also through links to folders (but not round in a circle).
 
     Returns:
-        (paths relative to it, with `/`, sorted as paths are; how many files were passed over by name).
+        (by their paths relative to it, with `/`, sorted as paths are; how many files were passed over by name).
 
     Raises:
         PetsegError: it cannot be read.
     """
-    found: list[str] = []
+    found, passed = _below_store(root) if isinstance(root, StorePath) else _below_folder(root)
+    return {path: found[path] for path in sorted(found, key=lambda path: path.split("/"))}, passed
+
+
+def _below_store(root: StorePath) -> tuple[dict[str, File], int]:
+    every = root.below()
+    kept = {
+        path: File(meta.size, meta.etag or "")
+        for path, meta in every.items()
+        if not (any(part.startswith(".") for part in path.split("/")) or ignored(Path(path)))
+    }
+    return kept, len(every) - len(kept)
+
+
+def _below_folder(root: Path) -> tuple[dict[str, File], int]:
+    found: dict[str, File] = {}
     passed = 0
 
     def fail(error: OSError) -> None:
@@ -67,13 +104,17 @@ def below(root: Path) -> tuple[list[str], int]:
         folders[:] = [name for name in folders if not _leads_up(Path(folder, name), real)]
         for name in names:
             path = here / name
-            if not (Path(folder) / name).is_file():
+            try:
+                status = (Path(folder) / name).stat()
+            except OSError:
+                continue  # a link to nowhere
+            if not stat.S_ISREG(status.st_mode):
                 continue
             if hidden or ignored(path):
                 passed += 1
             else:
-                found.append(path.as_posix())
-    return sorted(found, key=lambda path: path.split("/")), passed
+                found[path.as_posix()] = File(status.st_size)
+    return found, passed
 
 
 def _leads_up(path: Path, real: str) -> bool:
@@ -95,7 +136,7 @@ def read_files(pair: Pair) -> tuple[bytes, ...]:
     Raises:
         OSError: one cannot be read.
     """
-    return tuple(Path(path).read_bytes() for path in (pair.image, pair.mask, *pair.more_masks))
+    return tuple(path_of(path).read_bytes() for path in (pair.image, pair.mask, *pair.more_masks))
 
 
 HEADER_BYTES = 1 << 16
@@ -108,6 +149,8 @@ def heads(image: str, mask: str) -> tuple[bytes, bytes]:
     Raises:
         OSError: one cannot be read.
     """
+    if is_remote(image):
+        return StorePath.of(image).read_bytes(HEADER_BYTES), StorePath.of(mask).read_bytes(HEADER_BYTES)
     with Path(image).open("rb", buffering=0) as one, Path(mask).open("rb", buffering=0) as other:
         return one.read(HEADER_BYTES), other.read(HEADER_BYTES)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -13,6 +13,8 @@ from petseg.data.sources.files import (
     IMAGES,
     JPEGS,
     MASKS,
+    File,
+    FilePath,
     below,
     fit_key,
     heads,
@@ -33,6 +35,7 @@ from petseg.data.sources.pairing import (
 )
 from petseg.data.sources.pattern import PairPattern, match_all
 from petseg.data.sources.series import Series, choices, proposals, rivals_of, series_of
+from petseg.data.sources.stored import StorePath
 from petseg.errors import PetsegError
 
 _JPEG_MASK = "mask that is a JPEG, which does not keep codes (threshold = 128 in a class map of two classes takes it)"
@@ -56,8 +59,8 @@ class FolderSource:
     Where other pictures could be the masks as well as those that the names say, the listing refuses and names them.
     """
 
-    images: Path
-    masks: Path
+    images: FilePath
+    masks: FilePath
     classes: ClassTable
     patterns: tuple[str, ...] = ()
     """Of `--pair`; both folders are the same then."""
@@ -75,11 +78,11 @@ class FolderSource:
         Raises:
             PetsegError: no such folder, no pair in them, several masks for an image, or several series of masks.
         """
+        root = self._root
         found = self._by_patterns() if self.patterns else self._by_names()
         if not found.masks:
             raise PetsegError(self._nothing(found))
         self._refuse_doubt(found)
-        root = self._root
         pairs: list[Pair] = []
         keys: dict[str, str] = {}
         for name, (image, *masks) in sorted(found.masks.items()):
@@ -96,7 +99,8 @@ class FolderSource:
                     image=str(root / image),
                     mask=first,
                     more_masks=tuple(more),
-                    size=sum((root / path).stat().st_size for path in (image, *masks)),
+                    size=sum(found.every[path].size for path in (image, *masks)),
+                    tag=_tag([found.every[path] for path in (image, *masks)]),
                     split=next((split for part in image.split("/")[:-1] if (split := named_split(part))), None),
                 )
             )
@@ -121,31 +125,40 @@ class FolderSource:
         return heads(pair.image, pair.mask)
 
     @property
-    def _root(self) -> Path:
+    def _root(self) -> FilePath:
         """What all paths are relative to."""
-        folders = [self.images, self.masks]
-        if self.images.is_absolute() != self.masks.is_absolute():
-            folders = [folder.absolute() for folder in folders]
-        return Path(os.path.commonpath(folders))
+        images, masks = self.images, self.masks
+        if isinstance(images, StorePath) or isinstance(masks, StorePath):
+            if not (isinstance(images, StorePath) and isinstance(masks, StorePath) and images.store == masks.store):
+                raise PetsegError(f"{self.name}: images and masks have to lie in one bucket, or both on the disk.")
+            return StorePath(images.store, os.path.commonpath([f"/{images.path}", f"/{masks.path}"])[1:])
+        if images.is_absolute() != masks.is_absolute():
+            images, masks = images.absolute(), masks.absolute()
+        return Path(os.path.commonpath([images, masks]))
 
-    def _within(self, folder: Path) -> Path:
-        return Path(os.path.relpath(folder, self._root))
+    def _within(self, folder: FilePath) -> Path:
+        root = self._root
+        if isinstance(folder, StorePath):
+            return Path(os.path.relpath(f"/{folder.path}", f"/{root.path if isinstance(root, StorePath) else ''}"))
+        return Path(os.path.relpath(folder, str(root)))
 
     @property
     def _mask_suffixes(self) -> frozenset[str]:
         return MASKS if self.classes.reading.threshold is None else MASKS | JPEGS
 
-    def _files(self, folder: Path) -> tuple[list[str], int]:
-        """(paths relative to `_root`, files passed over by name)."""
-        if not folder.is_dir():
+    def _files(self, folder: FilePath) -> tuple[dict[str, File], int]:
+        """(by their paths relative to `_root`, files passed over by name)."""
+        if isinstance(folder, Path) and not folder.is_dir():
             raise PetsegError(f"no such folder: {folder}; give folder:IMAGES,MASKS.")
         files, passed = below(folder)
+        if not (files or passed) and isinstance(folder, StorePath):
+            raise PetsegError(f"{folder}: there are no objects below this address; give folder:IMAGES,MASKS.")
         within = self._within(folder)
-        return [(within / path).as_posix() for path in files], passed
+        return {(within / path).as_posix(): file for path, file in files.items()}, passed
 
     def _by_patterns(self) -> _Found:
         files, passed = self._files(self.images)
-        matched = match_all([PairPattern(text) for text in self.patterns], files)
+        matched = match_all([PairPattern(text) for text in self.patterns], list(files))
         found = _Found(passed=passed, counted=(len(matched.images_alone), len(matched.masks_alone)), every=files)
         found.masks = {matched.names[image]: [image, *masks] for image, masks in matched.masks.items()}
         for paths, reason in ((matched.images_alone, NO_MASK), (matched.masks_alone, NO_IMAGE)):
@@ -191,7 +204,7 @@ class FolderSource:
         else:
             of_masks, passed_masks = self._files(self.masks)
             found.passed += passed_masks
-            found.every = sorted({*files, *of_masks})
+            found.every = dict(sorted({**files, **of_masks}.items()))
             inner, outer = set(of_masks), set(files)
             here, there = (self._within(folder) for folder in (self.images, self.masks))
             # One folder may lie in the other: then a file of the inner one is none of the outer one's.
@@ -277,7 +290,8 @@ class _Found:
     passed: int = 0
     counted: tuple[int, int] = (0, 0)
     """Images and masks, for the sentence where none pair."""
-    every: Sequence[str] = ()
+    every: Mapping[str, File] = field(default_factory=dict)
+    """All files."""
     masks: dict[str, list[str]] = field(default_factory=dict)
     """By the pair's name: its image, then its masks."""
     rejected: list[Rejected] = field(default_factory=list)
@@ -301,6 +315,11 @@ class _Names:
             self.doubled.setdefault(name, f"{first} and {PurePosixPath(path).name} have one name")
         else:
             self.files[name] = path
+
+
+def _tag(files: Sequence[File]) -> str:
+    tags = [file.tag for file in files]
+    return " ".join(tags) if all(tags) else ""
 
 
 def left_over(files: Iterable[tuple[str, str]]) -> tuple[LeftOver, ...]:

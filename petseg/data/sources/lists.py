@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import PurePath, PurePosixPath
 
 from petseg.data.sources import TRAINVAL, LeftOver, Listing, OverSource, Pair, Rejected
-from petseg.data.sources.files import IMAGES, MASKS
+from petseg.data.sources.files import IMAGES, MASKS, FilePath
 from petseg.data.sources.pairing import NO_IMAGE, NO_MASK
 from petseg.errors import PetsegError
 
-_VOC_LISTS = Path("ImageSets", "Segmentation")
+_VOC_LISTS = PurePosixPath("ImageSets", "Segmentation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class ListedSource(OverSource):
     nor are lines that begin with #. Without a list for `val`, a tenth of the one for `train` becomes it.
     """
 
-    lists: tuple[tuple[str, Path], ...]
+    lists: tuple[tuple[str, FilePath], ...]
     """(split, file) each."""
     found: bool = False
     """The lists were found, not given: lines for which there is no pair are left over, and no rejects."""
@@ -36,10 +36,10 @@ class ListedSource(OverSource):
         """
         listing = self.inner.listing()
         names = _Named(listing.pairs)
-        found: dict[str, tuple[str, Path]] = {}
+        found: dict[str, tuple[str, FilePath]] = {}
         rejected = [each for each in listing.rejected if each.reason not in {NO_MASK, NO_IMAGE}]
         left_over = [*listing.left_over, *_alone(listing.rejected)]
-        used: list[Path] = []
+        used: list[FilePath] = []
         for split, path in self.lists:
             lines, missing = _lines(path), []
             for line in lines:
@@ -86,7 +86,7 @@ class ListedSource(OverSource):
         )
 
 
-def lists_beside(*folders: Path) -> tuple[tuple[str, Path], ...]:
+def lists_beside(*folders: FilePath) -> tuple[tuple[str, FilePath], ...]:
     """(split, file) of the lists in VOC's layout, in a folder or in the one above, where there are any."""
     for folder in (*folders, *(folder.parent for folder in folders)):
         beside = folder / _VOC_LISTS
@@ -153,7 +153,7 @@ def _parts(text: str) -> tuple[str, ...]:
     return tuple(part for part in bare.parts if part != path.anchor)
 
 
-def _lines(path: Path) -> list[str]:
+def _lines(path: FilePath) -> list[str]:
     try:
         lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -7,8 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from petseg.classes import OXFORD, ClassTable
+from petseg.data.objects import is_remote
 from petseg.data.sources import Source
 from petseg.data.sources.download import FOLDER, download_oxford
+from petseg.data.sources.files import FilePath, path_of
 from petseg.data.sources.folder import FolderSource, holds_pairs, what_would_fit
 from petseg.data.sources.lists import ListedSource, lists_beside
 from petseg.data.sources.oxford import OxfordSource, looks_like_oxford
@@ -26,7 +28,7 @@ def resolve_source(
     classes: ClassTable | None = None,
     pair: Sequence[str] = (),
     merge_masks: bool = False,
-    lists: Mapping[str, Path] | None = None,
+    lists: Mapping[str, FilePath] | None = None,
     find_lists: bool = True,
     seed: int = 0,
     download_dir: Path | None = None,
@@ -35,7 +37,8 @@ def resolve_source(
 
     Args:
         text: a folder (in the Oxford layout, or with folders named like images and masks, or whatever `pair` says),
-            `oxford`, `folder:IMAGES,MASKS`, `folder:BOTH`, `tars:GLOB` or `synthetic[:N]`; `~` is the home folder.
+            `oxford`, `folder:IMAGES,MASKS`, `folder:BOTH` (also of `s3://` and the like), `tars:GLOB` or
+            `synthetic[:N]`; `~` is the home folder.
         classes: class map for folders and tars; None for Oxford's codes.
         pair: how files below a folder pair up (`PairPattern`); the first that fits an image counts.
         merge_masks: unite several masks of one image.
@@ -80,15 +83,21 @@ def _resolve(
         images, comma, masks = rest.partition(",")
         if not images or (comma and not masks):
             raise PetsegError(f"'{text}': give one folder, or two with a comma between them, folder:IMAGES,MASKS.")
-        root = _path(images)
+        root = path_of(images)
         if comma:
-            return FolderSource(root, _path(masks), classes or OXFORD)
+            return FolderSource(root, path_of(masks), classes or OXFORD)
         return FolderSource(root, root, classes or OXFORD, pair)
     if colon and scheme == "tars":
-        return TarsSource(str(_path(rest)), classes or OXFORD)
+        if is_remote(rest):
+            raise PetsegError(f"{text}: tars are packed anew from a disk: fetch them first.")
+        return TarsSource(str(path_of(rest)), classes or OXFORD)
     if text == "oxford":
         return OxfordSource(download_oxford(download_dir or Path("downloads")))
-    return _folder(_path(text), classes, pair)
+    if is_remote(text):
+        raise PetsegError(
+            f"{text}: name what is in a store as folder:IMAGES,MASKS, or as folder:{text} where one folder holds both."
+        )
+    return _folder(Path(text).expanduser(), classes, pair)
 
 
 def _folder(root: Path, classes: ClassTable | None, pair: tuple[str, ...]) -> Source:
@@ -109,7 +118,3 @@ def _folder(root: Path, classes: ClassTable | None, pair: tuple[str, ...]) -> So
         f"{root} is not in the Oxford layout (images/ and annotations/trimaps/) and has no folders named images and "
         f"masks{what_would_fit(root, classes or OXFORD)}"
     )
-
-
-def _path(text: str) -> Path:
-    return Path(text).expanduser()

@@ -10,10 +10,10 @@ import functools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from petseg.data.decode.pictures import PictureError, opened
-from petseg.data.sources.files import IMAGES, MASKS, named_split
+from petseg.data.sources.files import IMAGES, MASKS, FilePath, named_split
 from petseg.data.sources.pairing import IMAGE_FOLDERS, MASK_FOLDERS, PART, says_mask, says_no_classes
 
 _IMAGES_LOOKED_AT, _OTHERS_LOOKED_AT = 200, 2_000
@@ -79,7 +79,7 @@ def series_of(images: Iterable[str], others: Iterable[str]) -> list[Series]:
     return sorted(found, key=lambda each: (-len(each.partners), each.others))
 
 
-def rivals_of(root: Path, mask_of: dict[str, str], others: Iterable[str]) -> list[Series]:
+def rivals_of(root: FilePath, mask_of: dict[str, str], others: Iterable[str]) -> list[Series]:
     """Series among files that were not used which may as well be the masks.
 
     Not what names or headers say to be something else: images, single objects, colours for the eye.
@@ -98,7 +98,7 @@ def rivals_of(root: Path, mask_of: dict[str, str], others: Iterable[str]) -> lis
     ]
 
 
-def proposals(root: Path, files: Iterable[str], *, most: int = 3) -> list[Series]:
+def proposals(root: FilePath, files: Iterable[str], *, most: int = 3) -> list[Series]:
     """Series of images and masks among files that no rule pairs, the likeliest first."""
     kinds: dict[tuple[str, str], list[str]] = {}
     for path in sorted(files):
@@ -150,7 +150,7 @@ def _named_after_others(paths: Sequence[str]) -> set[str]:
     return longer
 
 
-def _likeness(root: Path, series: Series) -> int:
+def _likeness(root: FilePath, series: Series) -> int:
     """How much a series of two looks like images and their masks."""
     image, mask = series.partners[0]
     words = [part.lower() for part in PART.findall(series.others)]
@@ -273,14 +273,14 @@ def _says_image(pattern: str) -> bool:
     return any(part.lower() in IMAGE_FOLDERS for folder in folders for part in PART.findall(folder))
 
 
-def _looks_like_image(root: Path, series: Series, mask_of: dict[str, str]) -> bool:
+def _looks_like_image(root: FilePath, series: Series, mask_of: dict[str, str]) -> bool:
     image, other = series.partners[0]
     kind = _mode(root / other)
     return kind == _mode(root / image) != _mode(root / mask_of[image])
 
 
 @functools.lru_cache(maxsize=64)
-def _mode(path: Path) -> str:
+def _mode(path: FilePath) -> str:
     """Pillow's name for what a pixel of a picture is, by its header."""
     try:
         with opened(path.read_bytes()) as picture:

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from petseg import Manifest
 from petseg.data.decode.images import decode_image
 from petseg.data.decode.masks import decode_mask
-from petseg.data.shards.index import format_index, read_index, read_key, read_spans
+from petseg.data.shards.index import format_index, read_index, read_key
 from petseg.data.shards.manifest import Encoding
 from petseg.data.shards.reader import ShardReader
+from petseg.data.shards.spans import read_spans
 from petseg.data.tar import Component, Entry, scan_tar
 from petseg.errors import PetsegError
 

@@ -207,9 +207,7 @@ def test_a_store_that_fails_now_and_then_is_packed_into(oxford, reference, s3, t
     faults = Faults(plan=lambda request: kinds[next(counted) % len(kinds)])
     with proxy(s3, faults) as address:
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("petseg.data.shards.output._opened", Objects)
-            pack(OxfordSource(oxford), out, OFFICIAL, workers=1)
+        pack(OxfordSource(oxford), out, OFFICIAL, workers=1)
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
     assert content(fetched(out, tmp_path / "got")) == content(reference)
 
