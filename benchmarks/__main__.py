@@ -200,7 +200,7 @@ def scale_command(
 @app.command("remote")
 def remote_command(
     source: SourceOption = "synthetic",
-    samples: Annotated[int, typer.Option(help="Drawn pictures.")] = 6000,
+    samples: Annotated[int, typer.Option(help="Drawn pictures.")] = 4000,
     quick: QuickOption = False,
     repeats: RepeatsOption = 0,
     no_peers: NoPeersOption = False,

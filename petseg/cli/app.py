@@ -133,7 +133,12 @@ def shard(
         str,
         typer.Option(metavar="1,2,3", help="Bands of images of more than three that become red, green and blue."),
     ] = "",
-    samples_per_shard: Annotated[int, typer.Option(help="Samples a shard, at most.")] = 256,
+    samples_per_shard: Annotated[
+        int | None, typer.Option(help="Samples a shard, at most. Default: 256.", show_default=False)
+    ] = None,
+    shard_bytes: Annotated[
+        str, typer.Option(metavar="256MB", help="In its place: bytes a shard, about.", show_default=False)
+    ] = "",
     seed: Annotated[int, typer.Option(help="Seed of splits and shuffling.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes; 0 for one a core. The bytes are the same for any.")] = 0,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 if anything was rejected.")] = False,
@@ -236,6 +241,7 @@ def shard(
             value_range=value_range,
             bands=bands,
             samples_per_shard=samples_per_shard,
+            shard_bytes=shard_bytes,
             seed=seed,
             workers=workers,
             classes=classes,

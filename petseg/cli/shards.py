@@ -21,6 +21,7 @@ from petseg.data.shards.place import place_of
 from petseg.data.shards.plan import SPLITS
 from petseg.data.shards.pool import Runner, run_jobs
 from petseg.data.shards.ranges import parse_bands, parse_range, told_range
+from petseg.data.shards.shardcache import parse_bytes
 from petseg.data.sources import TRAINVAL, Listing, Source
 from petseg.data.sources.tars import tar_of
 from petseg.errors import PetsegError
@@ -43,7 +44,8 @@ def pack_command(
     resize_masks: bool,
     value_range: Sequence[str] | None,
     bands: str,
-    samples_per_shard: int,
+    samples_per_shard: int | None,
+    shard_bytes: str,
     seed: int,
     workers: int,
     classes: Path | None,
@@ -71,6 +73,8 @@ def pack_command(
     values, percentiles = parse_range(value_range) if value_range else (None, None)
     chosen_bands = parse_bands(bands)
     given = {name: path for name, path in lists.items() if path is not None}
+    if shard_bytes and samples_per_shard is not None:
+        raise PetsegError("--shard-bytes: leave it out, or --samples-per-shard.")
     if given and split == "random":
         raise PetsegError("--split random: leave it out, or the lists.")
     source = resolve_source(
@@ -97,7 +101,8 @@ def pack_command(
         encoding=encoding,
         mask_orientation=mask_orientation,
         resize_masks=resize_masks,
-        samples_per_shard=samples_per_shard,
+        samples_per_shard=256 if samples_per_shard is None else samples_per_shard,
+        shard_bytes=parse_bytes(shard_bytes) if shard_bytes else 0,
         seed=seed,
         group=group,
     )
@@ -332,7 +337,7 @@ def verify_command(console: Console, where: str) -> None:
     manifest = Manifest.load(folder)
     with progress(console, "verifying") as (advance, expect):
         expect(sum(split.samples for split in manifest.splits.values()))
-        problems = verify(folder, manifest, progress=advance)
+        problems = verify(folder, manifest, workers=usable_cores(), progress=advance)
     for problem in problems:
         console.print(f"[red]problem[/] {escape(problem)}")
     if problems:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -53,6 +55,14 @@ def _mix64(x: int) -> int:
     x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _U64
     return x ^ (x >> 31)
 
+
+LARGE = 10**7
+"""Samples of a window, beyond which they are shuffled by a keyed permutation."""
+
+_ROUNDS = 6
+
+_PIECE = 1 << 16
+"""Positions that are ordered at once."""
 
 VISIT = 1 << 40
 """A sample's second visit in an epoch is its index plus this, the third plus twice this, and so on."""
@@ -106,15 +116,104 @@ def lanes_of(sizes: Sequence[int], lanes: int) -> Indices:
     return found
 
 
-def epoch_order(
-    sizes: Sequence[int],
-    seed: int,
-    epoch: int,
-    window: int | None = None,
-    weights: np.ndarray | None = None,
-    lanes: int = 1,
-) -> Indices:
+def permuted(positions: np.ndarray, n: int, *key: int) -> Indices:
+    """Where a keyed permutation of 0 to n - 1 takes positions, without the whole of it.
+
+    A Feistel network on as many bits as n has; what falls outside is sent through again until it does not. Black and
+    Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002.
+
+    Args:
+        positions: i64[m], from 0 to n - 1.
+        n: how many there are.
+        key: integers.
+
+    Returns:
+        i64[m].
+    """
+    low = np.uint64(max(1, (n - 1).bit_length() // 2))
+    high = np.uint64(max(1, (n - 1).bit_length()) - int(low)) or np.uint64(1)
+    mask, keys = (np.uint64(1) << low) - np.uint64(1), [np.uint64(hash_of(turn, *key)) for turn in range(_ROUNDS)]
+
+    def through(values: np.ndarray) -> np.ndarray:
+        left, right = values >> low, values & mask
+        for turn, each in enumerate(keys):
+            if turn % 2:
+                right ^= mix64(left ^ each) >> (np.uint64(64) - low)
+            else:
+                left ^= mix64(right ^ each) >> (np.uint64(64) - high)
+        return (left << low) | right
+
+    found = through(np.asarray(positions).astype(np.uint64))
+    outside = np.flatnonzero(found >= n)
+    while len(outside):
+        found[outside] = through(found[outside])
+        outside = outside[found[outside] >= n]
+    return found.astype(np.int64)
+
+
+@functools.lru_cache(maxsize=8)
+def _dealt(sizes: tuple[int, ...], lanes: int) -> Indices:
+    return lanes_of(sizes, lanes)
+
+
+class _Lane:
+    """The samples of some shards, a window after the other, each shuffled when it is asked for."""
+
+    def __init__(self, order: EpochOrder, shards: Indices, window: int | None) -> None:
+        self._order = order
+        turns = shards
+        if window is not None and window < len(shards):
+            turns = shards[np.argsort(keyed_hash(shards, order.seed, order.epoch, 2), kind="stable")]
+        self._turns, self._window = turns, window or max(len(turns), 1)
+        self._ends = np.cumsum(order.counts[turns])
+        self._kept: tuple[int, Indices] = (-1, np.zeros(0, np.int64))
+        """The window that was asked for last, whole."""
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    @property
+    def largest(self) -> int:
+        """Samples of its largest window."""
+        ends = np.concatenate([[0], self._ends[self._window - 1 :: self._window], self._ends[-1:]])
+        return int(np.diff(ends).max(initial=0))
+
+    def part(self, start: int, end: int) -> Indices:
+        """i64[end - start]: what stands at positions from `start` on."""
+        found = [np.zeros(0, np.int64)]
+        while start < end:
+            window = int(np.searchsorted(self._ends, start, "right")) // self._window
+            first, last = window * self._window, min(len(self._turns), (window + 1) * self._window)
+            begins = int(self._ends[first - 1]) if first else 0
+            upto = min(end, int(self._ends[last - 1]))
+            found.append(self._of_window(window, first, last, start - begins, upto - begins))
+            start = upto
+        return np.concatenate(found)
+
+    def _of_window(self, window: int, first: int, last: int, start: int, end: int) -> Indices:
+        order, shards = self._order, self._turns[first:last]
+        begins = int(self._ends[first - 1]) if first else 0
+        size = int(self._ends[last - 1]) - begins
+        if size > LARGE and order.every is None:
+            places = permuted(np.arange(start, end), size, order.seed, order.epoch, 7, window)
+            at = np.searchsorted(self._ends[first:last] - begins, places, "right")
+            before = self._ends[first:last] - begins - order.counts[shards]
+            found: Indices = order.starts[shards[at]] + places - before[at]
+            return found
+        if self._kept[0] != window:
+            samples = np.concatenate([np.arange(order.starts[s], order.starts[s + 1]) for s in shards.tolist()])
+            if order.every is not None:
+                samples = order.every[samples]
+            hashes = keyed_hash(samples, order.seed, order.epoch, 1)
+            self._kept = window, samples[np.argsort(hashes, kind="stable")]
+        return self._kept[1][start:end]
+
+
+class EpochOrder:
     """The order in which one epoch visits a split, the same for every loader, rank, world size and version.
+
+    It is made a window at a time, as far as it is asked for; without a window at once, up to `LARGE` samples. Beyond
+    these, samples are shuffled by a keyed permutation, of which any part can be had by itself.
 
     Args:
         sizes: samples of each shard, in the manifest's order; sample indices count through them.
@@ -127,56 +226,121 @@ def epoch_order(
         lanes: parts that the shards are dealt to, each with windows of its own: position p is of lane p mod `lanes`,
             until a lane has no more; from there on those that have some take turns.
 
+    Raises:
+        ValueError: a negative size, or a window or number of lanes below 1.
+
+    Example:
+        >>> EpochOrder([2, 3], seed=0, epoch=0)[1:4].tolist() == epoch_order([2, 3], seed=0, epoch=0)[1:4].tolist()
+        True
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        seed: int,
+        epoch: int,
+        window: int | None = None,
+        weights: np.ndarray | None = None,
+        lanes: int = 1,
+    ) -> None:
+        counts = np.asarray(sizes, dtype=np.int64).reshape(-1)
+        if (counts < 0).any():
+            raise ValueError(f"shard sizes must not be negative: {counts.min()}")
+        if lanes < 1:
+            raise ValueError(f"lanes must be at least 1, not {lanes}")
+        if window is not None and window < 1:
+            raise ValueError(f"window must be at least 1 shard, not {window}")
+        self.seed, self.epoch = seed, epoch
+        self.every: Indices | None = None
+        """Visits, sorted; None where they are the samples themselves."""
+        self.starts = np.concatenate([[0], np.cumsum(counts)])
+        """Where each shard begins in `every`, and where the last ends."""
+        if weights is not None:
+            samples = np.arange(self.starts[-1], dtype=np.int64)
+            owner = np.repeat(samples, epoch_visits(weights, seed, epoch))
+            # Sorted, so a sample's visits stand together.
+            self.every = owner + (samples - np.searchsorted(owner, owner)) * VISIT
+            self.starts = np.searchsorted(owner, self.starts)
+        self.counts = np.diff(self.starts)
+        shards = np.arange(len(counts))
+        if lanes == 1:
+            self._lanes = [_Lane(self, shards, window)]
+        else:
+            lane = _dealt(tuple(counts.tolist()), lanes)
+            self._lanes = [_Lane(self, np.flatnonzero(lane == each), window) for each in range(lanes)]
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    @property
+    def version(self) -> int:
+        """Of the rule that shuffles: 2 where a window has more than `LARGE` samples."""
+        return 2 if self.every is None and max(lane.largest for lane in self._lanes) > LARGE else 1
+
+    def __getitem__(self, positions: slice) -> Indices:
+        """i64[n]: what stands at consecutive positions."""
+        start, end, step = positions.indices(len(self))
+        if step != 1:
+            raise ValueError("positions have to follow one another")
+        if len(self._lanes) == 1 or start >= end:
+            return self._lanes[0].part(start, max(start, end))
+        lane, turn = self._turns(np.arange(start, end))
+        found = np.zeros(end - start, np.int64)
+        for number, each in enumerate(self._lanes):
+            mine = np.flatnonzero(lane == number)
+            if len(mine):
+                found[mine] = each.part(int(turn[mine[0]]), int(turn[mine[-1]]) + 1)
+        return found
+
+    def _turns(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(lane, position in it) at each position: lanes take turns, those that have no more are left out."""
+        lengths = np.asarray([len(lane) for lane in self._lanes])
+        lane, turn = np.zeros_like(positions), np.zeros_like(positions)
+        begins = before = 0
+        for length in np.unique(lengths).tolist():
+            there = np.flatnonzero(lengths > before)
+            ends = begins + (length - before) * len(there)
+            here = (positions >= begins) & (positions < ends)
+            turn[here] = before + (positions[here] - begins) // max(1, len(there))
+            lane[here] = there[(positions[here] - begins) % len(there)] if len(there) else 0
+            begins, before = ends, length
+        return lane, turn
+
+
+def epoch_order(
+    sizes: Sequence[int],
+    seed: int,
+    epoch: int,
+    window: int | None = None,
+    weights: np.ndarray | None = None,
+    lanes: int = 1,
+) -> Indices:
+    """All of an `EpochOrder`.
+
     Returns:
         i64[sum(sizes)], each sample index exactly once; with weights as often as it is visited, `VISIT` added for each
         visit after its first.
 
     Raises:
-        ValueError: a negative size, or a window or number of lanes below 1.
+        ValueError: as `EpochOrder`.
 
     Example:
         >>> sorted(epoch_order([2, 3], seed=0, epoch=0).tolist())
         [0, 1, 2, 3, 4]
     """
-    counts = np.asarray(sizes, dtype=np.int64).reshape(-1)
-    if (counts < 0).any():
-        raise ValueError(f"shard sizes must not be negative: {counts.min()}")
-    if lanes < 1:
-        raise ValueError(f"lanes must be at least 1, not {lanes}")
-    if window is not None and window < 1:
-        raise ValueError(f"window must be at least 1 shard, not {window}")
-    total = int(counts.sum())
-    every = np.arange(total, dtype=np.int64)
-    owner = every
-    if weights is not None:
-        owner = np.repeat(every, epoch_visits(weights, seed, epoch))
-        turn = every - np.searchsorted(owner, owner)  # sorted, so a sample's visits stand together
-        every = owner + turn * VISIT
-    hashes = keyed_hash(every, seed, epoch, 1)
-    starts = np.searchsorted(owner, np.concatenate([[0], np.cumsum(counts)]))
-
-    def shuffled(shards: Indices) -> Indices:
-        """The samples of some shards, a window after the other."""
-        turns = shards[np.argsort(keyed_hash(shards, seed, epoch, 2), kind="stable")]
-        groups = [np.zeros(0, np.int64)]
-        for first in range(0, len(turns), window or max(len(turns), 1)):
-            group = np.concatenate([np.arange(starts[s], starts[s + 1]) for s in turns[first:][: window or None]])
-            groups.append(every[group[np.argsort(hashes[group], kind="stable")]])
-        return np.concatenate(groups)
-
-    if lanes > 1:
-        lane = lanes_of(counts.tolist(), lanes)
-        parts = [shuffled(np.flatnonzero(lane == each)) for each in range(lanes)]
-        turn = np.concatenate([np.arange(len(part)) for part in parts])
-        of = np.repeat(np.arange(lanes), [len(part) for part in parts])
-        return np.concatenate(parts)[np.lexsort((of, turn))]
-    if window is None or window >= len(counts):
-        return every[np.argsort(hashes, kind="stable")]
-    return shuffled(np.arange(len(counts)))
+    return EpochOrder(sizes, seed, epoch, window, weights, lanes)[:]
 
 
-def rank_slice(
-    order: Indices,
+class Order(Protocol):
+    """Samples by their positions in an epoch: an `EpochOrder`, or an array."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, positions: slice, /) -> Indices: ...
+
+
+def rank_batches(
+    order: Order,
     batch: int,
     rank: int = 0,
     world: int = 1,
@@ -184,8 +348,8 @@ def rank_slice(
     *,
     drop_last: bool = True,
     nodes: int = 1,
-) -> Indices:
-    """One rank's batches of what is left of an epoch.
+) -> Iterator[Indices]:
+    """One rank's batches of what is left of an epoch, as they are asked for.
 
     A global batch is the next `world` times `batch` samples, so the sequence that the whole world sees is `order`
     itself, whatever the world. Node n gets those at positions p of the order with p mod `nodes` = n, in `batch` samples
@@ -193,7 +357,7 @@ def rank_slice(
     number of batches, all of them full.
 
     Args:
-        order: i64[n], an epoch's order (or, for evaluation, simply 0 to n - 1).
+        order: an epoch's order (or, for evaluation, simply 0 to n - 1).
         batch: samples of one rank's batch.
         rank: this rank, from 0.
         world: number of ranks.
@@ -202,11 +366,54 @@ def rank_slice(
             that each sample occurs exactly once over all ranks.
         nodes: machines, which have the same number of consecutive ranks each.
 
+    Yields:
+        i64[batch].
+
+    Raises:
+        ValueError: a batch, rank, world or consumed that makes no sense.
+    """
+    if batch < 1 or world < 1 or not 0 <= rank < world:
+        raise ValueError(f"batch {batch}, rank {rank} and world {world} make no sense together")
+    if nodes < 1 or world % nodes:
+        raise ValueError(f"{world} ranks cannot be shared evenly by {nodes} nodes")
+    if not 0 <= consumed <= len(order):
+        raise ValueError(f"consumed {consumed} is outside this epoch of {len(order)} samples")
+    return _batches(order, batch, rank, world, consumed, drop_last, nodes)
+
+
+def _batches(
+    order: Order, batch: int, rank: int, world: int, consumed: int, drop_last: bool, nodes: int
+) -> Iterator[Indices]:
+    whole = batch * world
+    left = len(order) - consumed
+    steps = left // whole if drop_last else -(-left // whole)
+    node, local = divmod(rank, world // nodes)
+    at_once = max(1, _PIECE // whole)
+    for first in range(0, steps, at_once):
+        count, start = min(at_once, steps - first), consumed + first * whole
+        piece = np.asarray(order[start : start + count * whole], dtype=np.int64)
+        piece = np.concatenate([piece, np.full(count * whole - len(piece), -1, np.int64)])
+        mine = piece.reshape(count, whole // nodes, nodes)[:, :, (node - consumed) % nodes]
+        yield from np.ascontiguousarray(mine[:, local * batch : (local + 1) * batch])
+
+
+def rank_slice(
+    order: Order,
+    batch: int,
+    rank: int = 0,
+    world: int = 1,
+    consumed: int = 0,
+    *,
+    drop_last: bool = True,
+    nodes: int = 1,
+) -> Indices:
+    """All of `rank_batches`.
+
     Returns:
         i64[steps, batch].
 
     Raises:
-        ValueError: a batch, rank, world or consumed that makes no sense.
+        ValueError: as `rank_batches`.
 
     Example:
         >>> rank_slice(np.arange(7), batch=2, rank=1, world=2, drop_last=False).tolist()
@@ -216,18 +423,5 @@ def rank_slice(
         >>> rank_slice(np.arange(8), batch=1, rank=0, world=2, consumed=4).tolist()
         [[4], [6]]
     """
-    if batch < 1 or world < 1 or not 0 <= rank < world:
-        raise ValueError(f"batch {batch}, rank {rank} and world {world} make no sense together")
-    if nodes < 1 or world % nodes:
-        raise ValueError(f"{world} ranks cannot be shared evenly by {nodes} nodes")
-    if not 0 <= consumed <= len(order):
-        raise ValueError(f"consumed {consumed} is outside this epoch of {len(order)} samples")
-    rest = np.asarray(order[consumed:], dtype=np.int64)
-    whole = batch * world
-    steps = len(rest) // whole if drop_last else -(-len(rest) // whole)
-    if not drop_last:
-        rest = np.concatenate([rest, np.full(steps * whole - len(rest), -1, np.int64)])
-    here = world // nodes
-    node, local = divmod(rank, here)
-    mine = rest[: steps * whole].reshape(steps, whole // nodes, nodes)[:, :, (node - consumed) % nodes]
-    return mine[:, local * batch : (local + 1) * batch]
+    every = rank_batches(order, batch, rank, world, consumed, drop_last=drop_last, nodes=nodes)
+    return np.asarray(list(every), np.int64).reshape(-1, batch)

@@ -1,3 +1,4 @@
+import itertools
 import time
 
 import numpy as np
@@ -5,7 +6,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from petseg.data.order import epoch_order, keyed_hash, lanes_of, mix64, rank_slice
+from petseg.data import order as module
+from petseg.data.order import (
+    EpochOrder,
+    epoch_order,
+    epoch_visits,
+    keyed_hash,
+    lanes_of,
+    mix64,
+    permuted,
+    rank_batches,
+    rank_slice,
+)
 
 SIZES = st.lists(st.integers(0, 30), max_size=12)
 
@@ -23,6 +35,102 @@ def test_the_order_never_changes():
     assert epoch_order([3, 4, 2, 3], 7, 2, window=2).tolist() == [2, 0, 7, 8, 1, 9, 6, 10, 4, 11, 5, 3]
     assert mix64(np.array([1, 2**64 - 1], np.uint64)).tolist() == [6238072747940578789, 13029008266876403067]
     assert keyed_hash(np.array([0, -1]), -3, 2**80).tolist() == [12567128895053298597, 12039853778548678553]
+
+
+def at_once(sizes, seed, epoch, window=None, weights=None, lanes=1):
+    """The first version of the order, whole: what runs that were begun with it go on in."""
+    counts = np.asarray(sizes, np.int64).reshape(-1)
+    every = np.arange(int(counts.sum()), dtype=np.int64)
+    owner = every
+    if weights is not None:
+        owner = np.repeat(every, epoch_visits(weights, seed, epoch))
+        every = owner + (every - np.searchsorted(owner, owner)) * module.VISIT
+    hashes = keyed_hash(every, seed, epoch, 1)
+    starts = np.searchsorted(owner, np.concatenate([[0], np.cumsum(counts)]))
+
+    def shuffled(shards):
+        turns = shards[np.argsort(keyed_hash(shards, seed, epoch, 2), kind="stable")]
+        groups = [np.zeros(0, np.int64)]
+        for first in range(0, len(turns), window or max(len(turns), 1)):
+            group = np.concatenate([np.arange(starts[s], starts[s + 1]) for s in turns[first:][: window or None]])
+            groups.append(every[group[np.argsort(hashes[group], kind="stable")]])
+        return np.concatenate(groups)
+
+    if lanes > 1:
+        lane = lanes_of(counts.tolist(), lanes)
+        parts = [shuffled(np.flatnonzero(lane == each)) for each in range(lanes)]
+        turn = np.concatenate([np.arange(len(part)) for part in parts])
+        of = np.repeat(np.arange(lanes), [len(part) for part in parts])
+        return np.concatenate(parts)[np.lexsort((of, turn))]
+    if window is None or window >= len(counts):
+        return every[np.argsort(hashes, kind="stable")]
+    return shuffled(np.arange(len(counts)))
+
+
+@settings(deadline=None)
+@given(
+    SIZES, st.integers(-5, 2**40), st.integers(0, 9), st.none() | st.integers(1, 15), st.booleans(), st.integers(1, 5),
+    st.data(),
+)  # fmt: skip
+def test_any_part_is_that_of_the_whole(sizes, seed, epoch, window, weighted, lanes, data):
+    weights = np.random.default_rng(0).random(sum(sizes)) + 0.1 if weighted and sum(sizes) else None
+    whole = at_once(sizes, seed, epoch, window, weights, lanes)
+    order = EpochOrder(sizes, seed, epoch, window, weights, lanes)
+    assert len(order) == len(whole) and order.version == 1
+    for _ in range(4):
+        start = data.draw(st.integers(0, len(whole)))
+        end = data.draw(st.integers(0, len(whole)))
+        assert order[start:end].tolist() == whole[start:end].tolist()
+    np.testing.assert_array_equal(epoch_order(sizes, seed, epoch, window, weights, lanes), whole)
+
+
+@given(st.integers(1, 300), st.integers(0, 2**40), st.integers(0, 5))
+def test_a_keyed_permutation_is_one(n, seed, epoch):
+    assert sorted(permuted(np.arange(n), n, seed, epoch).tolist()) == list(range(n))
+
+
+def test_a_keyed_permutation_never_changes_and_is_spread_evenly():
+    assert permuted(np.arange(8), 10**8, 5, 1).tolist() == [
+        47552541, 78981346, 9123742, 51803269, 2772047, 55776956, 48977102, 6377974,
+    ]  # fmt: skip
+    n = 2000
+    found = np.stack([permuted(np.arange(n), n, seed) for seed in range(60)])
+    counts = np.histogram2d(np.tile(np.arange(n), 60), found.ravel(), bins=20)[0]
+    expected = 60 * n / 400
+    chi2 = ((counts - expected) ** 2 / expected).sum()
+    assert chi2 < 361 + 5 * (2 * 361) ** 0.5
+    assert abs(np.corrcoef(found[0, :-1], found[0, 1:])[0, 1]) < 0.07
+    assert (found == np.arange(n)).mean() < 3 / n
+
+
+@settings(deadline=None)
+@given(SIZES, st.integers(0, 99), st.none() | st.integers(1, 15), st.integers(1, 3), st.data())
+def test_large_windows_are_permuted_and_every_part_can_be_had(sizes, seed, window, lanes, data):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "LARGE", 20)
+        order = EpochOrder(sizes, seed, 0, window, lanes=lanes)
+        whole = order[:]
+        assert sorted(whole.tolist()) == list(range(sum(sizes)))
+        start, end = (data.draw(st.integers(0, len(whole))) for _ in range(2))
+        assert order[start:end].tolist() == whole[start:end].tolist()
+        if order.version == 1:
+            assert whole.tolist() == at_once(sizes, seed, 0, window, None, lanes).tolist()
+        if window and lanes == 1:  # what a window holds is the same
+            first = at_once(sizes, seed, 0, window)
+            turns = np.argsort(keyed_hash(np.arange(len(sizes)), seed, 0, 2), kind="stable")
+            ends = [0, *np.cumsum(np.asarray(sizes, np.int64)[turns])[window - 1 :: window].tolist(), len(whole)]
+            for begins, upto in itertools.pairwise(ends):
+                assert sorted(whole[begins:upto]) == sorted(first[begins:upto])
+
+
+def test_a_hundred_million_samples_begin_at_once():
+    sizes = [256] * (10**8 // 256)
+    for window, version in ((None, 2), (16, 1)):
+        began = time.perf_counter()
+        order = EpochOrder(sizes, 0, 3, window)
+        first, later = next(rank_batches(order, 32)), next(rank_batches(order, 32, 7, 8, 70_000_000))
+        assert order.version == version and len({*first.tolist(), *later.tolist()}) == 64
+        assert time.perf_counter() - began < 2
 
 
 def test_epochs_and_seeds_differ():

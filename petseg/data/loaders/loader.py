@@ -14,13 +14,15 @@ import torch
 
 from petseg.classes import CROSS_ENTROPY_IGNORES, ClassTable
 from petseg.data.decode.boxes import SQUASH, Fit, Framing
-from petseg.data.order import VISIT, epoch_order, rank_slice
+from petseg.data.order import VISIT, EpochOrder, Order, rank_batches
 from petseg.data.weights import digest_of
 from petseg.errors import PetsegError
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
 
+
+_NOWHERE: tuple[int, int, Iterator[np.ndarray]] = (-1, 0, iter(()))
 
 _FORMAT = 2
 """Of a loader's state. The first had neither `order`, `lanes`, `weights` nor `fit`."""
@@ -150,28 +152,28 @@ class LoaderPlan:
         """Samples of an epoch."""
         return sum(self.sizes) - (0 if self.training else len(self.bad))
 
-    def order(self, epoch: int) -> np.ndarray:
-        """i64[n]: the order in which the world visits the split, repeated visits told apart as in `epoch_order`."""
+    @property
+    def version(self) -> int:
+        """Of the rule that orders an epoch."""
+        if not self.training or self.weights is not None:
+            return 1
+        return EpochOrder(self.sizes, self.seed, 0, self.window, lanes=self.lanes).version
+
+    def order(self, epoch: int) -> Order:
+        """The order in which the world visits the split, repeated visits told apart as in `epoch_order`."""
         if self.training:
-            order = epoch_order(self.sizes, self.seed, epoch, self.window, self.weights, self.lanes)
-        else:
-            order = np.arange(sum(self.sizes), dtype=np.int64)
-        if not self.bad:
-            return order
-        sound = np.setdiff1d(np.arange(sum(self.sizes), dtype=np.int64), self.bad)
-        if not self.training:
-            return sound
-        # Every sample keeps its place, so that a run goes on where it was, also after the shards were mended.
-        found: np.ndarray = sound[np.searchsorted(sound, order % VISIT) % len(sound)] + order // VISIT * VISIT
-        return found
+            order = EpochOrder(self.sizes, self.seed, epoch, self.window, self.weights, self.lanes)
+            return _Mended(order, sum(self.sizes), self.bad) if self.bad else order
+        every = np.arange(sum(self.sizes), dtype=np.int64)
+        return np.setdiff1d(every, self.bad) if self.bad else every
 
     def node_order(self, epoch: int) -> np.ndarray:
         """i64[m]: what of the order is this machine's."""
-        return self.order(epoch)[self.rank // (self.world // self.nodes) :: self.nodes]
+        return self.order(epoch)[:][self.rank // (self.world // self.nodes) :: self.nodes]
 
-    def batches(self, epoch: int, consumed: int = 0) -> np.ndarray:
-        """i64[steps, batch size]: this rank's batches from `consumed` to the end of an epoch (see `rank_slice`)."""
-        return rank_slice(
+    def batches(self, epoch: int, consumed: int = 0) -> Iterator[np.ndarray]:
+        """This rank's batches, i64[batch size], from `consumed` to the end of an epoch (see `rank_batches`)."""
+        return rank_batches(
             self.order(epoch),
             self.batch_size,
             self.rank,
@@ -185,6 +187,25 @@ class LoaderPlan:
         """Batches of each rank from `consumed` to the end of an epoch."""
         left, whole = self.total - consumed, self.batch_size * self.world
         return left // whole if self.training else -(-left // whole)
+
+
+class _Mended:
+    """An order in which the next sound sample stands in the place of each damaged one.
+
+    Every sample keeps its place, so that a run goes on where it was, also after the shards were mended.
+    """
+
+    def __init__(self, order: EpochOrder, samples: int, bad: tuple[int, ...]) -> None:
+        self._order = order
+        self._sound = np.setdiff1d(np.arange(samples, dtype=np.int64), bad)
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, positions: slice) -> np.ndarray:
+        order, sound = self._order[positions], self._sound
+        found: np.ndarray = sound[np.searchsorted(sound, order % VISIT) % len(sound)] + order // VISIT * VISIT
+        return found
 
 
 class _Record(NamedTuple):
@@ -259,7 +280,9 @@ class Loader:
         self._position = (0, 0)
         # Those whose place is not `_position` or does not follow from it were received, or are of an earlier place.
         self._queue: deque[_Record] = deque()
-        self._order = (-1, 0, np.zeros((0, 0), np.int64))
+        self._order = _NOWHERE
+        """The epoch, what is consumed before the next batch, and the batches from it on."""
+        self._version = plan.version
         self._engine: Engine | None = engine
 
     def __repr__(self) -> str:
@@ -307,6 +330,7 @@ class Loader:
                 epoch=self._position[0],
                 consumed=self._position[1],
                 window=plan.window,
+                order=self._version,
                 lanes=plan.lanes,
                 weights=self._weights_digest,
                 fit=str(self.fit),
@@ -386,13 +410,12 @@ class Loader:
 
     def _submitted(self, engine: Engine, epoch: int, consumed: int) -> _Record:
         plan = self.plan
-        known, start, batches = self._order
-        whole = plan.batch_size * plan.world
-        row, rest = divmod(consumed - start, whole)
-        if epoch != known or row < 0 or rest:
+        (known, at, batches), self._order = self._order, _NOWHERE  # if this is broken off, they are made again
+        if (epoch, consumed) != (known, at):
             batches = plan.batches(epoch, consumed)
-            self._order, row = (epoch, consumed, batches), 0
-        indices, last = batches[row], row == len(batches) - 1
+        indices, whole = next(batches), plan.batch_size * plan.world
+        self._order = epoch, consumed + whole, batches
+        last = plan.steps(consumed) == 1
         real = int((indices >= 0).sum()) if last else len(indices)
         size = self._size(epoch)
         visits: tuple[int, ...] = ()

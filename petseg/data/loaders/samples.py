@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.utils.data
 
@@ -165,7 +165,7 @@ class OrderedSamples(torch.utils.data.IterableDataset[dict[str, Any]]):
             framing = Framing(self._size, self._fit, self._plan.seed, epoch, bytes(classes.codes), classes.outside)
         reader = ShardReader(self._folder, self.manifest, self._plan.split, verify=False)
         try:
-            for index in self._indices(epoch)[start:].tolist():
+            for index in itertools.islice(self._indices(epoch), start, None):
                 image, mask = reader.read(index)
                 self._taken += 1
                 sample = {
@@ -180,8 +180,8 @@ class OrderedSamples(torch.utils.data.IterableDataset[dict[str, Any]]):
         finally:
             reader.close()
 
-    def _indices(self, epoch: int) -> np.ndarray:
-        mine = self._plan.batches(epoch).ravel()
-        mine = mine[mine >= 0]
+    def _indices(self, epoch: int) -> Iterator[int]:
+        """This worker's, without padding."""
+        every = (index for batch in self._plan.batches(epoch) for index in batch.tolist() if index >= 0)
         worker = torch.utils.data.get_worker_info()
-        return mine if worker is None else mine[worker.id :: worker.num_workers]
+        return every if worker is None else itertools.islice(every, worker.id, None, worker.num_workers)

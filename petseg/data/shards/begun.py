@@ -15,6 +15,7 @@ from petseg.data.shards.output import PLAN_NAME, Output
 from petseg.data.shards.plan import Plan, make_plan
 from petseg.data.shards.pool import Runner, run_jobs
 from petseg.data.shards.probe import Machine
+from petseg.data.shards.sizing import samples_for_bytes
 from petseg.data.shards.survey import survey
 from petseg.data.shards.work import ShardJob, cannot_write, note_name
 from petseg.data.sources import Listing, Pair, Source
@@ -90,7 +91,8 @@ def begun(
     Raises:
         PetsegError: the output holds something else, or another pack; the source tells no one answer.
     """
-    plan = make_plan(listing, options.split, options.seed, options.samples_per_shard, options.group)
+    each = samples_for_bytes(source, listing.pairs, options) if options.shard_bytes else options.samples_per_shard
+    plan = make_plan(listing, options.split, options.seed, each, options.group)
     pairs = {pair.key: pair for pair in listing.pairs}
     chosen = {key: pairs[key] for keys in plan.shards.values() for key in keys}
     machine = Machine.this()

@@ -62,7 +62,7 @@ def unsound_shards(folder: Path, shards: Sequence[ShardInfo]) -> list[ShardInfo]
 def unknown_shards(folder: Path, shards: Sequence[ShardInfo]) -> list[ShardInfo]:
     """Those of `shards` whose bytes were not checked since they last changed."""
     known = _known(folder)
-    return [shard for shard in shards if _found(folder, shard) not in known]
+    return [shard for shard in shards if stamp_of(folder, shard) not in known]
 
 
 def _is_sound(folder: Path, shard: ShardInfo) -> bool:
@@ -87,7 +87,8 @@ def _is_sound(folder: Path, shard: ShardInfo) -> bool:
     return True
 
 
-def _found(folder: Path, shard: ShardInfo) -> str:
+def stamp_of(folder: Path, shard: ShardInfo) -> str:
+    """What tells a shard and its index from others of the same names; empty where one is not there."""
     path = folder / shard.name
     try:
         return _stamp(shard, path.stat(), path.with_name(index_name(path.name)).stat())

@@ -39,6 +39,8 @@ class PackOptions:
     """Bands of images that become red, green and blue, or one that becomes grey, counted from 1; see `Tones`."""
     samples_per_shard: int = 256
     """Most samples in one shard; the shards of a split differ by one sample at most before rejects."""
+    shard_bytes: int = 0
+    """In place of `samples_per_shard`: about so many bytes a shard (`samples_for_bytes`); 0 for none."""
     seed: int = 0
     """Any integer; decides about val, random splits and the order of samples."""
     group: str | None = None
@@ -76,3 +78,5 @@ class PackOptions:
             raise PetsegError(f"--encoding {self.encoding} is unknown: use {' or '.join(ENCODINGS)}.")
         if self.samples_per_shard < 1:
             raise PetsegError(f"--samples-per-shard must be at least 1, not {self.samples_per_shard}.")
+        if self.shard_bytes < 0:
+            raise PetsegError(f"--shard-bytes must not be negative, as {self.shard_bytes} is.")

@@ -84,7 +84,7 @@ def make_plan(listing: Listing, mode: str, seed: int, samples_per_shard: int, gr
         splits = dict(zip(SPLITS, parts, strict=True))
     shards: dict[str, tuple[str, ...]] = {}
     for split, members in splits.items():
-        order = _by_hash(members, seed, _ORDER)
+        order = by_hash(members, seed)
         count = -(-len(order) // samples_per_shard)
         for number in range(count):
             part = order[len(order) * number // count : len(order) * (number + 1) // count]
@@ -142,6 +142,11 @@ def _group_of(key: str, group: str | None) -> str:
         raise PetsegError(f"--group '{group}' finds nothing in the key {key}: write it so that every key has a group.")
     found = match[1] if match.re.groups else match[0]
     return found or ""
+
+
+def by_hash(keys: Iterable[str], seed: int) -> list[str]:
+    """Keys in a seeded order, the one in which they fill shards."""
+    return _by_hash(keys, seed, _ORDER)
 
 
 def _by_hash(keys: Iterable[str], seed: int, purpose: int) -> list[str]:

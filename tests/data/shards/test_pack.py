@@ -25,6 +25,7 @@ from petseg.data.shards.index import read_index
 from petseg.data.shards.options import PackOptions
 from petseg.data.shards.pack import pack
 from petseg.data.shards.plan import make_plan, split_of
+from petseg.data.shards.sizing import samples_for_bytes
 from petseg.data.shards.verify import verify
 from petseg.data.sources import TRAINVAL, Listing, Pair
 from petseg.data.sources.files import WORK_FOLDER
@@ -153,6 +154,21 @@ def test_every_option_counts(oxford, reference, tmp_path, change):
 
     pack(OxfordSource(oxford), tmp_path / "out", replace(OFFICIAL, **change), workers=1)
     assert content(tmp_path / "out") != content(reference)
+
+
+@pytest.mark.parametrize("options", [{}, {"short_side": 0}, {"encoding": "ppm"}])
+def test_shards_by_bytes(oxford, tmp_path, options):
+    from dataclasses import replace
+
+    chosen = replace(OFFICIAL, shard_bytes=40_000 if not options else 400_000, **options)
+    report = pack(OxfordSource(oxford), tmp_path / "out", chosen, workers=1)
+    shards = report.manifest.split("train").shards
+    mean = sum(shard.bytes for shard in shards) / len(shards)
+    assert 0.5 * chosen.shard_bytes < mean < 1.3 * chosen.shard_bytes  # rounded to whole samples, dealt evenly
+    source = OxfordSource(oxford)
+    again = replace(chosen, shard_bytes=0, samples_per_shard=samples_for_bytes(source, source.listing().pairs, chosen))
+    pack(OxfordSource(oxford), tmp_path / "again", again, workers=1)
+    assert content(tmp_path / "again") == content(tmp_path / "out")
 
 
 def test_samples_are_shuffled_over_the_whole_split(reference):
@@ -393,6 +409,7 @@ def test_a_full_disk_ends_it_in_one_sentence_and_can_be_gone_on_from(oxford, ref
         ({"quality": 0}, "--quality"),
         ({"quality": 101}, "--quality"),
         ({"samples_per_shard": 0}, "--samples-per-shard"),
+        ({"shard_bytes": -1}, "--shard-bytes"),
     ],
 )
 def test_bad_options(options, words):

@@ -30,6 +30,52 @@ def test_sound_shards_have_nothing_to_find(request, made):
     assert sum(seen) == sum(split.samples for split in manifest.splits.values())
 
 
+def test_any_number_of_workers_finds_the_same(packed_copy):
+    manifest = Manifest.load(packed_copy)
+    tars = sorted(packed_copy.glob("train-*.tar"))
+    data = bytearray(tars[0].read_bytes())
+    data[3000] ^= 1
+    tars[0].write_bytes(data)
+    tars[1].with_suffix(".idx").unlink()
+    shutil.copy(tars[2], tars[3])
+    alone = verify(packed_copy, manifest)
+    assert len(alone) > 3 and any("stands twice" in problem for problem in alone)
+    assert verify(packed_copy, manifest, workers=2) == alone
+
+
+def test_a_check_that_was_broken_off_begins_where_it_was(packed_copy, monkeypatch):
+    from petseg.data.shards import verify as module
+
+    manifest = Manifest.load(packed_copy)
+    seen = []
+
+    def stop(count):
+        seen.append(count)
+        if sum(seen) == 30:  # in the fourth shard
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        verify(packed_copy, manifest, progress=stop)
+    tars = [packed_copy / shard.name for split in manifest.splits.values() for shard in split.shards]
+    data = bytearray(tars[1].read_bytes())  # which was found sound, and changes now
+    data[3000] ^= 1
+    tars[1].write_bytes(data)
+    real, checked = module._Check.__call__, []
+
+    def counted(self, job, report):
+        checked.append(job.path)
+        return real(self, job, report)
+
+    monkeypatch.setattr(module._Check, "__call__", counted)
+    seen.clear()
+    problems = verify(packed_copy, manifest, progress=seen.append)
+    assert checked == [tars[1], *tars[3:]] and sum(seen) == sum(split.samples for split in manifest.splits.values())
+    assert all(tars[1].name in problem for problem in problems) and problems
+    checked.clear()
+    verify(packed_copy, manifest)
+    assert checked == tars, "a check that came to its end is forgotten"
+
+
 @pytest.mark.parametrize("at", [700, 3000, 9000])
 def test_one_flipped_bit_is_found(packed_copy, at):
     tar = next(packed_copy.glob("val-*.tar"))
