@@ -210,6 +210,10 @@ def shard(
     version: VersionOption = False,  # noqa: ARG001
 ) -> None:
     """Pack pictures and masks into WebDataset shards with DALI indices."""
+    if workers != 1 and not (on or finish or status or print_slurm):
+        from petseg.data.shards.pool import warm_up
+
+        warm_up()
     from petseg.cli import console
     from petseg.cli.cluster import Cluster, show_status, slurm_script
 
@@ -221,10 +225,6 @@ def shard(
     if cluster.status:
         show_status(console.out(), out, cluster)
         return
-    if workers != 1 and not on:
-        from petseg.data.shards.pool import warm_up
-
-        warm_up()
     from petseg.cli.shards import pack_command
 
     try:

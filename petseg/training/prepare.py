@@ -18,6 +18,7 @@ from petseg.config import TrainConfig
 from petseg.data.loaders.build import build_loader, keeps_pictures
 from petseg.data.loaders.cache import cache_bytes, check_room, whole_bytes
 from petseg.data.loaders.loader import Loader
+from petseg.data.shards.columns import ShardColumns
 from petseg.data.shards.hashes import unknown_shards
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.place import absolute, shards_for
@@ -399,7 +400,12 @@ def _announce_hashing(config: TrainConfig, manifest: Manifest, reporter: Reporte
     folder = shards_for(config)
     if not config.verify or not isinstance(folder, Path):
         return
-    every = [shard for split in manifest.splits.values() for shard in split.shards]
+    every = [
+        shard
+        for split in manifest.splits.values()
+        if not isinstance(split.shards, ShardColumns)  # which are checked one by one, when they are first used
+        for shard in split.shards
+    ]
     size = sum(shard.bytes for shard in unknown_shards(folder, every))
     if size > ANNOUNCED_BYTES:
         reporter.note(f"Checking the hashes of {bytes_in_words(size)} of shards, this once (--no-verify goes without).")

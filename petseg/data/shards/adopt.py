@@ -9,8 +9,9 @@ from pathlib import Path
 
 from petseg.classes import OXFORD, ClassTable
 from petseg.data.decode.pictures import DecodeError
+from petseg.data.shards.columns import ShardInfo
 from petseg.data.shards.index import format_index, index_name, write_index
-from petseg.data.shards.manifest import ENCODINGS, Encoding, Manifest, ShardInfo, Split
+from petseg.data.shards.manifest import ENCODINGS, Encoding, Manifest, Split
 from petseg.data.shards.normalise import frame_marker
 from petseg.data.shards.stats import ShardStats, code_counts, mean_std
 from petseg.data.shards.verify import check_sample

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import platformdirs
 
+from petseg.data.shards.columns import ShardInfo
 from petseg.data.shards.index import index_name, is_index_of
-from petseg.data.shards.manifest import ShardInfo
 from petseg.errors import PetsegError
 from petseg.system import locked, usable_cores
 
@@ -39,19 +39,29 @@ def check_hashes(folder: Path, shards: Sequence[ShardInfo], *, share: tuple[int,
         PetsegError: a shard cannot be read, holds other bytes, or has an index that is not its own.
     """
     for shard in unsound_shards(folder, shards[share[0] :: share[1]]):
-        raise PetsegError(
-            f"{folder / shard.name} has another SHA-256 than the manifest says: copy or pack it again (`petseg verify "
-            f"{folder}` names what is damaged; --on-bad-sample skip goes on without that, --no-verify with it)."
-        )
+        raise refused(folder, shard)
 
 
-def unsound_shards(folder: Path, shards: Sequence[ShardInfo]) -> list[ShardInfo]:
+def refused(folder: Path, shard: ShardInfo) -> PetsegError:
+    """The sentence for a shard that holds other bytes than the manifest says."""
+    return PetsegError(
+        f"{folder / shard.name} has another SHA-256 than the manifest says: copy or pack it again (`petseg verify "
+        f"{folder}` names what is damaged; --on-bad-sample skip goes on without that, --no-verify with it)."
+    )
+
+
+def unsound_shards(folder: Path, shards: Sequence[ShardInfo], known: set[str] | None = None) -> list[ShardInfo]:
     """Those of `shards` that hold other bytes than the manifest says; sound ones are remembered.
+
+    Args:
+        folder: shard folder.
+        shards: those to check.
+        known: what is remembered of the folder (`remembered`), where the caller has it.
 
     Raises:
         PetsegError: a shard cannot be read, or has an index that is not its own.
     """
-    mine = unknown_shards(folder, shards)
+    mine = unknown_shards(folder, shards, known)
     if not mine:
         return []
     with ThreadPoolExecutor(min(len(mine), usable_cores()), "petseg-hash") as pool:
@@ -59,9 +69,9 @@ def unsound_shards(folder: Path, shards: Sequence[ShardInfo]) -> list[ShardInfo]
     return [shard for shard, is_sound in zip(mine, sound, strict=True) if not is_sound]
 
 
-def unknown_shards(folder: Path, shards: Sequence[ShardInfo]) -> list[ShardInfo]:
+def unknown_shards(folder: Path, shards: Sequence[ShardInfo], known: set[str] | None = None) -> list[ShardInfo]:
     """Those of `shards` whose bytes were not checked since they last changed."""
-    known = _known(folder)
+    known = remembered(folder) if known is None else known
     return [shard for shard in shards if stamp_of(folder, shard) not in known]
 
 
@@ -112,7 +122,8 @@ def _memory(folder: Path) -> Path:
     return platformdirs.user_cache_path("petseg", appauthor=False) / "hashes" / f"{name}.txt"
 
 
-def _known(folder: Path) -> set[str]:
+def remembered(folder: Path) -> set[str]:
+    """What shards of a folder were found sound by (`stamp_of`)."""
     try:
         return set(_memory(folder).read_text("ascii", errors="replace").split())
     except (OSError, RuntimeError):

@@ -12,9 +12,10 @@ from types import TracebackType
 
 import platformdirs
 
+from petseg.data.shards.columns import ShardInfo
 from petseg.data.shards.hashes import stamp_of
 from petseg.data.shards.index import read_index
-from petseg.data.shards.manifest import Manifest, ShardInfo
+from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.place import Place
 from petseg.errors import PetsegError
 

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,28 +14,19 @@ from typing import Any
 from petseg.classes import ClassTable
 from petseg.data.decode.rgb import AS_IT_IS, Tones
 from petseg.data.objects import ObjectMissing
+from petseg.data.shards.columns import ShardColumns, ShardInfo, from_bytes, to_bytes
 from petseg.data.shards.place import RemoteShards, place_of
 from petseg.data.sources import Rejected
 from petseg.data.sources.files import MANIFEST_NAME, refuse_unfinished
 from petseg.errors import PetsegError
 from petseg.system import write_atomic
 
-FORMAT = 1
-"""Version of the manifest that this petseg writes, and the newest that it reads."""
+FORMAT = 2
+"""The newest version of the manifest that this petseg reads. The second keeps its shards in columns, in a file beside
+it; it is written for more than `COLUMNS_FROM` shards."""
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ShardInfo:
-    """One tar file."""
-
-    name: str
-    """File name inside the shard folder, such as `train-000000.tar`; its index is `NAME.idx`."""
-    samples: int
-    """How many samples it holds."""
-    bytes: int
-    """Size of the tar in bytes."""
-    sha256: str
-    """SHA-256 of the tar, hexadecimal."""
+COLUMNS_FROM = 10_000
+COLUMNS_NAME = "shards.npz"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,11 +34,14 @@ class Split:
     """The shards of one split, in the order that gives samples their indices."""
 
     samples: int
-    shards: tuple[ShardInfo, ...]
+    shards: Sequence[ShardInfo]
 
     @property
     def sizes(self) -> list[int]:
         """Samples of each shard, in order."""
+        if isinstance(self.shards, ShardColumns):
+            sizes: list[int] = self.shards.samples.tolist()
+            return sizes
         return [shard.samples for shard in self.shards]
 
 
@@ -98,16 +93,32 @@ class Manifest:
     source_digest: str = ""
     """SHA-256 over the source's keys and bytes."""
     rejected: tuple[Rejected, ...] = field(default=())
-    format: int = FORMAT
+    format: int = 0
+    """Version of the file; 0 for the one that suits the number of shards."""
+
+    def __post_init__(self) -> None:
+        many = sum(len(split.shards) for split in self.splits.values()) > COLUMNS_FROM
+        version = self.format or (2 if many else 1)
+        object.__setattr__(self, "format", version)
+        if version == 2:
+            splits = {
+                name: Split(samples=split.samples, shards=ShardColumns.of(split.shards))
+                for name, split in self.splits.items()
+            }
+            object.__setattr__(self, "splits", splits)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON data."""
+        """Plain JSON data; of columns, their SHA-256."""
+        columns = self._columns()
+        sha256 = hashlib.sha256(columns).hexdigest() if columns else ""
         return {
             "format": self.format,
             "splits": {
                 name: {
                     "samples": split.samples,
-                    "shards": [
+                    "shards": {"columns": sha256}
+                    if columns
+                    else [
                         {"name": s.name, "samples": s.samples, "bytes": s.bytes, "sha256": s.sha256}
                         for s in split.shards
                     ],
@@ -141,15 +152,30 @@ class Manifest:
         """SHA-256 of `to_bytes`, hexadecimal: the identity of a data set in checkpoints and results."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
+    def _columns(self) -> bytes:
+        """What lies beside the second version of the file; empty for the first."""
+        if self.format == 1:
+            return b""
+        return to_bytes({name: ShardColumns.of(split.shards) for name, split in self.splits.items()})
+
+    def files(self) -> dict[str, bytes]:
+        """What is to be written, by its name, the manifest last."""
+        columns = self._columns()
+        return ({COLUMNS_NAME: columns} if columns else {}) | {MANIFEST_NAME: self.to_bytes()}
+
     def save(self, folder: Path) -> Path:
-        """Write `manifest.json` into `folder`, whole or not at all."""
-        path = folder / MANIFEST_NAME
-        write_atomic(path, self.to_bytes())
-        return path
+        """Write `manifest.json` into `folder`, whole or not at all, and before it what lies beside it."""
+        for name, data in self.files().items():
+            write_atomic(folder / name, data)
+        return folder / MANIFEST_NAME
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Manifest:
+    def from_dict(cls, data: dict[str, Any], columns: bytes = b"") -> Manifest:
         """The inverse of `to_dict`.
+
+        Args:
+            data: plain JSON data.
+            columns: the content of the file beside it, where there is one.
 
         Raises:
             PetsegError: a newer format, or data that is no manifest.
@@ -163,18 +189,7 @@ class Manifest:
             raise PetsegError(f"it has format {version}, newer than this petseg's {FORMAT}: upgrade petseg.")
         try:
             splits = {
-                str(name): Split(
-                    samples=_whole(split["samples"]),
-                    shards=tuple(
-                        ShardInfo(
-                            name=str(s["name"]),
-                            samples=_whole(s["samples"]),
-                            bytes=_whole(s["bytes"]),
-                            sha256=str(s["sha256"]),
-                        )
-                        for s in split["shards"]
-                    ),
-                )
+                str(name): Split(samples=_whole(split["samples"]), shards=_shards(str(name), split["shards"], columns))
                 for name, split in data["splits"].items()
             }
             manifest = cls(
@@ -212,7 +227,11 @@ class Manifest:
                 store that cannot be read.
         """
         place = place_of(folder)
-        path, content = _fetched(place) if isinstance(place, RemoteShards) else _read(place)
+
+        def read(name: str) -> tuple[Path | str, bytes]:
+            return _fetched(place, name) if isinstance(place, RemoteShards) else _read(place, name)
+
+        path, content = read(MANIFEST_NAME)
         try:
             data = json.loads(content)
         except ValueError as error:
@@ -220,7 +239,7 @@ class Manifest:
         if not isinstance(data, dict):
             raise PetsegError(f"{path} is no petseg manifest: pack or index again.")
         try:
-            return cls.from_dict(data)
+            return cls.from_dict(data, read(COLUMNS_NAME)[1] if data.get("format") == 2 else b"")
         except PetsegError as error:
             raise PetsegError(f"{path}: {error}") from error
 
@@ -244,51 +263,68 @@ class Manifest:
             raise PetsegError(f"no split '{name}'; these shards have {', '.join(sorted(self.splits))}.") from None
 
 
-def _read(folder: Path) -> tuple[Path, bytes]:
-    """(path, content) of a folder's manifest."""
+def _read(folder: Path, name: str) -> tuple[Path, bytes]:
+    """(path, content) of a folder's manifest, or of what lies beside it."""
     if not folder.is_dir():
         raise PetsegError(f"no such folder: {folder}; give the folder that petseg-shard wrote.")
     refuse_unfinished(folder)
-    path = folder / MANIFEST_NAME
+    path = folder / name
     try:
         return path, path.read_bytes()
     except FileNotFoundError:
         raise PetsegError(
-            f"{folder} has no {MANIFEST_NAME}: pack it with petseg-shard, or run `petseg index {folder}` "
-            "on tars made elsewhere."
+            f"{folder} has no {name}: pack it with petseg-shard, or run `petseg index {folder}` on tars made elsewhere."
         ) from None
     except OSError as error:
         raise PetsegError(f"{path} cannot be read ({error.strerror}).") from error
 
 
-def _fetched(remote: RemoteShards) -> tuple[str, bytes]:
-    """(address, content) of a store's manifest, of which a copy is kept for `--offline`."""
-    address = f"{remote}/{MANIFEST_NAME}"
-    copy = remote.cache / "manifests" / f"{hashlib.sha256(remote.address.encode()).hexdigest()}.json"
+def _fetched(remote: RemoteShards, name: str) -> tuple[str, bytes]:
+    """(address, content) of a store's manifest, or of what lies beside it, of which a copy is kept for `--offline`."""
+    address = f"{remote}/{name}"
+    where = hashlib.sha256(remote.address.encode()).hexdigest()
+    copy = remote.cache / "manifests" / f"{where}{Path(name).suffix}"
     if remote.offline:
         try:
             return address, copy.read_bytes()
         except OSError:
             raise PetsegError(f"--offline: {address} was never read on this machine: petseg fetch {remote}.") from None
     try:
-        content = remote.objects().get(MANIFEST_NAME)
+        content = remote.objects().get(name)
     except ObjectMissing:
-        raise PetsegError(f"{remote} has no {MANIFEST_NAME}: give the folder that petseg-shard wrote.") from None
+        raise PetsegError(f"{remote} has no {name}: give the folder that petseg-shard wrote.") from None
     with contextlib.suppress(OSError):  # a disk that cannot be written is said when a shard comes
         copy.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(copy, content)
     return address, content
 
 
+def _shards(name: str, data: Any, columns: bytes) -> Sequence[ShardInfo]:
+    """A split's shards, as objects or from the columns."""
+    if isinstance(data, dict):
+        if hashlib.sha256(columns).hexdigest() != data["columns"]:
+            raise PetsegError(f"{COLUMNS_NAME} is not the one that belongs to it: copy both again.")
+        return from_bytes(columns, name)
+    return tuple(
+        ShardInfo(name=str(s["name"]), samples=_whole(s["samples"]), bytes=_whole(s["bytes"]), sha256=str(s["sha256"]))
+        for s in data
+    )
+
+
 def _check_split(name: str, split: Split) -> None:
-    if any(s.samples < 0 or s.bytes < 0 for s in split.shards) or split.samples != sum(split.sizes):
+    shards = split.shards
+    if isinstance(shards, ShardColumns):
+        least = min(shards.samples.min(initial=0), shards.sizes.min(initial=0))
+        names = [each.decode("utf-8", "replace") for each in shards.names.tolist()]
+    else:
+        least = min((min(shard.samples, shard.bytes) for shard in shards), default=0)
+        names = [shard.name for shard in shards]
+    if least < 0 or split.samples != sum(split.sizes):
         raise PetsegError(f"split '{name}' counts {split.samples} samples but its shards do not add up: pack again.")
-    for shard in split.shards:
-        # A name with a path in it would read (or, in a tool that repairs, write) outside the folder.
-        if Path(shard.name).name != shard.name or shard.name in {"", ".", ".."} or "\0" in shard.name:
-            raise PetsegError(
-                f"split '{name}' names the shard {shard.name!r}, which is no plain file name: pack again."
-            )
+    # A name with a path in it would read (or, in a tool that repairs, write) outside the folder.
+    for each in names:
+        if Path(each).name != each or each in {"", ".", ".."} or "\0" in each:
+            raise PetsegError(f"split '{name}' names the shard {each!r}, which is no plain file name: pack again.")
 
 
 def _whole(value: Any) -> int:

@@ -91,8 +91,9 @@ class RayCluster:
                     progress(reported)
                     yield value
             finally:
-                for ref in running:
-                    ray.cancel(ref, force=True)
+                with contextlib.suppress(Exception):  # the cluster may be gone, which is said already
+                    for ref in running:
+                        ray.cancel(ref, force=True)
 
     @contextlib.contextmanager
     def _connected(self, ray: Any) -> Generator[None, None, None]:

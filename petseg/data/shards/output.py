@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Protocol
 
 from petseg.data.objects import ObjectMissing, Objects, is_remote, opened
+from petseg.data.shards.columns import ShardInfo
 from petseg.data.shards.index import format_index, index_name
-from petseg.data.shards.manifest import ShardInfo
 from petseg.data.sources.files import MANIFEST_NAME, WORK_FOLDER
 from petseg.data.tar import scan_tar
 from petseg.errors import PetsegError
@@ -142,8 +142,13 @@ class FolderOutput:
         fresh = partial_of(path)
         try:
             write_atomic(fresh, data)
-            with contextlib.suppress(FileExistsError):
+            try:
                 os.link(fresh, path)
+            except FileExistsError:
+                pass
+            except OSError:  # there are no links on this file system
+                if not path.exists():
+                    fresh.replace(path)
         finally:
             fresh.unlink(missing_ok=True)
         return path.read_bytes()

@@ -21,7 +21,6 @@ from petseg.data.shards.stats import ShardStats, code_counts, mean_std
 from petseg.data.shards.thinning import Thinned, thinned_classes
 from petseg.data.shards.work import ShardJob, ShardWork, finished_shard
 from petseg.data.sources import Listing, Rejected, Source
-from petseg.data.sources.files import MANIFEST_NAME
 from petseg.errors import PetsegError
 
 _FIRST_SHARDS = 64
@@ -157,7 +156,8 @@ def concluded(
         {key: look for stats in done.values() for key, look in stats.looks.items()},
         {key: split_of(name) for name, stats in done.items() for key in stats.looks},
     )
-    out.write(MANIFEST_NAME, manifest.to_bytes())
+    for name, data in manifest.files().items():
+        out.write(name, data)
     out.clear()
     return PackReport(
         manifest=manifest,

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 
 from petseg.data.decode.images import decode_image
 from petseg.data.decode.masks import decode_mask
 from petseg.data.decode.pictures import DecodeError
+from petseg.data.shards.columns import ShardColumns
 from petseg.data.shards.files import Span, TarFile, TarFiles, tar_file
-from petseg.data.shards.hashes import check_hashes, unsound_shards
+from petseg.data.shards.hashes import check_hashes, refused, remembered, unsound_shards
 from petseg.data.shards.index import index_name, read_key
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.place import Place, RemoteShards
@@ -33,6 +35,14 @@ MOST_BAD = 0.1
 """Largest share of a split (or one sample of it) that is skipped: beyond it, it is more than a few bits."""
 
 
+class _Later(NamedTuple):
+    """How shards are opened that are opened when they are first used."""
+
+    verify: bool
+    known: set[str]
+    """What is remembered of those whose hashes were checked."""
+
+
 class ShardReader:
     """The samples of one split, by their index in the manifest's order.
 
@@ -41,7 +51,7 @@ class ShardReader:
         manifest: its manifest.
         split: name of a split.
         verify: check the tars' hashes, once after each change (`check_hashes`), so that no decoder is trusted to notice
-            a damaged file.
+            a damaged file; of more than `COLUMNS_FROM` shards, each when it is first used.
         share: of the checking, among the ranks of one machine.
         on_bad: what a tar with other bytes than the manifest says leads to. `stop`: an error. `skip`: all its samples
             are decoded, and those that are damaged are listed in `bad`; every rank does so for itself.
@@ -75,8 +85,14 @@ class ShardReader:
         """Samples that are damaged, where they are skipped."""
         self.stage: Stage | None = None
         """Where shards of a store are fetched to."""
+        self._later: _Later | None = None
+        """Of a set of very many shards, which are opened and checked when they are first used."""
         if isinstance(folder, RemoteShards):
             self.stage = Stage(folder, shards)  # hashed while they come, so there is nothing to check
+            return
+        if isinstance(shards, ShardColumns) and on_bad == "stop":
+            self._later = _Later(verify, remembered(folder) if verify else set())
+            self._check_sizes(folder, shards)
             return
         for number, shard in enumerate(shards):
             self._open(number, self._found(folder / shard.name, shard.bytes, exactly=on_bad == "stop"))
@@ -119,7 +135,7 @@ class ShardReader:
             PetsegError: one of them cannot be had.
         """
         shards = self.shards_of(indices).tolist()
-        if self.stage:
+        if self.stage or self._later:
             self.take(set(shards), wait=True)
         tars = self._tars
         return [
@@ -141,6 +157,8 @@ class ShardReader:
         Raises:
             PetsegError: one of them cannot be had, or is not what the manifest says.
         """
+        if self._later:
+            self._open_now([number for number in numbers if self._tars[number] is None], self._later)
         if self.stage is None:
             return True
         there = self.stage.take(numbers, wait=wait)
@@ -234,6 +252,34 @@ class ShardReader:
         self._files.close()
         if self.stage:
             self.stage.close()
+
+    def _check_sizes(self, folder: Path, shards: ShardColumns) -> None:
+        """See that all tars are there, as large as the manifest says.
+
+        Raises:
+            PetsegError: one is not.
+        """
+        with os.scandir(folder) as entries:
+            found = {os.fsencode(entry.name): entry.stat().st_size for entry in entries}
+        for name, size in zip(shards.names.tolist(), shards.sizes.tolist(), strict=True):
+            if found.get(name) != size:
+                self._found(folder / os.fsdecode(name), size, exactly=True)
+
+    def _open_now(self, numbers: Sequence[int], later: _Later) -> None:
+        """Open shards, and check their hashes.
+
+        Raises:
+            PetsegError: one is not what the manifest says.
+        """
+        if not numbers:
+            return
+        assert isinstance(self.folder, Path)
+        shards = [self._shards[number] for number in numbers]
+        if later.verify:
+            for shard in unsound_shards(self.folder, shards, later.known):
+                raise refused(self.folder, shard)
+        for number, shard in zip(numbers, shards, strict=True):
+            self._open(number, self._found(self.folder / shard.name, shard.bytes, exactly=True))
 
     def _damaged(self, shards: list[int], manifest: Manifest) -> tuple[int, ...]:
         known = {*manifest.classes.codes, *manifest.classes.ignored}

@@ -17,7 +17,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from petseg.data.shards.manifest import ShardInfo, Split
+from petseg.data.shards.columns import ShardInfo
+from petseg.data.shards.manifest import Split
 from petseg.data.shards.place import RemoteShards
 from petseg.data.shards.shardcache import Held, ShardCache, refuse_small
 from petseg.errors import PetsegError

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 from petseg.classes import ClassTable
+from petseg.data.shards.columns import ShardInfo
 from petseg.data.shards.histogram import histogram
-from petseg.data.shards.manifest import ShardInfo
 from petseg.data.shards.thinning import Thin
 from petseg.data.sources import Rejected
 from petseg.errors import RefusedError

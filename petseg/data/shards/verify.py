@@ -15,10 +15,11 @@ import numpy as np
 from petseg.data.decode.images import decode_image
 from petseg.data.decode.masks import decode_mask
 from petseg.data.decode.pictures import DecodeError, PictureError, exif_orientation, opened
+from petseg.data.shards.columns import ShardInfo
 from petseg.data.shards.histogram import histogram
 from petseg.data.shards.index import format_index, index_name
 from petseg.data.shards.journal import Checked, Journal
-from petseg.data.shards.manifest import Manifest, ShardInfo
+from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.place import Place, RemoteShards
 from petseg.data.shards.pool import Report, run_jobs
 from petseg.data.shards.stage import Stage

@@ -8,8 +8,8 @@ import tarfile
 from pathlib import Path
 from types import TracebackType
 
+from petseg.data.shards.columns import ShardInfo
 from petseg.data.shards.index import index_name, write_index
-from petseg.data.shards.manifest import ShardInfo
 from petseg.data.tar import Component, Entry
 from petseg.system import open_fresh, partial_of, replace_durably
 

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from petseg.classes import OXFORD
-from petseg.data.shards.manifest import FORMAT, Encoding, Manifest, ShardInfo, Split
+from petseg.data.shards.columns import ShardInfo
+from petseg.data.shards.manifest import FORMAT, Encoding, Manifest, Split
 from petseg.data.sources import Rejected
 from petseg.data.sources.files import MANIFEST_NAME
 from petseg.errors import PetsegError

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from petseg import Manifest
+from petseg.data.shards.columns import ShardInfo
 from petseg.data.shards.index import index_name, read_index
-from petseg.data.shards.manifest import ShardInfo
 from petseg.data.shards.place import RemoteShards
 from petseg.data.shards.shardcache import ShardCache, parse_bytes, refuse_small, verify
 from petseg.data.shards.stage import Stage
