@@ -14,9 +14,13 @@ import numpy as np
 from _serve import _ANSWERS
 from torch.utils.data import DistributedSampler
 
-from petseg.data.order import epoch_order, rank_slice
+from petseg.data.order import EpochOrder, epoch_order, rank_batches
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.reader import ShardReader
+
+MOST_AT_ONCE = 10**7
+"""Samples that are ordered at once, for the comparison."""
+WINDOW = 16
 
 parser = argparse.ArgumentParser()
 parser.add_argument("shards", type=Path)
@@ -44,9 +48,8 @@ def measured(name, call):
     return made
 
 
-def seek(world):
-    order = epoch_order(sizes, 0, 0)
-    return rank_slice(order, 32, world - 1, world, consumed=samples // 2)
+def first_batch(epoch, window=None, rank=0, world=1, consumed=0):
+    return next(rank_batches(EpochOrder(sizes, 0, epoch, window), 32, rank, world, consumed), None)
 
 
 found = {}
@@ -55,15 +58,17 @@ sizes, samples = manifest.split("train").sizes, manifest.split("train").samples
 reader = measured("open", lambda: ShardReader(args.shards, manifest, "train", verify=False))
 assert len(reader) == samples
 del reader
-order = measured("order", lambda: epoch_order(sizes, 0, 0))
-assert len(order) == samples
-del order
+measured("begin", lambda: first_batch(0))
+measured("begin windows", lambda: first_batch(0, WINDOW))
 for world in map(int, args.worlds.split(",")):
-    share = measured(f"seek {world}", lambda world=world: seek(world))
-    assert share.shape == ((samples - samples // 2) // (32 * world), 32)
-    del share
-measured("NumPy", lambda: np.random.default_rng(0).permutation(samples))
-if not args.no_peers:
+    batch = measured(f"seek {world}", lambda world=world: first_batch(0, None, world - 1, world, samples // 2))
+    assert batch is None or batch.shape == (32,)  # so few samples make no global batch
+if samples <= MOST_AT_ONCE:
+    order = measured("order", lambda: epoch_order(sizes, 0, 0))
+    assert len(order) == samples
+    del order
+    measured("NumPy", lambda: np.random.default_rng(0).permutation(samples))
+if not args.no_peers and samples <= MOST_AT_ONCE:
     sampler = DistributedSampler(range(samples), num_replicas=1, rank=0)
     measured("torch", lambda: next(iter(sampler)))
 _ANSWERS.write(json.dumps(found) + "\n")

@@ -20,7 +20,7 @@ from petseg.data.loaders.cache import cache_bytes, check_room, whole_bytes
 from petseg.data.loaders.loader import Loader
 from petseg.data.shards.columns import ShardColumns
 from petseg.data.shards.hashes import unknown_shards
-from petseg.data.shards.manifest import Manifest
+from petseg.data.shards.manifest import COLUMNS_FROM, Manifest
 from petseg.data.shards.place import absolute, shards_for
 from petseg.data.weights import sample_weights
 from petseg.device import World
@@ -403,7 +403,8 @@ def _announce_hashing(config: TrainConfig, manifest: Manifest, reporter: Reporte
     every = [
         shard
         for split in manifest.splits.values()
-        if not isinstance(split.shards, ShardColumns)  # which are checked one by one, when they are first used
+        # Of more, each is checked when it is first used.
+        if not isinstance(split.shards, ShardColumns) and len(split.shards) <= COLUMNS_FROM
         for shard in split.shards
     ]
     size = sum(shard.bytes for shard in unknown_shards(folder, every))

@@ -25,7 +25,7 @@ FORMAT = 2
 """The newest version of the manifest that this petseg reads. The second keeps its shards in columns, in a file beside
 it; it is written for more than `COLUMNS_FROM` shards."""
 
-COLUMNS_FROM = 10_000
+COLUMNS_FROM = 2_000
 COLUMNS_NAME = "shards.npz"
 
 

@@ -17,7 +17,7 @@ from petseg.data.shards.columns import ShardColumns
 from petseg.data.shards.files import Span, TarFile, TarFiles, tar_file
 from petseg.data.shards.hashes import check_hashes, refused, remembered, unsound_shards
 from petseg.data.shards.index import index_name, read_key
-from petseg.data.shards.manifest import Manifest
+from petseg.data.shards.manifest import COLUMNS_FROM, Manifest
 from petseg.data.shards.place import Place, RemoteShards
 from petseg.data.shards.spans import read_spans
 from petseg.data.shards.stage import Stage
@@ -90,9 +90,9 @@ class ShardReader:
         if isinstance(folder, RemoteShards):
             self.stage = Stage(folder, shards)  # hashed while they come, so there is nothing to check
             return
-        if isinstance(shards, ShardColumns) and on_bad == "stop":
+        if (isinstance(shards, ShardColumns) or len(shards) > COLUMNS_FROM) and on_bad == "stop":
             self._later = _Later(verify, remembered(folder) if verify else set())
-            self._check_sizes(folder, shards)
+            self._check_sizes(folder, ShardColumns.of(shards))
             return
         for number, shard in enumerate(shards):
             self._open(number, self._found(folder / shard.name, shard.bytes, exactly=on_bad == "stop"))
