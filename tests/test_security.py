@@ -87,7 +87,7 @@ def test_addresses_are_of_stores_and_never_of_commands_or_files(refused, source,
         "AWS_SECRET_ACCESS_KEY": "s",
     }.items():
         monkeypatch.setenv(name, value)
-    refused("no such", "shard", source, "out")
+    refused("name what is in a store as folder:IMAGES,MASKS", "shard", source, "out")
     for command in (("train", "--shards"), ("verify",)):
         refused(f"{source}/manifest.json: nothing for", *command, source)
     assert sorted(p.name for p in Path().iterdir()) == []

@@ -359,7 +359,7 @@ def index_command(console: Console, folder: Path, classes: Path | None) -> None:
 
     table = ClassTable.from_toml(classes) if classes else None
     with progress(console, "indexing") as (advance, expect):
-        manifest = adopt(folder, table, progress=advance, planned=expect)
+        manifest = adopt(folder, table, workers=usable_cores(), progress=advance, planned=expect)
     train = manifest.splits["train"].shards if "train" in manifest.splits else ()
     if guessed := [shard.name for shard in train if named_split(shard.name) != "train"]:
         more = f" and {len(guessed) - 5} more" if len(guessed) > 5 else ""

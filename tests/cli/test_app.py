@@ -423,9 +423,9 @@ def test_a_tar_that_is_shorter_than_the_manifest_says(packed_copy, petseg):
 
 def test_a_manifest_of_a_newer_format(packed_copy, petseg):
     path = packed_copy / "manifest.json"
-    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
+    path.write_text(path.read_text().replace('"format": 1', '"format": 3'))
     for args in (["train", "--shards", packed_copy], ["verify", packed_copy], ["show", packed_copy]):
-        refuses(petseg(*args), "has format 2, newer than this petseg's 1: upgrade petseg")
+        refuses(petseg(*args), "has format 3, newer than this petseg's 2: upgrade petseg")
 
 
 def test_a_checkpoint_of_another_architecture(trained, packed, petseg):

@@ -1,11 +1,11 @@
 """Packing as tasks of a Ray cluster: the bytes, the rejects and the sentences of one machine."""
 
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from petseg.data.shards.on_ray import RayCluster
 from petseg.data.shards.pack import pack
 from petseg.data.shards.pool import run_jobs
 from petseg.data.sources.oxford import OxfordSource
@@ -25,37 +25,48 @@ def cluster():
         yield made
 
 
-class Odd(OxfordSource):
-    """Cannot be read for a reason that nobody thought of."""
+ODD = """
+import sys
+from pathlib import Path
+from petseg.data.shards.on_ray import RayCluster
+from petseg.data.shards.options import PackOptions
+from petseg.data.shards.pack import pack
+from petseg.data.sources.oxford import OxfordSource
 
+class Odd(OxfordSource):
     def read(self, pair):
         raise ZeroDivisionError("nobody thought of it")
 
+pack(Odd(Path(sys.argv[1])), Path("odd"), PackOptions(), workers=1, run=RayCluster("ray"))
+"""
+"""A source that cannot be read for a reason that nobody thought of."""
 
-def test_the_bytes_are_those_of_one_machine(cluster, oxford_copy, tmp_path, petseg, monkeypatch):
+
+def python(*args, cwd: Path) -> subprocess.CompletedProcess:
+    """In a process of its own: Ray's clients stay in theirs until it ends."""
+    return subprocess.run(
+        [sys.executable, *map(str, args)], cwd=cwd, capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+def test_the_bytes_are_those_of_one_machine(cluster, oxford_copy, tmp_path):
     (oxford_copy / "images" / "Drawn_7.jpg").write_bytes(b"no picture")
     local = pack(OxfordSource(oxford_copy), tmp_path / "local", OFFICIAL, workers=1)
-    ticks = []
-    monkeypatch.chdir(tmp_path)
-    away = pack(
-        OxfordSource(Path("oxford")), Path("away"), OFFICIAL, workers=1, run=RayCluster("ray"), progress=ticks.append
-    )
-    assert content(tmp_path / "away") == content(tmp_path / "local") and sum(ticks) == 24
-    assert away.manifest == local.manifest and [each.key for each in away.rejected] == ["Drawn_7"]
-    args = ["--split", "official", "--short-side", 64, "--samples-per-shard", 4]
-    code, out, err = petseg("shard", oxford_copy, "again", *args, "--on", "ray", "--workers", 2)
-    assert (code, err) == (0, "") and "rejected Drawn_7" in out
-    assert content(Path("again")) == content(tmp_path / "local")
+    options = ["--split", "official", "--short-side", 64, "--samples-per-shard", 4, "--on", "ray"]
+    for name, more in (("all", []), ("two", ["--workers", 2])):
+        done = python("-m", "petseg", "shard", "./oxford", name, *options, *more, cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "") and "rejected Drawn_7" in done.stdout
+        assert content(tmp_path / name) == content(tmp_path / "local")
+    assert [each.key for each in local.rejected] == ["Drawn_7"]
 
 
-def test_errors_are_one_sentence_or_the_workers_traceback(cluster, oxford, tmp_path, monkeypatch):
-    with pytest.raises(RuntimeError, match="ZeroDivisionError: nobody thought of it"):
-        pack(Odd(oxford), tmp_path / "odd", OFFICIAL, workers=1, run=RayCluster("ray"))
-    blocked = tmp_path / "blocked"
-    blocked.write_text("a file")
-    with pytest.raises(PetsegError, match="is a file: give a folder"):
-        pack(OxfordSource(oxford), blocked, OFFICIAL, workers=1, run=RayCluster("ray"))
+def test_an_error_of_a_worker_comes_with_its_traceback(cluster, oxford, tmp_path):
+    done = python("-c", ODD, oxford, cwd=tmp_path)
+    assert done.returncode == 1 and "ZeroDivisionError: nobody thought of it" in done.stderr
+    assert not list((tmp_path / "odd").glob("*.tar"))
 
+
+def test_a_folder_that_the_nodes_do_not_share_is_said(oxford, tmp_path):
     def elsewhere(work, jobs, *, workers, progress):
         for stats in run_jobs(work, jobs, workers=1, progress=progress):
             (tmp_path / "lost" / ".packing" / f"{stats.name}.json").unlink()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -19,12 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from petseg import Batch, Manifest, RemoteShards, build_loader
+from petseg.data.objects import Objects
 from petseg.data.shards.options import PackOptions
 from petseg.data.shards.pack import pack
 from petseg.data.shards.shardcache import ShardCache, verify
 from petseg.data.shards.stage import window_bytes
 from petseg.data.sources.synthetic import SyntheticSource
-from tests.servers import Faults, Request, proxy, web_server
+from tests.servers import Faults, Request, proxy, s3_server, web_server
 
 KINDS = ("reset", "cut", "stall", "lie", "short", "429", "503", "500", "408")
 EPOCHS, WINDOW = 2, 3
@@ -65,7 +67,7 @@ def torture_stores(folder: Path, rng: random.Random, enough: Callable[[Tally], b
         workers=1,
     )
     split = Manifest.load(shards).split("train")
-    hashes = {f"/{shard.name}": shard.sha256 for shard in split.shards}
+    hashes = {shard.name: shard.sha256 for shard in split.shards}
     expected = folder / "expected.json"
     expected.write_text(json.dumps(_digests(shards)))
     lied: set[str] = set()
@@ -73,7 +75,8 @@ def torture_stores(folder: Path, rng: random.Random, enough: Callable[[Tally], b
     faults = Faults(stalls=STALLS[0])
 
     def plan(request: Request) -> str:
-        if request.path in hashes and cache.holds(hashes[request.path]):
+        name = request.path.rpartition("/")[2]
+        if name in hashes and cache.holds(hashes[name]):
             tally.faults.append(f"{request.path} was fetched although it was there")
         kind = rng.choice(KINDS) if rng.random() < 0.3 else ""
         if kind in {"lie", "short"}:
@@ -89,14 +92,21 @@ def torture_stores(folder: Path, rng: random.Random, enough: Callable[[Tally], b
         return kind
 
     faults.plan = plan
-    with web_server(shards) as inner, proxy(inner, faults) as address:
+    with web_server(shards) as web, s3_server() as s3:
+        store = Objects("s3://bucket/shards")
+        for path in shards.iterdir():
+            store.put(path.name, path)
         while not enough(tally):
-            limit = rng.choice((0, window_bytes(split, WINDOW)))
-            command = [sys.executable, "-m", __name__, address, str(cache.folder), str(limit), str(expected)]
-            for _ in range(rng.randint(1, 6)):
-                _killed(command, rng.uniform(1.5, 4.0), tally)
-                tally.faults += [f"after a kill: {fault}" for fault in _wrong(cache)]
-            _read_to_the_end(command, tally)
+            inner = rng.choice((web, s3))
+            with proxy(inner, faults) as between:
+                address = "s3://bucket/shards" if inner == s3 else between
+                limit = rng.choice((0, window_bytes(split, WINDOW)))
+                command = [sys.executable, "-m", __name__, address, str(cache.folder), str(limit), str(expected)]
+                os.environ["AWS_ENDPOINT_URL"] = between
+                for _ in range(rng.randint(1, 6)):
+                    _killed(command, rng.uniform(1.5, 4.0), tally)
+                    tally.faults += [f"after a kill: {fault}" for fault in _wrong(cache)]
+                _read_to_the_end(command, tally)
             tally.faults += [f"at the end: {fault}" for fault in _wrong(cache)]
             if limit and sum(each.bytes for each in cache.stored()) > limit:
                 tally.faults.append("the cache is larger than its limit")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from petseg.classes import OXFORD, ClassTable
@@ -13,6 +14,7 @@ from petseg.data.shards.columns import ShardInfo
 from petseg.data.shards.index import format_index, index_name, write_index
 from petseg.data.shards.manifest import ENCODINGS, Encoding, Manifest, Split
 from petseg.data.shards.normalise import frame_marker
+from petseg.data.shards.pool import Report, run_jobs
 from petseg.data.shards.stats import ShardStats, code_counts, mean_std
 from petseg.data.shards.verify import check_sample
 from petseg.data.sources import TRAINVAL
@@ -29,6 +31,7 @@ def adopt(
     folder: Path,
     classes: ClassTable | None,
     *,
+    workers: int = 1,
     progress: Callable[[int], None] | None = None,
     planned: Callable[[int], None] | None = None,
 ) -> Manifest:
@@ -42,6 +45,7 @@ def adopt(
     Args:
         folder: where the tars are.
         classes: codes that masks may hold; None for Oxford's, or the manifest's own.
+        workers: processes, at least 1.
         progress: called with the number of samples since the last call.
         planned: called once with the number of samples.
 
@@ -59,10 +63,10 @@ def adopt(
         planned(sum(map(len, scanned.values())))
     if (folder / MANIFEST_NAME).exists():
         return _repair(folder, scanned, progress)
-    survey = _Survey(folder, classes or OXFORD)
-    for path, entries in scanned.items():
-        survey.look_at(path, entries, progress)
-    manifest = survey.manifest(scanned)
+    look = _Look(folder, classes or OXFORD)
+    jobs = sorted(scanned.items(), key=lambda job: -len(job[1]))
+    found = {each.info.name: each for each in run_jobs(look, jobs, workers=workers, progress=progress or _say_nothing)}
+    manifest = _manifest(look, [found[path.name] for path in paths])
     for path, entries in scanned.items():
         write_index(path.with_name(index_name(path.name)), entries)
     manifest.save(folder)
@@ -84,87 +88,127 @@ def _repair(folder: Path, scanned: dict[Path, list[Entry]], progress: Callable[[
     return manifest
 
 
-class _Survey:
-    """What is learned of the tars on the way."""
+def _say_nothing(_: int) -> None:
+    pass
 
-    def __init__(self, folder: Path, classes: ClassTable) -> None:
-        self._folder, self._classes = folder, classes
-        self._extensions: tuple[str, str] | None = None
-        self._keys: dict[str, Path] = {}
-        self._stats: dict[Path, ShardStats] = {}
-        self._digest = hashlib.sha256()
 
-    def look_at(self, path: Path, entries: list[Entry], progress: Callable[[int], None] | None) -> None:
-        """Check and count the samples of one tar."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Seen:
+    """What one tar is found to be."""
+
+    info: ShardInfo
+    stats: ShardStats
+    extensions: tuple[str, str]
+    """Of image and mask."""
+    digests: dict[str, str]
+    """SHA-256 of a sample's bytes, by its key."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """Checks and counts the samples of one tar."""
+
+    folder: Path
+    classes: ClassTable
+
+    def __call__(self, job: tuple[Path, list[Entry]], report: Report) -> _Seen:
+        """What it is.
+
+        Raises:
+            PetsegError: it does not fit.
+        """
+        path, entries = job
         if not entries:
             raise PetsegError(f"{path} holds no sample: remove it.")
-        stats = self._stats[path] = ShardStats(name=path.name)
+        stats, digests = ShardStats(name=path.name), dict[str, str]()
+        extensions: tuple[str, str] | None = None
+        known = {*self.classes.codes, *self.classes.ignored}
         with path.open("rb") as file:
             for entry in entries:
-                image, mask = self._parts(path, entry, file.read, file.seek)
+                found, image, mask = self._parts(path, entry, file.read, file.seek)
+                if found != (extensions or found):
+                    raise self.of_another_kind(path, entry.key, found, extensions or found)
+                extensions = found
                 try:
-                    picture, counts = check_sample(image, mask, {*self._classes.codes, *self._classes.ignored})
+                    picture, counts = check_sample(image, mask, known)
                 except DecodeError as error:
-                    raise self._unfit(path, entry.key, str(error)) from error
-                if entry.key in self._keys:
-                    raise self._unfit(path, entry.key, f"its key stands in {self._keys[entry.key].name} too")
-                self._keys[entry.key] = path
+                    raise self.unfit(path, entry.key, str(error)) from error
+                if entry.key in digests:
+                    raise self.unfit(path, entry.key, f"its key stands in {path.name} too")
                 stats.add(picture, counts, progressive=frame_marker(image) == 0xC2)
-                self._digest.update(f"{entry.key} {hashlib.sha256(image + mask).hexdigest()}\n".encode())
-                if progress:
-                    progress(1)
+                digests[entry.key] = hashlib.sha256(image + mask).hexdigest()
+                report(1)
+            file.seek(0)
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        assert extensions is not None
+        info = ShardInfo(name=path.name, samples=len(entries), bytes=path.stat().st_size, sha256=sha256)
+        return _Seen(info=info, stats=stats, extensions=extensions, digests=digests)
 
-    def manifest(self, scanned: dict[Path, list[Entry]]) -> Manifest:
-        """The manifest of all tars."""
-        splits: dict[str, list[ShardInfo]] = {}
-        for path, entries in scanned.items():
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            info = ShardInfo(name=path.name, samples=len(entries), bytes=path.stat().st_size, sha256=digest)
-            splits.setdefault(split_of(path.name), []).append(info)
-        every = list(self._stats.values())
-        mean, std = mean_std([stats for stats in every if split_of(stats.name) == "train"] or every)
-        extensions = self._extensions or ("jpg", "png")
-        return Manifest(
-            splits={
-                name: Split(samples=sum(i.samples for i in splits[name]), shards=tuple(splits[name]))
-                for name in ("train", "val", "test")
-                if name in splits
-            },
-            classes=self._classes,
-            encoding=Encoding(short_side=0, quality=0, image=extensions[0], mask=extensions[1]),
-            max_height=max(stats.max_height for stats in every),
-            max_width=max(stats.max_width for stats in every),
-            pixel_counts=code_counts(every, self._classes),
-            mean=mean,
-            std=std,
-            progressive=sum(stats.progressive for stats in every),
-            source_digest=self._digest.hexdigest(),
+    def of_another_kind(self, path: Path, key: str, found: tuple[str, str], first: tuple[str, str]) -> PetsegError:
+        """The sentence for a sample whose image is stored in another way than those before it."""
+        return self.unfit(path, key, f"its image is a .{found[0]}, others are .{first[0]}")
+
+    def unfit(self, path: Path, key: str, why: str) -> PetsegError:
+        """The sentence for a sample that does not fit."""
+        return PetsegError(
+            f"{path}: sample {key} does not fit: {why}; repack the tars: petseg-shard 'tars:{self.folder}/*.tar' OUT"
         )
 
     def _parts(
         self, path: Path, entry: Entry, read: Callable[[int], bytes], seek: Callable[[int], int]
-    ) -> tuple[bytes, bytes]:
+    ) -> tuple[tuple[str, str], bytes, bytes]:
+        """The extensions of a sample's image and mask, and their bytes."""
         if not _KEY.fullmatch(entry.key):
-            raise self._unfit(path, entry.key, "its key holds other characters than letters, digits, _ and -")
+            raise self.unfit(path, entry.key, "its key holds other characters than letters, digits, _ and -")
         extensions = sorted(c.extension for c in entry.components)
         found = next((pair for pair in _MEMBERS if sorted(pair) == extensions), None)
         if found is None:
-            raise self._unfit(path, entry.key, f"its members are {', '.join(extensions)}, not one jpg and one png")
-        if self._extensions is None:
-            self._extensions = found
-        elif self._extensions != found:
-            raise self._unfit(path, entry.key, f"its image is a .{found[0]}, others are .{self._extensions[0]}")
+            raise self.unfit(path, entry.key, f"its members are {', '.join(extensions)}, not one jpg and one png")
         parts = {}
         for component in entry.components:
             seek(component.offset)
             parts[component.extension] = read(component.size)
-        return parts[found[0]], parts[found[1]]
+        return found, parts[found[0]], parts[found[1]]
 
-    def _unfit(self, path: Path, key: str, why: str) -> PetsegError:
-        return PetsegError(
-            f"{path}: sample {key} does not fit: {why}; repack the tars: petseg-shard 'tars:{self._folder}/*.tar' OUT"
-        )
+
+def _manifest(look: _Look, every: list[_Seen]) -> Manifest:
+    """The manifest of all tars, in their order.
+
+    Raises:
+        PetsegError: a key stands in two of them, or they are of two kinds.
+    """
+    holder: dict[str, str] = {}
+    digest = hashlib.sha256()
+    splits: dict[str, list[ShardInfo]] = {}
+    for seen in every:
+        path = look.folder / seen.info.name
+        for key, sha256 in seen.digests.items():
+            if seen.extensions != every[0].extensions:
+                raise look.of_another_kind(path, key, seen.extensions, every[0].extensions)
+            if key in holder:
+                raise look.unfit(path, key, f"its key stands in {holder[key]} too")
+            holder[key] = seen.info.name
+            digest.update(f"{key} {sha256}\n".encode())
+        splits.setdefault(split_of(seen.info.name), []).append(seen.info)
+    stats = [seen.stats for seen in every]
+    mean, std = mean_std([each for each in stats if split_of(each.name) == "train"] or stats)
+    image, mask = every[0].extensions
+    return Manifest(
+        splits={
+            name: Split(samples=sum(info.samples for info in splits[name]), shards=tuple(splits[name]))
+            for name in ("train", "val", "test")
+            if name in splits
+        },
+        classes=look.classes,
+        encoding=Encoding(short_side=0, quality=0, image=image, mask=mask),
+        max_height=max(each.max_height for each in stats),
+        max_width=max(each.max_width for each in stats),
+        pixel_counts=code_counts(stats, look.classes),
+        mean=mean,
+        std=std,
+        progressive=sum(each.progressive for each in stats),
+        source_digest=digest.hexdigest(),
+    )
 
 
 def split_of(name: str) -> str:

@@ -158,6 +158,24 @@ def test_fit_tars_get_an_index_and_a_manifest_and_are_not_touched(tmp_path):
         loader.close()
 
 
+def test_any_number_of_workers_adopts_the_same_and_refuses_the_same(tmp_path):
+    for number in range(4):
+        write_tar(tmp_path / f"train-{number}.tar", *(sample(f"k{number}_{n}") for n in range(3 + number)))
+    ticks = []
+    made = [adopt(tmp_path, None, workers=workers, progress=ticks.append) for workers in (1, 2)]
+    assert sum(ticks) == 2 * 18
+    (tmp_path / MANIFEST_NAME).unlink()
+    made.append(adopt(tmp_path, None, workers=2))
+    assert made[0] == made[1] == made[2]
+    (tmp_path / MANIFEST_NAME).unlink()
+    write_tar(tmp_path / "train-9.tar", sample("k2_1"))
+    for workers in (1, 2):
+        with pytest.raises(
+            PetsegError, match=r"train-9\.tar: sample k2_1 does not fit: its key stands in train-2\.tar"
+        ):
+            adopt(tmp_path, None, workers=workers)
+
+
 def test_tars_that_webdataset_wrote_are_fit(tmp_path):
     import webdataset as wds
 
