@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from petseg.cli.console import counted
+from petseg.data.shards.judge import some_of
 from petseg.data.shards.on_ray import RayCluster
 from petseg.data.shards.output import output_of
-from petseg.data.shards.parts import PartReport, check_part, listed, status
+from petseg.data.shards.parts import PartReport, check_part, status
 from petseg.data.shards.pool import Runner, run_jobs
 from petseg.errors import PetsegError
 
@@ -114,7 +115,7 @@ def show_status(console: Console, out: str, cluster: Cluster) -> None:
     elif found.missing:
         console.print(
             f"{len(found.missing):,} of {counted(found.shards, 'shard')}{of} are missing: "
-            f"{escape(listed(found.missing))}."
+            f"{escape(some_of(found.missing))}."
         )
     else:
         more = "--finish writes the manifest" if cluster.part is None else "nothing is missing"

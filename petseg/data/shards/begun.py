@@ -159,7 +159,7 @@ def _found(out: Output, asked: dict[str, Any], machine: Machine) -> PackOptions 
         plan = json.loads(data)
         if out.read(REFUSED) is None:
             _refuse(out, plan, asked, machine)
-        elif any(plan.get(name) != value for name, value in asked.items()):
+        elif not _same(plan, asked):
             return None  # it makes way
         return PackOptions.from_dict(plan["options"])
     found -= {WORK_FOLDER}  # killed before its plan was written: then there is nothing else of it either
@@ -176,7 +176,7 @@ def _refuse(out: Output, plan: dict[str, Any], asked: dict[str, Any], machine: M
     Raises:
         PetsegError: it is another one.
     """
-    if any(plan.get(name) != value for name, value in asked.items()):
+    if not _same(plan, asked):
         raise PetsegError(
             f"{out} holds an unfinished pack of {_difference(plan, asked)}: choose another folder, or remove it."
         )
@@ -184,6 +184,10 @@ def _refuse(out: Output, plan: dict[str, Any], asked: dict[str, Any], machine: M
         Machine(**plan["machine"]).refuse_other(machine)
     except PetsegError as error:
         raise PetsegError(f"{out} holds an unfinished pack: {error}") from None
+
+
+def _same(plan: dict[str, Any], asked: dict[str, Any]) -> bool:
+    return all(plan.get(name) == value for name, value in asked.items())
 
 
 def _difference(plan: dict[str, Any], asked: dict[str, Any]) -> str:
@@ -196,7 +200,7 @@ def _difference(plan: dict[str, Any], asked: dict[str, Any]) -> str:
 def _make_way(out: Output, asked: dict[str, Any]) -> None:
     """Take back that a pack was refused, and all of it if another is to be made."""
     plan = json.loads(out.read(PLAN_NAME) or b"{}")
-    if any(plan.get(name) != value for name, value in asked.items()):
+    if not _same(plan, asked):
         for name in plan.get("shards", {}):
             out.remove([name, index_name(name), note_name(name)])
         out.remove([PLAN_NAME])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,7 +75,7 @@ class Judge:
         self._judge(found, early=False)
         if found.packed and found.lost:
             raise RefusedError(
-                f"no mask holds {_listed(found.lost)}, which the class map has: correct its codes or colours, or take "
+                f"no mask holds {some_of(found.lost)}, which the class map has: correct its codes or colours, or take "
                 f"out what the masks lack (`petseg classes` shows what they hold).{_AGAIN}"
             )
 
@@ -103,7 +103,7 @@ class Judge:
             some = [self.pairs[each.key] for each in fault[: _LOOKED_AT // 2]]
             some += [pair for key, pair in self.pairs.items() if key not in left_out][: _LOOKED_AT // 2]
             raise RefusedError(
-                f"{what}no mask that was packed holds {_listed(found.lost)}, and {len(fault)} were rejected, "
+                f"{what}no mask that was packed holds {some_of(found.lost)}, and {len(fault)} were rejected, "
                 f"{fault[0].key} because {fault[0].reason}: {self._class_map_advice(some)}{_AGAIN}"
             )
         (kind, times), *_ = Counter(map(_kind, rejected)).most_common()
@@ -197,5 +197,6 @@ def _classes_of(pair: Pair) -> set[str]:
     return found
 
 
-def _listed(names: list[str]) -> str:
+def some_of(names: Sequence[str]) -> str:
+    """The first of many names, and how many more there are."""
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from petseg.data.shards.begun import begun, part_of
+from petseg.data.shards.judge import some_of
 from petseg.data.shards.options import PackOptions
 from petseg.data.shards.output import PLAN_NAME, Output, output_of
 from petseg.data.shards.pack import PackReport, concluded, packed
@@ -16,9 +17,6 @@ from petseg.data.shards.work import finished_shard
 from petseg.data.sources import Listing, Rejected, Source
 from petseg.data.sources.files import MANIFEST_NAME
 from petseg.errors import PetsegError
-
-_NAMED = 5
-"""Shards that a sentence names."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,7 +139,7 @@ def finish(
         state = status(place)
         if state.missing:
             raise PetsegError(
-                f"{out}: {len(state.missing)} of {state.shards} shards are missing ({listed(state.missing)}): pack "
+                f"{out}: {len(state.missing)} of {state.shards} shards are missing ({some_of(state.missing)}): pack "
                 "their parts again, or all that is missing by the same command without --finish."
             )
         done = {name: stats for name in found.plan.shards if (stats := finished_shard(place, name)) is not None}
@@ -160,8 +158,3 @@ def check_part(part: tuple[int, int]) -> None:
             f"--part {number}/{count}: parts are counted from 1, so give 1/{max(1, count)} to "
             f"{max(1, count)}/{max(1, count)}."
         )
-
-
-def listed(names: Sequence[str]) -> str:
-    """Some of many names."""
-    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")

@@ -141,10 +141,10 @@ def _together(folder: Place, manifest: Manifest, found: Sequence[Checked]) -> li
     for each in found:
         counts.update(each.counts)
         where = folder / each.shard.name if isinstance(folder, Path) else f"{folder}/{each.shard.name}"
-        problems += [f"{where}: sample {key}: its key stands twice" for key in each.keys if key in seen]
-        twice = [key for key, times in Counter(each.keys).items() if times > 1 and key not in seen]
-        problems += [f"{where}: sample {key}: its key stands twice" for key in twice]
-        seen.update(each.keys)
+        for key in each.keys:
+            if key in seen:
+                problems.append(f"{where}: sample {key}: its key stands twice")
+            seen.add(key)
     expected = {code: n for code, n in manifest.pixel_counts.items() if n}
     if not problems and counts != expected:
         problems.append(f"{folder}: the masks hold {dict(counts)} pixels by code, the manifest says {expected}")
