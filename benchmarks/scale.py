@@ -1,4 +1,4 @@
-"""What a data set costs before its first sample is decoded, from ten thousand samples to ten million."""
+"""What a data set costs before its first sample is decoded, from ten thousand samples to a hundred million."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ _MOST_LINKS = 30_000
 """Names of one file: file systems have limits."""
 WORLDS = (1, 8, 64, 1024)
 CHARTS = {
+    "plan": "Planning a pack: listing drawn pets, dealing them to splits and shards",
     "manifest": "Reading the manifest",
     "open": "Opening the shards: every index read, or, of more than 2,000, every size looked at",
     "begin": "The first batch of an epoch's order",
@@ -30,6 +31,7 @@ CHARTS = {
     "memory": "Most memory above what was in use",
 }
 STEPS = {
+    "plan": ("plan", "petseg", "petseg"),
     "manifest": ("manifest", "petseg", "petseg"),
     "open": ("open", "petseg", "petseg"),
     "begin": ("begin", "petseg", "petseg"),
@@ -103,11 +105,11 @@ def run_all(
         progress: called with a name after each process.
     """
     rows: dict[tuple[str, int, str], Row] = {}
-    for _ in range(repeats):
+    for turn in range(repeats):
         for samples in counts:
             shards = make_shards(work / f"made-up-{samples}", samples)
             try:
-                found = _measure(shards, peers=peers)
+                found = _measure(shards, peers=peers, plan=not turn)
             except ContenderError as error:
                 _row(rows, samples, "open", "petseg", "petseg").note = f"failed: {error}"
                 found = {}
@@ -136,8 +138,9 @@ def _row(rows: dict[tuple[str, int, str], Row], samples: int, chart: str, name: 
     return rows.setdefault((chart, samples, name), row)
 
 
-def _measure(shards: Path, *, peers: bool) -> dict[str, Any]:
+def _measure(shards: Path, *, peers: bool, plan: bool) -> dict[str, Any]:
     options = [str(shards), "--worlds", ",".join(map(str, WORLDS)), *([] if peers else ["--no-peers"])]
+    options += [] if plan else ["--no-plan"]  # minutes for the largest
     with Contender([*peer("scale.py"), *options]) as child:
         child.wait_ready(LIMIT_SECONDS)
         return child.ready

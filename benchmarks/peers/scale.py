@@ -7,6 +7,7 @@ Prints one line of JSON: for each step its seconds, and the most memory that it 
 import argparse
 import gc
 import json
+import tempfile
 import time
 from pathlib import Path
 
@@ -15,8 +16,12 @@ from _serve import _ANSWERS
 from torch.utils.data import DistributedSampler
 
 from petseg.data.order import EpochOrder, epoch_order, rank_batches
+from petseg.data.shards.begun import begun
 from petseg.data.shards.manifest import Manifest
+from petseg.data.shards.options import PackOptions
+from petseg.data.shards.output import output_of
 from petseg.data.shards.reader import ShardReader
+from petseg.data.sources.synthetic import SyntheticSource
 
 MOST_AT_ONCE = 10**7
 """Samples that are ordered at once, for the comparison."""
@@ -26,6 +31,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("shards", type=Path)
 parser.add_argument("--worlds", default="1")
 parser.add_argument("--no-peers", action="store_true")
+parser.add_argument("--no-plan", action="store_true")
 args = parser.parse_args()
 status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -52,6 +58,16 @@ def first_batch(epoch, window=None, rank=0, world=1, consumed=0):
     return next(rank_batches(EpochOrder(sizes, 0, epoch, window), 32, rank, world, consumed), None)
 
 
+def plan(count):
+    source = SyntheticSource(count)
+    options = PackOptions(split="random")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        begun(source, source.listing(), options, output_of(f"{folder}/out"), workers=1, alone=True) as made,
+    ):
+        return len(made.jobs()[0].pairs)
+
+
 found = {}
 manifest = measured("manifest", lambda: Manifest.load(args.shards))
 sizes, samples = manifest.split("train").sizes, manifest.split("train").samples
@@ -68,6 +84,8 @@ if samples <= MOST_AT_ONCE:
     assert len(order) == samples
     del order
     measured("NumPy", lambda: np.random.default_rng(0).permutation(samples))
+if not args.no_plan:
+    assert measured("plan", lambda: plan(samples))
 if not args.no_peers and samples <= MOST_AT_ONCE:
     sampler = DistributedSampler(range(samples), num_replicas=1, rank=0)
     measured("torch", lambda: next(iter(sampler)))

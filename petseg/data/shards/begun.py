@@ -6,20 +6,21 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from petseg.data.shards.index import index_name
 from petseg.data.shards.options import PackOptions
 from petseg.data.shards.output import PLAN_NAME, Output
-from petseg.data.shards.plan import Plan, make_plan
-from petseg.data.shards.pool import Runner, run_jobs
+from petseg.data.shards.plan import Plan, compact, make_plan, shard_sizes
+from petseg.data.shards.pool import Made, Runner, run_jobs
 from petseg.data.shards.probe import Machine
 from petseg.data.shards.sizing import samples_for_bytes
 from petseg.data.shards.survey import survey
 from petseg.data.shards.work import ShardJob, cannot_write, note_name
-from petseg.data.sources import Listing, Pair, Source
+from petseg.data.sources import Listing, Source
 from petseg.data.sources.files import MANIFEST_NAME, WORK_FOLDER
+from petseg.data.sources.pairs import Pairs
 from petseg.errors import PetsegError, RefusedError
 
 REFUSED = f"{WORK_FOLDER}/refused"
@@ -36,34 +37,44 @@ class Begun:
     options: PackOptions
     """In which nothing is left to find."""
     machine: Machine
-    pairs: dict[str, Pair]
-    """Those that the plan names, by key."""
+    pairs: Pairs
+    """Of all shards."""
 
-    def jobs(self, part: tuple[int, int] = (1, 1)) -> list[ShardJob]:
-        """The shards of a part, the largest first.
+    def jobs(self, part: tuple[int, int] = (1, 1)) -> Sequence[ShardJob]:
+        """The shards of a part, the largest first, each made when it is asked for.
 
         Args:
             part: (i, n) for the i-th of n, from 1 on; together they are all shards.
         """
-        return [
-            ShardJob(name=name, pairs=tuple(self.pairs[key] for key in self.plan.shards[name]))
-            for name in part_of(self.plan.shards, part)
-        ]
+        names = part_of(self.plan.sizes, part)
+        return Made(lambda n: ShardJob(name=names[n], pairs=self.plan.members(names[n])), len(names))
 
 
-def part_of(shards: Mapping[str, Sequence[str]], part: tuple[int, int]) -> list[str]:
+def part_of(sizes: Mapping[str, int], part: tuple[int, int]) -> list[str]:
     """The names of a part's shards, the largest first: every n-th.
 
     Args:
-        shards: keys by the names of all.
+        sizes: samples by the names of all.
         part: (i, n) for the i-th of n, from 1 on.
 
     Example:
-        >>> part_of({"a": "12", "b": "123", "c": "12"}, (1, 2))
+        >>> part_of({"a": 2, "b": 3, "c": 2}, (1, 2))
         ['b', 'c']
     """
     number, count = part
-    return sorted(shards, key=lambda name: (-len(shards[name]), name))[number - 1 :: count]
+    return sorted(sizes, key=lambda name: (-sizes[name], name))[number - 1 :: count]
+
+
+def planned_sizes(plan: Mapping[str, Any], out: Output) -> dict[str, int]:
+    """Samples by shard, of a plan as it is kept.
+
+    Raises:
+        PetsegError: another version of petseg wrote it.
+    """
+    try:
+        return shard_sizes(plan["splits"], plan["samples_per_shard"], plan["first"])
+    except KeyError:
+        raise PetsegError(f"{out} holds an unfinished pack of another version of petseg: remove it.") from None
 
 
 @contextlib.contextmanager
@@ -91,14 +102,14 @@ def begun(
     Raises:
         PetsegError: the output holds something else, or another pack; the source tells no one answer.
     """
-    each = samples_for_bytes(source, listing.pairs, options) if options.shard_bytes else options.samples_per_shard
-    plan = make_plan(listing, options.split, options.seed, each, options.group)
-    pairs = {pair.key: pair for pair in listing.pairs}
-    chosen = {key: pairs[key] for keys in plan.shards.values() for key in keys}
+    pairs = compact(listing.pairs)
+    each = samples_for_bytes(source, pairs, options) if options.shard_bytes else options.samples_per_shard
+    plan = make_plan(replace(listing, pairs=pairs), options.split, options.seed, each, options.group)
+    chosen = plan.chosen()
     machine = Machine.this()
-    asked = _asked(source, listing, plan, options)
+    asked = _asked(source, plan, options)
     found = _found(out, asked, machine)
-    answer = found or survey(source, list(chosen.values()), options, workers=workers, run=run)
+    answer = found or survey(source, chosen, options, workers=workers, run=run)
     data = json.dumps({**asked, "options": asdict(answer), "machine": asdict(machine)}, indent=1).encode() + b"\n"
     try:
         with out.claim(alone=alone):
@@ -128,11 +139,11 @@ def begun(
         raise cannot_write(str(out), error) from error
 
 
-def _asked(source: Source, listing: Listing, plan: Plan, options: PackOptions) -> dict[str, Any]:
+def _asked(source: Source, plan: Plan, options: PackOptions) -> dict[str, Any]:
     """What a run must share with another one, to go on from it; plain JSON data."""
     digest = hashlib.sha256()
-    for pair in sorted(listing.pairs, key=lambda pair: pair.key):
-        digest.update(f"{pair.key}\0{pair.size}\0{pair.split}\n".encode())
+    for key, _, _, size, split, *_ in plan.pairs.rows():
+        digest.update(f"{key}\0{size}\0{split}\n".encode())
     asked: dict[str, Any] = json.loads(
         json.dumps(
             {
@@ -140,7 +151,10 @@ def _asked(source: Source, listing: Listing, plan: Plan, options: PackOptions) -
                 "classes": source.classes.to_dict(),
                 "reading": asdict(source.classes.reading),
                 "asked": asdict(options),
-                "shards": {name: list(keys) for name, keys in plan.shards.items()},
+                "splits": {split: len(order) for split, order in plan.orders.items()},
+                "samples_per_shard": plan.samples_per_shard,
+                "first": dict(plan.first),
+                "order": plan.digest(),
             }
         )
     )
@@ -201,7 +215,7 @@ def _make_way(out: Output, asked: dict[str, Any]) -> None:
     """Take back that a pack was refused, and all of it if another is to be made."""
     plan = json.loads(out.read(PLAN_NAME) or b"{}")
     if not _same(plan, asked):
-        for name in plan.get("shards", {}):
+        for name in planned_sizes(plan, out):
             out.remove([name, index_name(name), note_name(name)])
         out.remove([PLAN_NAME])
     out.remove([REFUSED])

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from petseg.classes import ClassTable
 from petseg.data.decode.pictures import DAMAGED
+from petseg.data.shards.collected import Collected
 from petseg.data.shards.mask_files import CLASS_MAP
 from petseg.data.shards.scan import scan_masks
-from petseg.data.shards.stats import ShardStats
 from petseg.data.sources import Pair, Rejected, Source
 from petseg.data.sources.pairing import NO_IMAGE, NO_MASK
+from petseg.data.sources.pairs import Pairs
 from petseg.errors import PetsegError, RefusedError
 
 _LOOKED_AT = 50
@@ -44,10 +46,10 @@ class Judge:
     """Looks at what was packed and what was rejected."""
 
     source: Source
-    pairs: Mapping[str, Pair]
-    """Those to be packed, by key."""
+    pairs: Pairs
+    """Those to be packed."""
 
-    def so_far(self, done: Iterable[ShardStats]) -> None:
+    def so_far(self, done: Collected) -> None:
         """Judge the first shards.
 
         Raises:
@@ -57,7 +59,7 @@ class Judge:
         if found.seen >= _ENOUGH_SEEN and len(found.rejected) >= _ENOUGH_REJECTS:
             self._judge(found, early=True)
 
-    def at_the_end(self, done: Iterable[ShardStats], listed: Iterable[Rejected]) -> None:
+    def at_the_end(self, done: Collected, listed: Iterable[Rejected]) -> None:
         """Judge the whole.
 
         Args:
@@ -71,7 +73,7 @@ class Judge:
         found = _Lost.of(done, self.source.classes)
         before = list(listed)
         if found.packed and len(found.rejected) + len(before) > found.packed:
-            found = _Lost(found.packed, [*before, *found.rejected], found.lost)
+            found = replace(found, rejected=[*before, *found.rejected])
         self._judge(found, early=False)
         if found.packed and found.lost:
             raise RefusedError(
@@ -96,12 +98,13 @@ class Judge:
             raise RefusedError(
                 f"{what}{len(rejected):,} of {found.seen:,} were rejected, {first.key} because {first.reason}: {how}"
             )
-        fault = [each for each in rejected if each.key in self.pairs and _of_class_map(each)]
+        fault = [each for each in rejected if _of_class_map(each) and self.pairs.find(each.key)]
         if found.lost and len(fault) >= (_ENOUGH_REJECTS if early else 1):
             # A class map has to fit the masks that were packed, too.
             left_out = {each.key for each in rejected}
-            some = [self.pairs[each.key] for each in fault[: _LOOKED_AT // 2]]
-            some += [pair for key, pair in self.pairs.items() if key not in left_out][: _LOOKED_AT // 2]
+            some = self._pairs_of(fault[: _LOOKED_AT // 2])
+            others = (pair for pair in found.done.pairs() if pair.key not in left_out)
+            some += itertools.islice(others, _LOOKED_AT // 2)
             raise RefusedError(
                 f"{what}no mask that was packed holds {some_of(found.lost)}, and {len(fault)} were rejected, "
                 f"{fault[0].key} because {fault[0].reason}: {self._class_map_advice(some)}{_AGAIN}"
@@ -117,26 +120,34 @@ class Judge:
 
     def _refuse_class_of_files(self, found: _Lost, least: int, what: str) -> None:
         """Refuse where all files of one folder or suffix were rejected, and hardly any others."""
-        left_out = {each.key: each for each in found.rejected if each.key in self.pairs}
+        left_out = {each.key: each for each in found.rejected if self.pairs.find(each.key)}
         if len(left_out) < least:
             return
         seen = Counter[str]()
         gone = Counter[str]()
-        for key in found.keys:
-            for name in _classes_of(self.pairs[key]):
+        looked_at = 0
+        for pair in found.done.pairs():
+            looked_at += 1
+            for name in _classes_of(pair):
                 seen[name] += 1
-                gone[name] += key in left_out
+                gone[name] += pair.key in left_out
         for name, times in gone.most_common():
-            if times == seen[name] < len(found.keys) and times >= max(least, _ONE_KIND * len(left_out)):
-                first = next(each for each in left_out.values() if name in _classes_of(self.pairs[each.key]))
+            if times == seen[name] < looked_at and times >= max(least, _ONE_KIND * len(left_out)):
+                first = next(
+                    left_out[pair.key] for pair in self._pairs_of(left_out.values()) if name in _classes_of(pair)
+                )
                 raise RefusedError(
                     f"{what}all {times:,} {name} were rejected, {first.key} because {first.reason}: "
                     f"{self._advice(list(left_out.values()))}{_AGAIN}"
                 )
 
+    def _pairs_of(self, rejected: Iterable[Rejected]) -> list[Pair]:
+        """The pairs of rejects that have one."""
+        return [pair for each in rejected if (pair := self.pairs.find(each.key)) is not None]
+
     def _advice(self, rejected: list[Rejected]) -> str:
         """What to do about rejects that are mostly of one kind."""
-        unknown = [self.pairs[each.key] for each in rejected if each.key in self.pairs and _of_class_map(each)]
+        unknown = self._pairs_of(each for each in rejected if _of_class_map(each))
         if len(unknown) > len(rejected) // 2:
             return self._class_map_advice(unknown)
         kind, _ = Counter(map(_kind, rejected)).most_common(1)[0]
@@ -160,23 +171,22 @@ class _Lost:
     rejected: list[Rejected]
     lost: list[str]
     """Names of the map's classes without a pixel."""
-    keys: tuple[str, ...] = ()
-    """Of all samples that were looked at."""
+    done: Collected
 
     @property
     def seen(self) -> int:
         return self.packed + len(self.rejected)
 
     @classmethod
-    def of(cls, done: Iterable[ShardStats], classes: ClassTable) -> _Lost:
-        every = list(done)
+    def of(cls, done: Collected, classes: ClassTable) -> _Lost:
+        every = list(done.stats.values())
         packed = sum(stats.info.samples for stats in every if stats.info is not None)
         pixels = Counter[int]()
         for stats in every:
             pixels.update(stats.pixel_counts)
         lost = [name for code, name in zip(classes.codes, classes.names, strict=True) if not pixels[code]]
         rejected = sorted((each for stats in every for each in stats.rejected), key=lambda each: each.key)
-        return cls(packed, rejected, lost, tuple(key for stats in every for key in stats.digests))
+        return cls(packed, rejected, lost, done)
 
 
 def _of_class_map(rejected: Rejected) -> bool:

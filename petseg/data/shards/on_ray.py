@@ -73,13 +73,13 @@ class RayCluster:
             most = min(self.tasks or cores, cores)
             task = ray.remote(num_cpus=1, max_retries=_RETRIES, retry_exceptions=False)(_do)
             shared, here = ray.put(work), str(Path.cwd())
-            waiting = list(reversed(jobs))
+            waiting, left = iter(jobs), len(jobs)
             running: dict[Any, Any] = {}
             try:
-                while waiting or running:
+                while left or running:
                     # Where fewer run than could, what is given out would run.
-                    while waiting and len(running) < (most if most < cores else _AHEAD * cores):
-                        job = waiting.pop()
+                    while left and len(running) < (most if most < cores else _AHEAD * cores):
+                        job, left = next(waiting), left - 1
                         running[task.remote(shared, job, here)] = job
                     (ready, *_), _ = ray.wait(list(running), num_returns=1)
                     job = running.pop(ready)

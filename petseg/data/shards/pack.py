@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from petseg.data.shards.begun import Begun, begun
+from petseg.data.shards.collected import Collected
 from petseg.data.shards.copies import Copies, find_copies
 from petseg.data.shards.judge import Judge
 from petseg.data.shards.manifest import ENCODINGS, Encoding, Manifest, Split
@@ -48,7 +48,7 @@ class PackReport:
     rejected: tuple[Rejected, ...]
     """As in the manifest."""
     copies: Copies | None
-    """Pictures that stand in two splits."""
+    """Pictures that stand in two splits; not looked for in more than `collected.MOST_LOOKS` samples."""
     thinned: tuple[Thinned, ...]
     """Classes of which making masks smaller left little, or pieces."""
     resumed_shards: int
@@ -110,17 +110,17 @@ def pack(
 def packed(
     found: Begun,
     out: Output,
-    jobs: list[ShardJob],
+    jobs: Sequence[ShardJob],
     workers: int,
     progress: Callable[[int], None] | None,
     *,
     judged: bool,
     run: Runner = run_jobs,
-) -> dict[str, ShardStats]:
-    """What was counted of shards, by their names."""
+) -> Collected:
+    """Pack shards; what was counted of them."""
     judge = Judge(found.source, found.pairs)
     work = ShardWork(source=found.source, out=out, options=found.options, machine=found.machine)
-    done: dict[str, ShardStats] = {}
+    done = Collected(found.plan)
     every = ShardStats(name="")
     with contextlib.closing(run(work, jobs, workers=workers, progress=progress or (lambda _: None))) as results:
         for stats in results:
@@ -129,9 +129,9 @@ def packed(
                     f"{out}: a worker wrote {stats.name}, and it is not here: give a folder that all nodes share, or "
                     "an address in a store."
                 )
-            done[stats.name] = stats
-            if judged and len(done) <= _FIRST_SHARDS:
-                judge.so_far(done.values())
+            done.add(stats)
+            if judged and len(done.stats) <= _FIRST_SHARDS:
+                judge.so_far(done)
             _add_palette(every, stats)
     return done
 
@@ -141,37 +141,33 @@ def _add_palette(every: ShardStats, stats: ShardStats) -> None:
         every.add_palette({code: (red, green, blue)}, mask)
 
 
-def concluded(
-    found: Begun, out: Output, done: dict[str, ShardStats], *, allow_rejects: bool, started: float
-) -> PackReport:
+def concluded(found: Begun, out: Output, done: Collected, *, allow_rejects: bool, started: float) -> PackReport:
     """Judge the whole, and write the manifest."""
     listing, plan, options = found.listing, found.plan, found.options
     every = ShardStats(name="")
-    for stats in done.values():
+    counted = list(done.stats.values())
+    for stats in counted:
         _add_palette(every, stats)
     manifest = _manifest(found.source, listing, plan, options, done)
     if not (allow_rejects and manifest.splits):
-        Judge(found.source, found.pairs).at_the_end(done.values(), listing.rejected)
-    copies = find_copies(
-        {key: look for stats in done.values() for key, look in stats.looks.items()},
-        {key: split_of(name) for name, stats in done.items() for key in stats.looks},
-    )
+        Judge(found.source, found.pairs).at_the_end(done, listing.rejected)
+    copies = find_copies(done.looks, done.splits)
     for name, data in manifest.files().items():
         out.write(name, data)
     out.clear()
     return PackReport(
         manifest=manifest,
         seconds=time.perf_counter() - started,
-        bytes_in=sum(stats.bytes_in for stats in done.values()),
+        bytes_in=sum(stats.bytes_in for stats in counted),
         bytes_out=sum(shard.bytes for split in manifest.splits.values() for shard in split.shards),
-        converted=sum(stats.converted for stats in done.values()),
+        converted=sum(stats.converted for stats in counted),
         split_by="chance" if options.split == "random" else listing.split_by,
         unlisted=plan.unlisted,
         ignored=listing.ignored,
         rejected=manifest.rejected,
         copies=copies,
-        thinned=thinned_classes((stats.thin for stats in done.values()), manifest.classes),
-        resumed_shards=sum(stats.resumed for stats in done.values()),
+        thinned=thinned_classes((stats.thin for stats in counted), manifest.classes),
+        resumed_shards=sum(stats.resumed for stats in counted),
     )
 
 
@@ -181,16 +177,17 @@ def _encoding(options: PackOptions) -> Encoding:
     return Encoding(short_side=options.short_side, quality=quality, image=image, mask=mask, tones=options.tones)
 
 
-def _manifest(
-    source: Source, listing: Listing, plan: Plan, options: PackOptions, done: dict[str, ShardStats]
-) -> Manifest:
+def _manifest(source: Source, listing: Listing, plan: Plan, options: PackOptions, done: Collected) -> Manifest:
     splits: dict[str, Split] = {}
+    names: dict[str, list[str]] = {split: [] for split in SPLITS}
+    for name in plan.sizes:
+        names[split_of(name)].append(name)
     for split in SPLITS:
-        shards = [info for name in plan.of_split(split) if (info := done[name].info) is not None]
+        shards = [info for name in names[split] if (info := done.stats[name].info) is not None]
         if shards:
             splits[split] = Split(samples=sum(shard.samples for shard in shards), shards=tuple(shards))
-    every = list(done.values())
-    trained = [stats for name, stats in done.items() if split_of(name) == "train" and stats.pixels]
+    every = list(done.stats.values())
+    trained = [stats for name, stats in done.stats.items() if split_of(name) == "train" and stats.pixels]
     mean, std = mean_std(trained or every)
     rejected = [*listing.rejected, *(each for stats in every for each in stats.rejected)]
     return Manifest(
@@ -203,14 +200,6 @@ def _manifest(
         mean=mean,
         std=std,
         progressive=sum(stats.progressive for stats in every),
-        source_digest=_digest(every),
+        source_digest=done.digest(),
         rejected=tuple(sorted(rejected, key=lambda each: (each.key, each.reason))),
     )
-
-
-def _digest(every: list[ShardStats]) -> str:
-    digests = {key: digest for stats in every for key, digest in stats.digests.items()}
-    total = hashlib.sha256()
-    for key in sorted(digests):
-        total.update(f"{key} {digests[key]}\n".encode())
-    return total.hexdigest()

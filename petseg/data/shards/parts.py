@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from petseg.data.shards.begun import begun, part_of
+from petseg.data.shards.begun import begun, part_of, planned_sizes
+from petseg.data.shards.collected import Collected
 from petseg.data.shards.judge import some_of
 from petseg.data.shards.options import PackOptions
 from petseg.data.shards.output import PLAN_NAME, Output, output_of
@@ -57,7 +58,7 @@ def status(out: Output, part: tuple[int, int] = (1, 1)) -> Status:
     plan = out.read(PLAN_NAME)
     if plan is None:
         raise PetsegError(f"{out} holds no pack that was begun.")
-    names, sizes = part_of(json.loads(plan)["shards"], part), out.sizes()
+    names, sizes = part_of(planned_sizes(json.loads(plan), out), part), out.sizes()
     return Status(
         finished=False,
         shards=len(names),
@@ -108,14 +109,14 @@ def pack_part(
     with begun(source, listing, options, place, workers=workers, alone=False) as found:
         jobs = found.jobs(part)
         if planned:
-            planned(sum(len(job.pairs) for job in jobs))
+            planned(sum(found.plan.sizes[name] for name in part_of(found.plan.sizes, part)))
         done = packed(found, place, jobs, workers, progress, judged=not allow_rejects)
     return PartReport(
         shards=len(jobs),
-        of=len(found.plan.shards),
-        samples=sum(stats.info.samples for stats in done.values() if stats.info),
-        rejected=tuple(each for stats in done.values() for each in stats.rejected),
-        resumed_shards=sum(stats.resumed for stats in done.values()),
+        of=len(found.plan.sizes),
+        samples=sum(stats.info.samples for stats in done.stats.values() if stats.info),
+        rejected=tuple(each for stats in done.stats.values() for each in stats.rejected),
+        resumed_shards=sum(stats.resumed for stats in done.stats.values()),
     )
 
 
@@ -142,7 +143,10 @@ def finish(
                 f"{out}: {len(state.missing)} of {state.shards} shards are missing ({some_of(state.missing)}): pack "
                 "their parts again, or all that is missing by the same command without --finish."
             )
-        done = {name: stats for name in found.plan.shards if (stats := finished_shard(place, name)) is not None}
+        done = Collected(found.plan)
+        for name in found.plan.sizes:
+            if (stats := finished_shard(place, name)) is not None:
+                done.add(stats)
         return concluded(found, place, done, allow_rejects=allow_rejects, started=started)
 
 

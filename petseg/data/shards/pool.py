@@ -12,9 +12,11 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from petseg.errors import PetsegError
+
+J = TypeVar("J")
 
 Report = Callable[[int], None]
 """Called by a job with the number of samples that it has finished since its last call."""
@@ -38,6 +40,21 @@ class Runner(Protocol):
         ...
 
 
+class Made(Sequence[J]):
+    """Jobs that are made when they are asked for: all at once may take more memory than there is."""
+
+    def __init__(self, make: Callable[[int], J], count: int) -> None:
+        self._make, self._count = make, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, number: Any) -> Any:
+        if not 0 <= number < self._count:
+            raise IndexError(number)
+        return self._make(number)
+
+
 def run_jobs(work: Work, jobs: Sequence[Any], *, workers: int, progress: Report) -> Generator[Any, None, None]:
     """Do jobs, handed out in order, and yield their results as they come.
 
@@ -58,7 +75,7 @@ def run_jobs(work: Work, jobs: Sequence[Any], *, workers: int, progress: Report)
             yield work(job, progress)
         return
     pool: dict[Connection, BaseProcess] = {}
-    waiting = list(reversed(jobs))
+    waiting = iter(jobs)
     try:
         context = _context()
         for _ in range(min(workers, len(jobs))):
@@ -73,7 +90,7 @@ def run_jobs(work: Work, jobs: Sequence[Any], *, workers: int, progress: Report)
         # Only now: a job may fill the pipe, and then sending it waits until its process has started.
         for connection, process in pool.items():
             with _death_said(process):
-                connection.send(waiting.pop())
+                connection.send(next(waiting))
         while pool:
             for ready in wait(list(pool)):
                 assert isinstance(ready, Connection)  # for the type checker; wait returns what it was given
@@ -86,9 +103,9 @@ def run_jobs(work: Work, jobs: Sequence[Any], *, workers: int, progress: Report)
                     raise PetsegError(value)
                 if kind == "failed":
                     raise RuntimeError(f"packing failed in a worker process:\n{value}")
-                if waiting:
+                if (job := next(waiting, None)) is not None:
                     with _death_said(pool[ready]):
-                        ready.send(waiting.pop())
+                        ready.send(job)
                 else:
                     ready.close()
                     pool.pop(ready).join()

@@ -19,7 +19,7 @@ from petseg.data.shards.hashes import check_hashes, refused, remembered, unsound
 from petseg.data.shards.index import index_name, read_key
 from petseg.data.shards.manifest import COLUMNS_FROM, Manifest
 from petseg.data.shards.place import Place, RemoteShards
-from petseg.data.shards.spans import read_spans
+from petseg.data.shards.spans import COLUMNS, SpanTable, read_spans
 from petseg.data.shards.stage import Stage
 from petseg.data.shards.verify import check_sample
 from petseg.errors import PetsegError
@@ -77,8 +77,6 @@ class ShardReader:
         shards = self._shards = manifest.split(split).shards
         self._components = manifest.encoding.image, manifest.encoding.mask
         self._starts = np.concatenate([[0], np.cumsum([shard.samples for shard in shards])]).astype(np.int64)
-        self._spans = np.zeros((self._starts[-1], 4), np.int64)
-        self._lines = np.zeros(self._starts[-1], np.int64)
         self._tars: list[TarFile | None] = [None] * len(shards)
         self._files = TarFiles()
         self.bad: tuple[int, ...] = ()
@@ -87,10 +85,14 @@ class ShardReader:
         """Where shards of a store are fetched to."""
         self._later: _Later | None = None
         """Of a set of very many shards, which are opened and checked when they are first used."""
+        samples = int(self._starts[-1])
+        large = isinstance(shards, ShardColumns) or len(shards) > COLUMNS_FROM
+        name = f"{folder.resolve()} {split} {manifest.digest}" if isinstance(folder, Path) and large else ""
+        self._table = SpanTable(samples, name)
         if isinstance(folder, RemoteShards):
             self.stage = Stage(folder, shards)  # hashed while they come, so there is nothing to check
             return
-        if (isinstance(shards, ShardColumns) or len(shards) > COLUMNS_FROM) and on_bad == "stop":
+        if large and on_bad == "stop":
             self._later = _Later(verify, remembered(folder) if verify else set())
             self._check_sizes(folder, ShardColumns.of(shards))
             return
@@ -102,13 +104,13 @@ class ShardReader:
             self.bad = self._damaged([shards.index(shard) for shard in unsound_shards(folder, shards)], manifest)
 
     def __len__(self) -> int:
-        return len(self._spans)
+        return len(self._table.rows)
 
     def key(self, index: int) -> str:
         """The key of a sample, looked up in its shard's index."""
         shard = self._shard(index)
         self.take([shard], wait=True)
-        return read_key(self._index(shard), int(self._lines[index]))
+        return read_key(self._index(shard), int(self._table.rows[index, COLUMNS - 1]))
 
     def path(self, index: int) -> Path | str:
         """The tar that a sample is in, or its address."""
@@ -140,7 +142,7 @@ class ShardReader:
         tars = self._tars
         return [
             (index, tars[shard], *span)
-            for index, shard, span in zip(indices.tolist(), shards, self._spans[indices].tolist(), strict=True)
+            for index, shard, span in zip(indices.tolist(), shards, self._table.rows[indices, :4].tolist(), strict=True)
         ]
 
     def shards_of(self, indices: np.ndarray) -> np.ndarray:
@@ -250,6 +252,7 @@ class ShardReader:
     def close(self) -> None:
         """Close the files. Reads that are under way in other threads must have ended."""
         self._files.close()
+        self._table.close()
         if self.stage:
             self.stage.close()
 
@@ -324,6 +327,10 @@ class ShardReader:
             PetsegError: its index is not what the manifest says.
         """
         shard, index = self._shards[number], self._index(number)
+        first, end = self._starts[number : number + 2].tolist()
+        if self._table.known(first, end):
+            self._tars[number] = tar
+            return
         found = read_spans(index, *self._components)
         if len(found) != shard.samples:
             raise PetsegError(
@@ -334,9 +341,8 @@ class ShardReader:
         if len(beyond):
             key = read_key(index, int(found[beyond[0], 4]))
             raise PetsegError(f"{index}: sample {key} lies beyond the end of its tar: run petseg index.")
-        first, end = self._starts[number : number + 2]
-        self._spans[first:end], self._lines[first:end] = found[:, :4], found[:, 4]
-        self._tars[number] = tar
+        self._table.fill(first, found)
+        self._tars[number] = tar  # last: other threads may read the rows from now on
 
     @staticmethod
     def _found(path: Path, expected: int, *, exactly: bool) -> TarFile:

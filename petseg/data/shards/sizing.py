@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 
 from petseg.data.shards.mask_files import RejectError
 from petseg.data.shards.normalise import normalise
 from petseg.data.shards.options import PackOptions
-from petseg.data.shards.plan import by_hash
-from petseg.data.sources import Pair, Source
+from petseg.data.shards.plan import first_by_hash
+from petseg.data.sources import Source
+from petseg.data.sources.pairs import Pairs
 from petseg.errors import PetsegError
 
 _MEASURED = 64
@@ -19,7 +19,7 @@ _MOST_TRIED = 4 * _MEASURED
 _BLOCK = 512
 
 
-def samples_for_bytes(source: Source, pairs: Sequence[Pair], options: PackOptions) -> int:
+def samples_for_bytes(source: Source, pairs: Pairs, options: PackOptions) -> int:
     """Samples a shard, so that shards come to about `options.shard_bytes`; at least 1.
 
     The samples that are measured go by a hash of their keys, so that the answer depends on source and options alone.
@@ -27,12 +27,11 @@ def samples_for_bytes(source: Source, pairs: Sequence[Pair], options: PackOption
     Raises:
         PetsegError: none of them can be packed.
     """
-    by_key = {pair.key: pair for pair in pairs}
     sizes: list[int] = []
-    for key in by_hash(by_key, options.seed)[:_MOST_TRIED]:
+    for pair in first_by_hash(pairs, options.seed, _MOST_TRIED):
         with contextlib.suppress(RejectError, OSError):
             sample = normalise(
-                *source.read(by_key[key]),
+                *source.read(pair),
                 classes=source.classes,
                 short_side=options.short_side,
                 quality=options.quality,

@@ -3,12 +3,87 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import os
+import time
 from pathlib import Path
 
 import numpy as np
+import platformdirs
 
 from petseg.data.shards.index import VERSION, read_index
 from petseg.errors import PetsegError
+
+COLUMNS = 5
+"""Of a sample's row, i64 each: offset and size of the image, offset and size of the mask, and where the sample's line
+begins in its index; bytes."""
+
+_ROW = COLUMNS * 8
+_UNUSED_S = 30 * 86400
+"""Seconds after which a file that nobody opened is removed."""
+
+
+class SpanTable:
+    """The rows of all samples of a split, as far as they are known.
+
+    Args:
+        samples: of the split.
+        name: of what tells the split's shards from all others: then rows are kept in a file of the user's cache folder,
+            which all processes map and which the next run finds filled. Without a name, or where there is no such
+            folder or no room in it, the rows are this process's own.
+    """
+
+    def __init__(self, samples: int, name: str = "") -> None:
+        self._file: int | None = None
+        self.rows = np.zeros((0, COLUMNS), np.int64)
+        """i64[samples, COLUMNS], zeros where nothing is known."""
+        if name and samples:
+            with contextlib.suppress(OSError):
+                self._map(samples, name)
+        if self._file is None:
+            self.rows = np.zeros((samples, COLUMNS), np.int64)
+
+    def _map(self, samples: int, name: str) -> None:
+        folder = platformdirs.user_cache_path("petseg", appauthor=False) / "spans"
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.iterdir():
+            with contextlib.suppress(OSError):
+                if path.stat().st_mtime < time.time() - _UNUSED_S:
+                    path.unlink()
+        path = folder / f"{hashlib.sha256(f'{name} {samples}'.encode()).hexdigest()[:32]}.i64"
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.truncate(file, samples * _ROW)  # of holes, until something is written
+            os.utime(file)
+            self.rows = np.memmap(path, np.int64, "r", shape=(samples, COLUMNS))
+        except OSError:
+            os.close(file)
+            raise
+        self._file = file
+
+    def known(self, first: int, end: int) -> bool:
+        """Whether all rows from `first` to before `end` are known: a line never begins a file, and has some bytes."""
+        return bool((self.rows[first:end, COLUMNS - 1] > 0).all())
+
+    def fill(self, first: int, rows: np.ndarray) -> None:
+        """Keep rows i64[n, COLUMNS], from `first` on."""
+        if self._file is not None:
+            try:
+                # Not through the map, which would end the process where the disk is full.
+                written = os.pwrite(self._file, np.ascontiguousarray(rows, np.int64).data, first * _ROW)
+                if written == rows.nbytes:
+                    return
+            except OSError:
+                pass
+            self.close()
+            self.rows = np.array(self.rows)
+        self.rows[first : first + len(rows)] = rows
+
+    def close(self) -> None:
+        """Let the file go; rows stay readable."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
 
 
 def read_spans(path: Path, image: str, mask: str) -> np.ndarray:
@@ -20,7 +95,7 @@ def read_spans(path: Path, image: str, mask: str) -> np.ndarray:
         mask: extension of the other.
 
     Returns:
-        i64[n, 5]: offset and size of the image, offset and size of the mask, and where the sample's line begins; bytes.
+        i64[n, COLUMNS].
 
     Raises:
         PetsegError: as `read_index`, or a sample without one of the components.
@@ -38,7 +113,7 @@ def read_spans(path: Path, image: str, mask: str) -> np.ndarray:
             raise PetsegError(f"{path}: sample {entry.key} has no .{image} or no .{mask}: pack again.")
         spans.append((parts[image].offset, parts[image].size, parts[mask].offset, parts[mask].size, start))
     try:
-        return np.asarray(spans, np.int64).reshape(-1, 5)
+        return np.asarray(spans, np.int64).reshape(-1, COLUMNS)
     except OverflowError:
         raise PetsegError(f"{path} names a place beyond any file: run `petseg index {path.parent}`.") from None
 

@@ -18,7 +18,7 @@ import numpy as np
 from petseg.data.decode.pictures import PNG_SIGNATURE, PictureError, exif_orientation, opened
 from petseg.data.decode.rgb import Tones, chosen, is_deep, read_bands
 from petseg.data.shards.options import PackOptions
-from petseg.data.shards.pool import Report, Runner, run_jobs
+from petseg.data.shards.pool import Made, Report, Runner, run_jobs
 from petseg.data.shards.ranges import Values
 from petseg.data.sources import Pair, Source
 from petseg.data.sources.stored import read_each
@@ -130,7 +130,7 @@ def survey(
 
     Args:
         source: where the pairs are.
-        pairs: all of them, so that the answer depends on the sources alone.
+        pairs: all of them, by key, so that the answer depends on the sources alone.
         options: what was asked for.
         workers: processes, at least 1.
         run: does what is worth more than one process.
@@ -143,8 +143,8 @@ def survey(
     )
     if not (work.frames or work.values):
         return options
-    real = sorted((pair for pair in pairs if pair.size), key=lambda pair: pair.key)  # what is drawn is upright
-    jobs = [tuple(real[first : first + _PAIRS_A_JOB]) for first in range(0, len(real), _PAIRS_A_JOB)]
+    count = -(-len(pairs) // _PAIRS_A_JOB) if pairs and pairs[0].size else 0  # what is drawn is upright
+    jobs = Made(lambda n: pairs[n * _PAIRS_A_JOB : (n + 1) * _PAIRS_A_JOB], count)
     first: dict[str, str] = {}
     values = Values()
     workers, run = (workers, run) if len(jobs) > _JOBS_ALONE else (1, run_jobs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -61,8 +62,8 @@ class LeftOver:
 class Listing:
     """What a source holds."""
 
-    pairs: tuple[Pair, ...]
-    """Sorted by key."""
+    pairs: Sequence[Pair]
+    """Sorted by key; `Pairs.of` makes them small."""
     rejected: tuple[Rejected, ...] = ()
     """Files that have no partner or no fit name, and why."""
     left_over: tuple[LeftOver, ...] = ()

@@ -33,6 +33,7 @@ from petseg.data.sources.pairing import (
     says_mask,
     says_no_classes,
 )
+from petseg.data.sources.pairs import Pairs
 from petseg.data.sources.pattern import PairPattern, match_all
 from petseg.data.sources.series import Series, choices, proposals, rivals_of, series_of
 from petseg.data.sources.stored import StorePath
@@ -107,7 +108,7 @@ class FolderSource:
         pairs = by_splits(sorted(pairs, key=lambda pair: pair.key))
         has_splits = any(pair.split for pair in pairs)
         return Listing(
-            pairs=tuple(pairs),
+            pairs=Pairs.of(pairs),
             unlisted=tuple(pair.key for pair in pairs if pair.split is None) if has_splits else (),
             rejected=tuple(sorted(found.rejected, key=lambda r: r.key)),
             left_over=left_over(found.left_over),

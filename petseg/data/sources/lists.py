@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath, PurePosixPath
 
 from petseg.data.sources import TRAINVAL, LeftOver, Listing, OverSource, Pair, Rejected
 from petseg.data.sources.files import IMAGES, MASKS, FilePath
 from petseg.data.sources.pairing import NO_IMAGE, NO_MASK
+from petseg.data.sources.pairs import Pairs
 from petseg.errors import PetsegError
 
 _VOC_LISTS = PurePosixPath("ImageSets", "Segmentation")
@@ -75,7 +76,7 @@ class ListedSource(OverSource):
             found = {key: (TRAINVAL if split == "train" else split, path) for key, (split, path) in found.items()}
         return replace(
             listing,
-            pairs=tuple(
+            pairs=Pairs.of(
                 replace(pair, split=found[pair.key][0] if pair.key in found else None) for pair in listing.pairs
             ),
             rejected=tuple(sorted(rejected, key=lambda each: each.key)),
@@ -111,7 +112,7 @@ def _alone(rejected: Iterable[Rejected]) -> list[LeftOver]:
 class _Named:
     """Pairs by what a line may call them."""
 
-    def __init__(self, pairs: tuple[Pair, ...]) -> None:
+    def __init__(self, pairs: Sequence[Pair]) -> None:
         self._keys = {pair.key for pair in pairs}
         self._paths = [(_parts(path), pair.key) for pair in pairs for path in {pair.image, pair.mask, *pair.more_masks}]
         self._ends: dict[int, dict[tuple[str, ...], str]] = {}

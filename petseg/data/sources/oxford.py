@@ -8,6 +8,7 @@ from pathlib import Path
 from petseg.classes import OXFORD, ClassTable
 from petseg.data.sources import TRAINVAL, Listing, Pair, Rejected
 from petseg.data.sources.files import IMAGES, MASKS, heads, ignored, read_files, unfit_key
+from petseg.data.sources.pairs import Pairs
 from petseg.errors import PetsegError
 
 LISTS = {"trainval.txt": TRAINVAL, "test.txt": "test"}
@@ -70,7 +71,7 @@ class OxfordSource:
                 "annotations/trimaps/NAME.png."
             )
         return Listing(
-            pairs=tuple(pairs),
+            pairs=Pairs.of(pairs),
             rejected=tuple(sorted(rejected, key=lambda r: r.key)),
             rule="by name, in Oxford-IIIT Pet's folders",
             unlisted=tuple(unlisted),

@@ -14,6 +14,7 @@ from petseg.classes import ClassTable
 from petseg.data.sources import Listing, Pair, Rejected
 from petseg.data.sources.files import HEADER_BYTES, IMAGES, MASKS, fit_key, named_split, refuse_unfinished, unfit_key
 from petseg.data.sources.folder import with_val
+from petseg.data.sources.pairs import Pairs
 from petseg.data.tar import Component, group, members_of, split_name
 from petseg.errors import PetsegError
 from petseg.system import open_file, read_at
@@ -86,7 +87,7 @@ class TarsSource:
             why = f"; the first sample was left out: {rejected[0].reason}" if rejected else ""
             raise PetsegError(f"{self.name}: no pair of image and mask is left{why}.")
         return Listing(
-            pairs=tuple(with_val([pairs[key] for key in sorted(pairs)])),
+            pairs=Pairs.of(with_val([pairs[key] for key in sorted(pairs)])),
             rejected=tuple(sorted(rejected, key=lambda r: r.key)),
             rule="by name, within tars"
             + (", whose names stand before keys as these restart in each" if restart else ""),

@@ -96,6 +96,15 @@ def test_shards_are_opened_when_they_are_first_used(both):
     assert sum(tar is not None for tar in with_columns._tars) == 3
 
 
+def test_what_one_reader_found_the_next_one_knows(columns):
+    one = ShardReader(columns, Manifest.load(columns), "train")
+    found = [bytes(one.read(index)[0]) for index in range(len(one))]
+    for index in columns.glob("*.idx"):  # which are not read a second time
+        index.write_text("nothing")
+    other = ShardReader(columns, Manifest.load(columns), "train", verify=False)
+    assert [bytes(other.read(index)[0]) for index in range(len(other))] == found
+
+
 def test_a_store_with_columns_is_read_also_offline(load, both, same, tmp_path):
     with web_server(both[1]) as address:
         away = load("webdataset", RemoteShards(address, tmp_path / "cache"))

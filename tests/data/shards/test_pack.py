@@ -24,7 +24,7 @@ from petseg import Manifest
 from petseg.data.shards.index import read_index
 from petseg.data.shards.options import PackOptions
 from petseg.data.shards.pack import pack
-from petseg.data.shards.plan import make_plan, split_of
+from petseg.data.shards.plan import compact, make_plan, split_of
 from petseg.data.shards.sizing import samples_for_bytes
 from petseg.data.shards.verify import verify
 from petseg.data.sources import TRAINVAL, Listing, Pair
@@ -68,24 +68,24 @@ def listing(n: int, lists: bool = True) -> Listing:
 def test_a_plan_holds_every_listed_pair_once(n, per_shard, seed, official):
     pairs = listing(n + 1)
     plan = make_plan(pairs, "official" if official else "random", seed, per_shard)
-    placed = [key for members in plan.shards.values() for key in members]
+    shards = {name: [pair.key for pair in plan.members(name)] for name in plan.sizes}
+    placed = [key for members in shards.values() for key in members]
     assert sorted(placed) == sorted(pair.key for pair in pairs.pairs)
-    assert all(1 <= len(members) <= per_shard for members in plan.shards.values())
-    sizes = {
-        split: [len(m) for name, m in plan.shards.items() if split_of(name) == split] for split in ("train", "test")
-    }
+    assert plan.sizes == {name: len(members) for name, members in shards.items()}
+    assert all(1 <= size <= per_shard for size in plan.sizes.values())
+    sizes = {split: [len(m) for name, m in shards.items() if split_of(name) == split] for split in ("train", "test")}
     assert all(max(s) - min(s) <= 1 for s in sizes.values() if s), "shards of a split differ by more than one sample"
     if official:
         test = {pair.key for pair in pairs.pairs if pair.split == "test"}
-        assert {k for name, m in plan.shards.items() if split_of(name) == "test" for k in m} == test
-        val = sum(len(m) for name, m in plan.shards.items() if split_of(name) == "val")
+        assert {k for name, m in shards.items() if split_of(name) == "test" for k in m} == test
+        val = sum(len(m) for name, m in shards.items() if split_of(name) == "val")
         assert val == round(0.1 * (n + 1 - len(test)))
 
 
 def random_splits(keys: Iterable[str], seed: int = 0, group: str | None = None) -> dict[str, str]:
     pairs = tuple(Pair(key=key, image="", mask="", size=1) for key in sorted(keys))
     plan = make_plan(Listing(pairs=pairs), "random", seed, 1000, group)
-    return {key: split_of(name) for name, keys in plan.shards.items() for key in keys}
+    return {pair.key: split_of(name) for name in plan.sizes for pair in plan.members(name)}
 
 
 def test_random_cuts_at_70_and_90_per_cent_and_is_the_keys_own():
@@ -166,7 +166,9 @@ def test_shards_by_bytes(oxford, tmp_path, options):
     mean = sum(shard.bytes for shard in shards) / len(shards)
     assert 0.5 * chosen.shard_bytes < mean < 1.3 * chosen.shard_bytes  # rounded to whole samples, dealt evenly
     source = OxfordSource(oxford)
-    again = replace(chosen, shard_bytes=0, samples_per_shard=samples_for_bytes(source, source.listing().pairs, chosen))
+    again = replace(
+        chosen, shard_bytes=0, samples_per_shard=samples_for_bytes(source, compact(source.listing().pairs), chosen)
+    )
     pack(OxfordSource(oxford), tmp_path / "again", again, workers=1)
     assert content(tmp_path / "again") == content(tmp_path / "out")
 

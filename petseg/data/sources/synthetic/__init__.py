@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import heapq
+from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
 
 import cv2
 
 from petseg.classes import OXFORD, ClassTable
 from petseg.data.sources import Listing, Pair
+from petseg.data.sources.pairs import Pairs
 from petseg.data.sources.synthetic.scene import draw
 from petseg.errors import PetsegError
 
 __all__ = ["SyntheticSource"]
 
 DEFAULT_SAMPLES = 1600
+
+_DIGITS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +62,12 @@ class SyntheticSource:
 
     def listing(self) -> Listing:
         """All samples, sorted by key (`Cat_000122`, `Dog_000123`), in no official split. Draws nothing."""
-        keys = [f"{'Dog' if i % 2 else 'Cat'}_{i:06d}" for i in range(self.n)]
+        name = self.name
         return Listing(
-            pairs=tuple(
-                Pair(key=key, image=f"{self.name}/{key}.jpg", mask=f"{self.name}/{key}.png", size=0)
-                for key in sorted(keys)
+            pairs=Pairs.of(
+                Pair(key=key, image=f"{name}/{key}.jpg", mask=f"{name}/{key}.png", size=0)
+                for kind, odd in (("Cat", 0), ("Dog", 1))
+                for key in _sorted_keys(kind, odd, self.n)
             )
         )
 
@@ -89,3 +95,13 @@ class SyntheticSource:
         _, image = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
         _, mask = cv2.imencode(".png", trimap, [cv2.IMWRITE_PNG_COMPRESSION, 1])
         return image.tobytes(), mask.tobytes()
+
+
+def _sorted_keys(kind: str, odd: int, count: int) -> Iterator[str]:
+    """`Cat_000000`, `Cat_000002` and so on, as text is sorted: numbers of six digits and of more, each in order."""
+    ends = [count, *(10**digits for digits in range(_DIGITS, len(str(count))))]
+    begin, longer = 0, []
+    for end in sorted(ends):
+        longer.append(range(begin + odd, end, 2))
+        begin = end
+    return heapq.merge(*(map(f"{kind}_{{:0{_DIGITS}d}}".format, numbers) for numbers in longer))
