@@ -179,6 +179,10 @@ def shard(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what pairs with what and what is left over, and pack nothing.")
     ] = False,
+    append: Annotated[
+        bool,
+        typer.Option("--append", help="Add what is new in SOURCE to the finished pack in OUT; nobody changes splits."),
+    ] = False,
     download_dir: Annotated[Path, typer.Option(help="Folder for the download of `oxford`.")] = Path("downloads"),
     part: Annotated[
         str,
@@ -251,6 +255,7 @@ def shard(
             group=group,
             allow_rejects=allow_rejects,
             dry_run=dry_run,
+            append=append,
             download_dir=download_dir,
             cluster=cluster,
         )

@@ -127,9 +127,17 @@ def mask_table(scan: MaskScan) -> Table:
 
 
 def packing_table(
-    manifest: Manifest, *, bytes_in: int, seconds: float, converted: int, split_by: str, unlisted: int, ignored: int
+    manifest: Manifest,
+    *,
+    there: int,
+    bytes_in: int,
+    seconds: float,
+    converted: int,
+    split_by: str,
+    unlisted: int,
+    ignored: int,
 ) -> Table:
-    """What a pack holds."""
+    """What a pack holds; `there` samples of it were packed before."""
     table = Table(title="Packed", title_justify="left", show_header=False)
     table.add_column()
     table.add_column(justify="right")
@@ -141,6 +149,8 @@ def packing_table(
     table.add_row("split by", "chance (70/20/10)" if split_by == "chance" else split_by)
     table.add_section()
     table.add_row("all", f"{counted(samples, 'sample')} in {counted(shards, 'shard')}")
+    if there:
+        table.add_row("of these, added now", counted(samples - there, "sample"))
     table.add_row("bytes in", f"{bytes_in / 1e6:,.1f} MB" if bytes_in else "drawn")
     table.add_row("bytes out", f"{written / 1e6:,.1f} MB")
     table.add_row("read a sample", f"{written / samples / 1e3:,.1f} KB")
@@ -158,5 +168,5 @@ def packing_table(
         table.add_row("in no split, left out", f"{unlisted:,}")
     if ignored:
         table.add_row("files ignored by name", f"{ignored:,}")
-    table.add_row("time", f"{seconds:.1f} s ({samples / max(seconds, 1e-9):,.0f} images/s)")
+    table.add_row("time", f"{seconds:.1f} s ({(samples - there) / max(seconds, 1e-9):,.0f} images/s)")
     return table

@@ -9,12 +9,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from petseg.classes import ClassTable
+from petseg.classes import OXFORD, ClassTable
 from petseg.cli.cluster import Cluster, show_part
 from petseg.cli.console import command, counted, mask_table, packing_table, progress
+from petseg.data.shards.added import Base, base_of
 from petseg.data.shards.copies import Copies
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.options import PackOptions
+from petseg.data.shards.output import output_of
 from petseg.data.shards.pack import PackReport, pack
 from petseg.data.shards.parts import finish, pack_part
 from petseg.data.shards.place import place_of
@@ -55,6 +57,7 @@ def pack_command(
     group: str | None,
     allow_rejects: bool,
     dry_run: bool,
+    append: bool,
     download_dir: Path,
     cluster: Cluster,
 ) -> int:
@@ -77,6 +80,9 @@ def pack_command(
         raise PetsegError("--shard-bytes: leave it out, or --samples-per-shard.")
     if given and split == "random":
         raise PetsegError("--split random: leave it out, or the lists.")
+    base = base_of(output_of(out)) if append else None
+    if base and table is None:
+        table = _classes_there(base, text)
     source = resolve_source(
         text,
         classes=table,
@@ -106,12 +112,20 @@ def pack_command(
         seed=seed,
         group=group,
     )
+    if base:
+        new = base.new(listing)
+        there = len(listing.pairs) - new
+        console.print(
+            f"{counted(there, 'pair')} of {escape(source.name)} are in {escape(out)} already, {new:,} are new."
+        )
+        if not new:
+            return 0
     if dry_run:
         return len(listing.rejected)
     if cluster.finish:
-        report = finish(source, out, options, allow_rejects=allow_rejects, listing=listing)
+        report = finish(source, out, options, allow_rejects=allow_rejects, listing=listing, base=base)
         show_report(console, report, out)
-        return len(report.manifest.rejected)
+        return len(report.rejected)
     try:
         if cluster.part is not None:
             with progress(console, "packing") as (advance, expect):
@@ -125,6 +139,7 @@ def pack_command(
                     listing=listing,
                     progress=advance,
                     planned=expect,
+                    base=base,
                 )
             show_part(console, packed, cluster.part, out)
             return len(packed.rejected)
@@ -136,13 +151,20 @@ def pack_command(
             workers=workers,
             allow_rejects=allow_rejects,
             listing=listing,
+            base=base,
             run=cluster.run,
         )
     except KeyboardInterrupt:
         console.print("Stopped: the shards that were finished stay, and the same command goes on from them.")
         raise
     show_report(console, report, out)
-    return len(report.manifest.rejected)
+    return len(report.rejected)
+
+
+def _classes_there(base: Base, text: str) -> ClassTable | None:
+    """The classes of what is added to, for sources that have none of their own."""
+    own = text.partition(":")[0] in {"oxford", "synthetic"} or base.manifest.classes.to_dict() == OXFORD.to_dict()
+    return None if own else base.manifest.classes
 
 
 def pack_with_progress(
@@ -154,6 +176,7 @@ def pack_with_progress(
     workers: int = 0,
     allow_rejects: bool = False,
     listing: Listing | None = None,
+    base: Base | None = None,
     run: Runner = run_jobs,
 ) -> PackReport:
     """Pack under a progress bar.
@@ -166,6 +189,7 @@ def pack_with_progress(
         workers: processes; 0 for one a usable core.
         allow_rejects: finish also if more than half was rejected.
         listing: the source's, where it is there.
+        base: what is added to.
         run: does the work.
     """
     with progress(console, "packing") as (advance, expect):
@@ -178,6 +202,7 @@ def pack_with_progress(
             listing=listing,
             progress=advance,
             planned=expect,
+            base=base,
             run=run,
         )
 
@@ -237,6 +262,7 @@ def show_report(console: Console, report: PackReport, out: Path | str) -> None:
     console.print(
         packing_table(
             manifest,
+            there=report.there,
             bytes_in=report.bytes_in,
             seconds=report.seconds,
             converted=report.converted,
@@ -266,10 +292,10 @@ def show_report(console: Console, report: PackReport, out: Path | str) -> None:
         )
     if report.copies:
         console.print(escape(_copies_line(report.copies, report.split_by)))
-    for reject in manifest.rejected[:SHOWN_REJECTS]:
+    for reject in report.rejected[:SHOWN_REJECTS]:
         console.print(f"[yellow]rejected[/] {escape(reject.key)}: {escape(reject.reason)}")
-    if len(manifest.rejected) > SHOWN_REJECTS:
-        console.print(f"... and {len(manifest.rejected) - SHOWN_REJECTS} more, all in {escape(str(out))}/manifest.json")
+    if len(report.rejected) > SHOWN_REJECTS:
+        console.print(f"... and {len(report.rejected) - SHOWN_REJECTS} more, all in {escape(str(out))}/manifest.json")
     train = command(f"petseg-train --shards {out}")
     console.print(f"Shards are in {escape(str(out))}. Train on them: {escape(train)}")
 

@@ -351,7 +351,10 @@ class Loader:
         except (KeyError, TypeError) as error:
             raise PetsegError(f"this is no loader state ({error}): resume from another checkpoint.") from error
         if found.digest != plan.digest:
-            raise PetsegError("these are not the shards that the run was trained on: give the same folder to resume.")
+            raise PetsegError(
+                "these are not the shards that the run was trained on, or some were added: give the same ones to "
+                "resume, or begin a new run from its weights (--init-from)."
+            )
         mine = LoaderState(**self.state_dict())
         for name in ("split", "seed", "window", "order", "lanes", "weights", "fit"):
             if getattr(found, name) != getattr(mine, name):

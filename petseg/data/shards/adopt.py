@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 from petseg.classes import OXFORD, ClassTable
 from petseg.data.decode.pictures import DecodeError
 from petseg.data.shards.columns import ShardInfo
 from petseg.data.shards.index import format_index, index_name, write_index
+from petseg.data.shards.journal import Journal
 from petseg.data.shards.manifest import ENCODINGS, Encoding, Manifest, Split
 from petseg.data.shards.normalise import frame_marker
 from petseg.data.shards.pool import Report, run_jobs
@@ -40,7 +44,7 @@ def adopt(
     Fit means: uncompressed; each sample one `.jpg` (or `.jpeg`) and one 8-bit grey `.png` of its size holding known
     codes, or such a `.ppm` and `.pgm`; keys of letters, digits, _ and -, each once. Splits go by the files' names
     (`train-0.tar`); a tar whose name says none is `train`. With a manifest already there, only indices that do not
-    fit are written anew.
+    fit are written anew. A run that was killed is resumed by the next one, tar by tar.
 
     Args:
         folder: where the tars are.
@@ -59,21 +63,31 @@ def adopt(
     if not paths:
         raise PetsegError(f"{folder} holds no .tar file: give the folder that holds the tars.")
     scanned = {path: scan_tar(path) for path in paths}
+    report = progress or (lambda _: None)
     if planned:
         planned(sum(map(len, scanned.values())))
     if (folder / MANIFEST_NAME).exists():
-        return _repair(folder, scanned, progress)
+        return _repair(folder, scanned, report)
     look = _Look(folder, classes or OXFORD)
-    jobs = sorted(scanned.items(), key=lambda job: -len(job[1]))
-    found = {each.info.name: each for each in run_jobs(look, jobs, workers=workers, progress=progress or _say_nothing)}
-    manifest = _manifest(look, [found[path.name] for path in paths])
+    found: dict[str, _Seen] = {}
+    with Journal("indexed", f"{folder.resolve()} {look.classes.to_dict()}") as journal:
+        for path, entries in scanned.items():
+            if (seen := _Seen.of(journal.find(_stamp(path)))) is not None:
+                found[path.name] = seen
+                report(len(entries))
+        jobs = sorted(((p, each) for p, each in scanned.items() if p.name not in found), key=lambda job: -len(job[1]))
+        for seen in run_jobs(look, jobs, workers=workers, progress=report):
+            found[seen.stats.name] = seen
+            journal.add(_stamp(folder / seen.stats.name), seen.to_json())
+        manifest = _manifest(look, [found[path.name] for path in paths])
+        journal.finish()
     for path, entries in scanned.items():
         write_index(path.with_name(index_name(path.name)), entries)
     manifest.save(folder)
     return manifest
 
 
-def _repair(folder: Path, scanned: dict[Path, list[Entry]], progress: Callable[[int], None] | None) -> Manifest:
+def _repair(folder: Path, scanned: dict[Path, list[Entry]], report: Report) -> Manifest:
     manifest = Manifest.load(folder)
     for split in manifest.splits.values():
         for shard in split.shards:
@@ -83,25 +97,44 @@ def _repair(folder: Path, scanned: dict[Path, list[Entry]], progress: Callable[[
             index = folder / index_name(shard.name)
             if not index.is_file() or index.read_bytes() != format_index(entries):
                 write_index(index, entries)
-            if progress:
-                progress(len(entries))
+            report(len(entries))
     return manifest
 
 
-def _say_nothing(_: int) -> None:
-    pass
+def _stamp(tar: Path) -> str:
+    """What tells a tar from others of its name; empty where it is not there."""
+    with contextlib.suppress(OSError):
+        stat = tar.stat()
+        return f"{tar.name} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
+    return ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Seen:
     """What one tar is found to be."""
 
-    info: ShardInfo
     stats: ShardStats
+    """With the tar's `info`, and SHA-256 of each sample's bytes."""
     extensions: tuple[str, str]
     """Of image and mask."""
-    digests: dict[str, str]
-    """SHA-256 of a sample's bytes, by its key."""
+
+    @property
+    def info(self) -> ShardInfo:
+        """The tar."""
+        assert self.stats.info is not None
+        return self.stats.info
+
+    def to_json(self) -> list[Any]:
+        """For the journal."""
+        return [json.loads(self.stats.to_bytes()), *self.extensions]
+
+    @classmethod
+    def of(cls, data: Any) -> Self | None:
+        """The inverse of `to_json`; None for other data."""
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            stats, image, mask = data
+            return cls(stats=ShardStats.from_bytes(json.dumps(stats).encode()), extensions=(str(image), str(mask)))
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +153,7 @@ class _Look:
         path, entries = job
         if not entries:
             raise PetsegError(f"{path} holds no sample: remove it.")
-        stats, digests = ShardStats(name=path.name), dict[str, str]()
+        stats = ShardStats(name=path.name)
         extensions: tuple[str, str] | None = None
         known = {*self.classes.codes, *self.classes.ignored}
         with path.open("rb") as file:
@@ -133,16 +166,16 @@ class _Look:
                     picture, counts = check_sample(image, mask, known)
                 except DecodeError as error:
                     raise self.unfit(path, entry.key, str(error)) from error
-                if entry.key in digests:
+                if entry.key in stats.digests:
                     raise self.unfit(path, entry.key, f"its key stands in {path.name} too")
                 stats.add(picture, counts, progressive=frame_marker(image) == 0xC2)
-                digests[entry.key] = hashlib.sha256(image + mask).hexdigest()
+                stats.digests[entry.key] = hashlib.sha256(image + mask).hexdigest()
                 report(1)
             file.seek(0)
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         assert extensions is not None
-        info = ShardInfo(name=path.name, samples=len(entries), bytes=path.stat().st_size, sha256=sha256)
-        return _Seen(info=info, stats=stats, extensions=extensions, digests=digests)
+        stats.info = ShardInfo(name=path.name, samples=len(entries), bytes=path.stat().st_size, sha256=sha256)
+        return _Seen(stats=stats, extensions=extensions)
 
     def of_another_kind(self, path: Path, key: str, found: tuple[str, str], first: tuple[str, str]) -> PetsegError:
         """The sentence for a sample whose image is stored in another way than those before it."""
@@ -182,7 +215,7 @@ def _manifest(look: _Look, every: list[_Seen]) -> Manifest:
     splits: dict[str, list[ShardInfo]] = {}
     for seen in every:
         path = look.folder / seen.info.name
-        for key, sha256 in seen.digests.items():
+        for key, sha256 in seen.stats.digests.items():
             if seen.extensions != every[0].extensions:
                 raise look.of_another_kind(path, key, seen.extensions, every[0].extensions)
             if key in holder:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from petseg.data.shards.added import Base
 from petseg.data.shards.index import index_name
 from petseg.data.shards.options import PackOptions
 from petseg.data.shards.output import PLAN_NAME, Output
@@ -39,6 +40,8 @@ class Begun:
     machine: Machine
     pairs: Pairs
     """Of all shards."""
+    base: Base | None
+    """What it is added to."""
 
     def jobs(self, part: tuple[int, int] = (1, 1)) -> Sequence[ShardJob]:
         """The shards of a part, the largest first, each made when it is asked for.
@@ -86,6 +89,7 @@ def begun(
     *,
     workers: int,
     alone: bool,
+    base: Base | None = None,
     run: Runner = run_jobs,
 ) -> Iterator[Begun]:
     """Plan a pack, or find it planned; the output is ours meanwhile.
@@ -97,40 +101,60 @@ def begun(
         out: where it goes.
         workers: processes that look at the sources; at least 1.
         alone: nobody else may be at it, not even with a part.
+        base: the finished pack that is there and added to; None for a new one.
         run: does what is worth more than one process.
 
     Raises:
         PetsegError: the output holds something else, or another pack; the source tells no one answer.
     """
     pairs = compact(listing.pairs)
+    if base:
+        base.check_classes(source.classes)
+        options = base.options(options)
     each = samples_for_bytes(source, pairs, options) if options.shard_bytes else options.samples_per_shard
-    plan = make_plan(replace(listing, pairs=pairs), options.split, options.seed, each, options.group)
+    plan = make_plan(
+        replace(listing, pairs=pairs),
+        options.split,
+        options.seed,
+        each,
+        options.group,
+        there=base.splits if base else None,
+        first=base.first if base else None,
+    )
+    if base and not plan.samples:
+        raise PetsegError(f"{source.name}: all of its samples are in {out} already, or on no list.")
     chosen = plan.chosen()
     machine = Machine.this()
-    asked = _asked(source, plan, options)
-    found = _found(out, asked, machine)
+    asked = _asked(source, plan, options, base)
+    found = _found(out, asked, machine, base)
     answer = found or survey(source, chosen, options, workers=workers, run=run)
     data = json.dumps({**asked, "options": asdict(answer), "machine": asdict(machine)}, indent=1).encode() + b"\n"
     try:
         with out.claim(alone=alone):
             # Again, now that nobody else can: another run may have finished between the first look and the claim.
             try:
-                _found(out, asked, machine)
+                _found(out, asked, machine, base)
             except PetsegError:
-                if out.read(MANIFEST_NAME) is not None:
+                if base is None and out.read(MANIFEST_NAME) is not None:
                     out.clear()  # made by this run alone
                 raise
             if alone and out.read(REFUSED) is not None:
                 _make_way(out, asked)
+            if base:
+                base.check_unchanged(out)
+                if json.loads(out.read(PLAN_NAME) or b"{}").get("base", asked["base"]) != asked["base"]:
+                    out.remove([PLAN_NAME])
             there = json.loads(out.create(PLAN_NAME, data))
             if there != json.loads(data):
                 _refuse(out, there, asked, machine)
             try:
-                yield Begun(source=source, listing=listing, plan=plan, options=answer, machine=machine, pairs=chosen)
+                yield Begun(
+                    source=source, listing=listing, plan=plan, options=answer, machine=machine, pairs=chosen, base=base
+                )
             except RefusedError:
                 if not alone:
                     raise
-                if any(name.endswith(".tar") for name in out.sizes()):
+                if not plan.sizes.keys().isdisjoint(out.sizes()):
                     out.write(REFUSED, b"")
                 else:
                     out.clear()
@@ -139,7 +163,7 @@ def begun(
         raise cannot_write(str(out), error) from error
 
 
-def _asked(source: Source, plan: Plan, options: PackOptions) -> dict[str, Any]:
+def _asked(source: Source, plan: Plan, options: PackOptions, base: Base | None) -> dict[str, Any]:
     """What a run must share with another one, to go on from it; plain JSON data."""
     digest = hashlib.sha256()
     for key, _, _, size, split, *_ in plan.pairs.rows():
@@ -155,13 +179,14 @@ def _asked(source: Source, plan: Plan, options: PackOptions) -> dict[str, Any]:
                 "samples_per_shard": plan.samples_per_shard,
                 "first": dict(plan.first),
                 "order": plan.digest(),
+                "base": base.digest if base else "",
             }
         )
     )
     return asked
 
 
-def _found(out: Output, asked: dict[str, Any], machine: Machine) -> PackOptions | None:
+def _found(out: Output, asked: dict[str, Any], machine: Machine, base: Base | None) -> PackOptions | None:
     """The options of the same pack, if it was begun; None where there is nothing yet.
 
     Raises:
@@ -171,11 +196,15 @@ def _found(out: Output, asked: dict[str, Any], machine: Machine) -> PackOptions 
     data = out.read(PLAN_NAME) if WORK_FOLDER in found else None
     if data is not None:
         plan = json.loads(data)
+        if base and plan.get("base") != asked["base"]:
+            return None  # of what was there before: it was killed when all was done
         if out.read(REFUSED) is None:
             _refuse(out, plan, asked, machine)
         elif not _same(plan, asked):
             return None  # it makes way
         return PackOptions.from_dict(plan["options"])
+    if base:
+        return None
     found -= {WORK_FOLDER}  # killed before its plan was written: then there is nothing else of it either
     if MANIFEST_NAME in found:
         raise PetsegError(f"{out} already holds a finished pack: choose another folder, or remove it to pack again.")
@@ -205,6 +234,8 @@ def _same(plan: dict[str, Any], asked: dict[str, Any]) -> bool:
 
 
 def _difference(plan: dict[str, Any], asked: dict[str, Any]) -> str:
+    if bool(plan.get("base")) != bool(asked["base"]):
+        return "what is added to it (--append)" if plan.get("base") else "its own, without --append"
     for name, value in asked["asked"].items():
         if (there := plan.get("asked", {}).get(name)) != value:
             return f"other options (--{name.replace('_', '-')}: {there} there, {value} here)"

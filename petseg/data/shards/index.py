@@ -39,10 +39,27 @@ def read_index(path: Path) -> list[Entry]:
     """
     advice = f"run `petseg index {path.parent}` to write it anew."
     try:
-        lines = path.read_text("utf-8").splitlines()
+        return parse_index(path.read_bytes(), str(path), advice)
     except FileNotFoundError:
         raise PetsegError(f"{path} is missing: {advice}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise PetsegError(f"{path} cannot be read ({error}): {advice}") from error
+
+
+def parse_index(data: bytes, path: str, advice: str) -> list[Entry]:
+    """Read an index's content.
+
+    Args:
+        data: the file.
+        path: where it is, and
+        advice: what to do about it, for messages.
+
+    Raises:
+        PetsegError: another version, or damaged lines.
+    """
+    try:
+        lines = data.decode().splitlines()
+    except UnicodeDecodeError as error:
         raise PetsegError(f"{path} cannot be read ({error}): {advice}") from error
     head = lines[0].split() if lines else []
     if len(head) != 2 or head[0] != VERSION or not head[1].isdecimal() or int(head[1]) != len(lines) - 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -48,6 +48,8 @@ class Judge:
     source: Source
     pairs: Pairs
     """Those to be packed."""
+    before: Mapping[int, int]
+    """Mask pixels by code of what they are added to."""
 
     def so_far(self, done: Collected) -> None:
         """Judge the first shards.
@@ -55,7 +57,7 @@ class Judge:
         Raises:
             RefusedError: so many are rejected that the rest is not worth its time.
         """
-        found = _Lost.of(done, self.source.classes)
+        found = _Lost.of(done, self.source.classes, self.before)
         if found.seen >= _ENOUGH_SEEN and len(found.rejected) >= _ENOUGH_REJECTS:
             self._judge(found, early=True)
 
@@ -70,7 +72,7 @@ class Judge:
             RefusedError: more than half was rejected, nearly all for one reason, or all of one class of files; or a
                 class of the map has no pixel.
         """
-        found = _Lost.of(done, self.source.classes)
+        found = _Lost.of(done, self.source.classes, self.before)
         before = list(listed)
         if found.packed and len(found.rejected) + len(before) > found.packed:
             found = replace(found, rejected=[*before, *found.rejected])
@@ -178,10 +180,10 @@ class _Lost:
         return self.packed + len(self.rejected)
 
     @classmethod
-    def of(cls, done: Collected, classes: ClassTable) -> _Lost:
+    def of(cls, done: Collected, classes: ClassTable, before: Mapping[int, int]) -> _Lost:
         every = list(done.stats.values())
         packed = sum(stats.info.samples for stats in every if stats.info is not None)
-        pixels = Counter[int]()
+        pixels = Counter[int](before)
         for stats in every:
             pixels.update(stats.pixel_counts)
         lost = [name for code, name in zip(classes.codes, classes.names, strict=True) if not pixels[code]]

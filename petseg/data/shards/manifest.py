@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,11 @@ FORMAT = 2
 it; it is written for more than `COLUMNS_FROM` shards."""
 
 COLUMNS_FROM = 2_000
-COLUMNS_NAME = "shards.npz"
+
+
+def columns_name(sha256: str) -> str:
+    """The file of the columns that have this SHA-256: what is added to a set is written beside what is there."""
+    return f"shards-{sha256[:16]}.npz"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +69,16 @@ class Encoding:
     """What became of images of more than 8 bits or three bands."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dealt:
+    """What decided who is in which split, for what is added later."""
+
+    split: str
+    """`official` or `random`."""
+    seed: int
+    group: str | None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class Manifest:
     """Everything that is known about a folder of shards. Equal data gives equal bytes.
@@ -93,6 +107,8 @@ class Manifest:
     source_digest: str = ""
     """SHA-256 over the source's keys and bytes."""
     rejected: tuple[Rejected, ...] = field(default=())
+    dealt: Dealt | None = None
+    """None where petseg did not deal the samples to splits, or did so before version 0.2."""
     format: int = 0
     """Version of the file; 0 for the one that suits the number of shards."""
 
@@ -141,6 +157,7 @@ class Manifest:
             "progressive": self.progressive,
             "source_digest": self.source_digest,
             "rejected": [{"key": r.key, "reason": r.reason} for r in self.rejected],
+            **({} if self.dealt is None else {"dealt": asdict(self.dealt)}),
         }
 
     def to_bytes(self) -> bytes:
@@ -161,7 +178,8 @@ class Manifest:
     def files(self) -> dict[str, bytes]:
         """What is to be written, by its name, the manifest last."""
         columns = self._columns()
-        return ({COLUMNS_NAME: columns} if columns else {}) | {MANIFEST_NAME: self.to_bytes()}
+        beside = {columns_name(hashlib.sha256(columns).hexdigest()): columns} if columns else {}
+        return beside | {MANIFEST_NAME: self.to_bytes()}
 
     def save(self, folder: Path) -> Path:
         """Write `manifest.json` into `folder`, whole or not at all, and before it what lies beside it."""
@@ -210,6 +228,7 @@ class Manifest:
                 progressive=_whole(data["progressive"]),
                 source_digest=str(data["source_digest"]),
                 rejected=tuple(Rejected(key=str(r["key"]), reason=str(r["reason"])) for r in data["rejected"]),
+                dealt=_dealt(data.get("dealt")),
                 format=version,
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -239,7 +258,8 @@ class Manifest:
         if not isinstance(data, dict):
             raise PetsegError(f"{path} is no petseg manifest: pack or index again.")
         try:
-            return cls.from_dict(data, read(COLUMNS_NAME)[1] if data.get("format") == 2 else b"")
+            name = _columns_of(data)
+            return cls.from_dict(data, read(name)[1] if name else b"")
         except PetsegError as error:
             raise PetsegError(f"{path}: {error}") from error
 
@@ -299,11 +319,29 @@ def _fetched(remote: RemoteShards, name: str) -> tuple[str, bytes]:
     return address, content
 
 
+def _columns_of(data: dict[str, Any]) -> str:
+    """The file that a manifest's columns are in; empty where it has none."""
+    if data.get("format") != 2:
+        return ""
+    try:
+        return next(iter({columns_name(str(split["shards"]["columns"])) for split in data["splits"].values()}), "")
+    except (KeyError, TypeError, AttributeError):
+        return ""  # which `from_dict` refuses
+
+
+def _dealt(data: Any) -> Dealt | None:
+    if data is None:
+        return None
+    group = data["group"]
+    return Dealt(split=str(data["split"]), seed=int(data["seed"]), group=None if group is None else str(group))
+
+
 def _shards(name: str, data: Any, columns: bytes) -> Sequence[ShardInfo]:
     """A split's shards, as objects or from the columns."""
     if isinstance(data, dict):
         if hashlib.sha256(columns).hexdigest() != data["columns"]:
-            raise PetsegError(f"{COLUMNS_NAME} is not the one that belongs to it: copy both again.")
+            name = columns_name(data["columns"])
+            raise PetsegError(f"{name} is not the one that belongs to it: copy both again.")
         return from_bytes(columns, name)
     return tuple(
         ShardInfo(name=str(s["name"]), samples=_whole(s["samples"]), bytes=_whole(s["bytes"]), sha256=str(s["sha256"]))

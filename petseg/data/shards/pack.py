@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from petseg.data.shards.added import Base, together
 from petseg.data.shards.begun import Begun, begun
 from petseg.data.shards.collected import Collected
 from petseg.data.shards.copies import Copies, find_copies
 from petseg.data.shards.judge import Judge
-from petseg.data.shards.manifest import ENCODINGS, Encoding, Manifest, Split
+from petseg.data.shards.manifest import ENCODINGS, Dealt, Encoding, Manifest, Split
 from petseg.data.shards.options import PackOptions
 from petseg.data.shards.output import Output, output_of
 from petseg.data.shards.plan import SPLITS, Plan, split_of
@@ -46,7 +47,9 @@ class PackReport:
     ignored: int
     """Files that the source passed over by name."""
     rejected: tuple[Rejected, ...]
-    """As in the manifest."""
+    """In this pack; the manifest has those of what it was added to, too."""
+    there: int
+    """Samples that were there before, where it was added to them."""
     copies: Copies | None
     """Pictures that stand in two splits; not looked for in more than `collected.MOST_LOOKS` samples."""
     thinned: tuple[Thinned, ...]
@@ -65,6 +68,7 @@ def pack(
     listing: Listing | None = None,
     progress: Callable[[int], None] | None = None,
     planned: Callable[[int], None] | None = None,
+    base: Base | None = None,
     run: Runner = run_jobs,
 ) -> PackReport:
     """Pack a source into shards.
@@ -85,6 +89,8 @@ def pack(
         progress: called in this process with the number of samples finished since its last call (rejected ones and
             those of an earlier run too).
         planned: called once, before any sample is read, with the number of samples.
+        base: the finished pack in `out`, to which what it does not hold is added (`base_of`): no file of it is touched
+            but the manifest, and nobody moves to another split.
         run: does the work, on this machine or on others (`RayCluster`).
 
     Returns:
@@ -100,7 +106,7 @@ def pack(
         raise PetsegError(f"--workers must be at least 1, not {workers}.")
     listing = listing or source.listing()
     place = output_of(out)
-    with begun(source, listing, options, place, workers=workers, alone=True, run=run) as found:
+    with begun(source, listing, options, place, workers=workers, alone=True, base=base, run=run) as found:
         if planned:
             planned(found.plan.samples)
         done = packed(found, place, found.jobs(), workers, progress, judged=not allow_rejects, run=run)
@@ -118,7 +124,7 @@ def packed(
     run: Runner = run_jobs,
 ) -> Collected:
     """Pack shards; what was counted of them."""
-    judge = Judge(found.source, found.pairs)
+    judge = Judge(found.source, found.pairs, found.base.manifest.pixel_counts if found.base else {})
     work = ShardWork(source=found.source, out=out, options=found.options, machine=found.machine)
     done = Collected(found.plan)
     every = ShardStats(name="")
@@ -148,23 +154,32 @@ def concluded(found: Begun, out: Output, done: Collected, *, allow_rejects: bool
     counted = list(done.stats.values())
     for stats in counted:
         _add_palette(every, stats)
-    manifest = _manifest(found.source, listing, plan, options, done)
+    manifest = added = _manifest(found.source, listing, plan, options, done)
     if not (allow_rejects and manifest.splits):
-        Judge(found.source, found.pairs).at_the_end(done, listing.rejected)
+        Judge(found.source, found.pairs, found.base.manifest.pixel_counts if found.base else {}).at_the_end(
+            done, listing.rejected
+        )
     copies = find_copies(done.looks, done.splits)
-    for name, data in manifest.files().items():
+    if found.base:
+        found.base.check_unchanged(out)
+        manifest = together(found.base.manifest, added)
+    written = manifest.files()
+    for name, data in written.items():
         out.write(name, data)
+    if found.base:
+        out.remove(found.base.manifest.files().keys() - written.keys())
     out.clear()
     return PackReport(
         manifest=manifest,
         seconds=time.perf_counter() - started,
         bytes_in=sum(stats.bytes_in for stats in counted),
-        bytes_out=sum(shard.bytes for split in manifest.splits.values() for shard in split.shards),
+        bytes_out=sum(shard.bytes for split in added.splits.values() for shard in split.shards),
         converted=sum(stats.converted for stats in counted),
         split_by="chance" if options.split == "random" else listing.split_by,
         unlisted=plan.unlisted,
         ignored=listing.ignored,
-        rejected=manifest.rejected,
+        rejected=added.rejected,
+        there=sum(split.samples for split in found.base.manifest.splits.values()) if found.base else 0,
         copies=copies,
         thinned=thinned_classes((stats.thin for stats in counted), manifest.classes),
         resumed_shards=sum(stats.resumed for stats in counted),
@@ -202,4 +217,5 @@ def _manifest(source: Source, listing: Listing, plan: Plan, options: PackOptions
         progressive=sum(stats.progressive for stats in every),
         source_digest=done.digest(),
         rejected=tuple(sorted(rejected, key=lambda each: (each.key, each.reason))),
+        dealt=Dealt(split=options.split, seed=options.seed, group=options.group),
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from petseg.data.shards.added import Base
 from petseg.data.shards.begun import begun, part_of, planned_sizes
 from petseg.data.shards.collected import Collected
 from petseg.data.shards.judge import some_of
@@ -53,12 +55,13 @@ def status(out: Output, part: tuple[int, int] = (1, 1)) -> Status:
     Raises:
         PetsegError: there is none.
     """
-    if out.read(MANIFEST_NAME) is not None:
+    manifest, data = out.read(MANIFEST_NAME), out.read(PLAN_NAME)
+    plan = json.loads(data) if data else {}
+    if manifest is not None and plan.get("base") != hashlib.sha256(manifest).hexdigest():
         return Status(finished=True, shards=0, missing=())
-    plan = out.read(PLAN_NAME)
-    if plan is None:
+    if not plan:
         raise PetsegError(f"{out} holds no pack that was begun.")
-    names, sizes = part_of(planned_sizes(json.loads(plan), out), part), out.sizes()
+    names, sizes = part_of(planned_sizes(plan, out), part), out.sizes()
     return Status(
         finished=False,
         shards=len(names),
@@ -82,6 +85,7 @@ def pack_part(
     listing: Listing | None = None,
     progress: Callable[[int], None] | None = None,
     planned: Callable[[int], None] | None = None,
+    base: Base | None = None,
 ) -> PartReport:
     """Pack some of the shards, on one of several machines that share the output.
 
@@ -97,6 +101,7 @@ def pack_part(
         listing: as `pack`'s.
         progress: as `pack`'s.
         planned: called with the number of the part's samples.
+        base: as `pack`'s.
 
     Raises:
         PetsegError: as `pack`'s; also a machine that would write other bytes than the one that began the pack.
@@ -106,7 +111,7 @@ def pack_part(
         raise PetsegError(f"--workers must be at least 1, not {workers}.")
     listing = listing or source.listing()
     place = output_of(out)
-    with begun(source, listing, options, place, workers=workers, alone=False) as found:
+    with begun(source, listing, options, place, workers=workers, alone=False, base=base) as found:
         jobs = found.jobs(part)
         if planned:
             planned(sum(found.plan.sizes[name] for name in part_of(found.plan.sizes, part)))
@@ -127,6 +132,7 @@ def finish(
     *,
     allow_rejects: bool = False,
     listing: Listing | None = None,
+    base: Base | None = None,
 ) -> PackReport:
     """Write the manifest of a pack whose parts are all there; the bytes are those of `pack` on one machine.
 
@@ -136,7 +142,7 @@ def finish(
     started = time.perf_counter()
     listing = listing or source.listing()
     place = output_of(out)
-    with begun(source, listing, options, place, workers=1, alone=True) as found:
+    with begun(source, listing, options, place, workers=1, alone=True, base=base) as found:
         state = status(place)
         if state.missing:
             raise PetsegError(

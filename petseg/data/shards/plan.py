@@ -125,7 +125,7 @@ def make_plan(
     samples_per_shard: int,
     group: str | None = None,
     *,
-    there: Collection[str] = (),
+    there: Mapping[str, str] | None = None,
     first: Mapping[str, int] | None = None,
 ) -> Plan:
     """Deal the pairs of a listing out to shards.
@@ -139,26 +139,29 @@ def make_plan(
         samples_per_shard: most samples in a shard; the shards of a split differ by one at most.
         group: regular expression, found in every key; keys in which it finds the same (its first group, if it has one)
             stay in one split wherever petseg deals them out, so that shares may be a little off.
-        there: keys that are packed already, in an output that is added to; then trainval is dealt by the hash too, and
-            no split is filled.
+        there: splits by the keys that are packed already, in an output that is added to; then trainval is dealt by the
+            hash too, groups go where they are, and no split is filled.
         first: numbers of the first shards; see `shard_sizes`.
 
     Raises:
         PetsegError: `official` for a source without lists; an expression that is none, or that a key lacks.
     """
     pairs = compact(listing.pairs)
+    there, adding = there or {}, there is not None
     hashes, parts = _looked_through(pairs, {*listing.unlisted, *there})
-    adding = first is not None
     if mode == "official":
         if not (parts < _NONE).any():
             raise PetsegError("--split official: this source has no official lists; use --split random.")
-        trainval = parts == _TRAINVAL
+        dealt = parts == _TRAINVAL
         if adding:
-            _by_threshold(pairs, hashes, parts, trainval, ("val", "train"), (VAL_SHARE,), seed, group, fill=False)
+            _by_threshold(pairs, hashes, parts, dealt, ("val", "train"), (VAL_SHARE,), seed, group, fill=False)
         else:
-            _deal(pairs, hashes, parts, trainval, seed, group)
+            _deal(pairs, hashes, parts, dealt, seed, group)
     else:
-        _by_threshold(pairs, hashes, parts, parts < _LEFT_OUT, SPLITS, RANDOM_CUTS, seed, group, fill=not adding)
+        dealt = parts < _LEFT_OUT
+        _by_threshold(pairs, hashes, parts, dealt, SPLITS, RANDOM_CUTS, seed, group, fill=not adding)
+    if there and group is not None:
+        _join(pairs, parts, dealt, there, _compiled(group))
     orders = {split: _ordered(hashes, parts == number, seed, _ORDER) for number, split in enumerate(SPLITS)}
     return Plan(
         pairs=pairs,
@@ -215,13 +218,24 @@ class _Groups:
         Raises:
             PetsegError: an expression that is none, or that a key lacks.
         """
-        try:
-            found = re.compile(group)
-        except re.error as error:
-            raise PetsegError(f"--group '{group}' is no regular expression ({error}).") from error
+        found = _compiled(group)
         names = [_group_of(pairs[row].key, found) for row in rows.tolist()]
         numbers = {name: number for number, name in enumerate(sorted(set(names)))}
         return cls(_hashes(numbers), np.fromiter((numbers[name] for name in names), np.int64, len(names)))
+
+
+def _compiled(group: str) -> re.Pattern[str]:
+    try:
+        return re.compile(group)
+    except re.error as error:
+        raise PetsegError(f"--group '{group}' is no regular expression ({error}).") from error
+
+
+def _join(pairs: Pairs, parts: np.ndarray, dealt: np.ndarray, there: Mapping[str, str], group: re.Pattern[str]) -> None:
+    """Bring what was dealt to where others of its group are packed."""
+    home = {_group_of(key, group): SPLITS.index(split) for key, split in there.items()}
+    for row in np.flatnonzero(dealt).tolist():
+        parts[row] = home.get(_group_of(pairs[row].key, group), parts[row])
 
 
 def _group_of(key: str, group: re.Pattern[str]) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,9 +18,10 @@ from petseg.data.decode.images import decode_image
 from petseg.data.decode.masks import decode_mask
 from petseg.data.decode.pictures import DecodeError, PictureError, exif_orientation, opened
 from petseg.data.shards.columns import ShardInfo
+from petseg.data.shards.hashes import stamp_of
 from petseg.data.shards.histogram import histogram
-from petseg.data.shards.index import format_index, index_name
-from petseg.data.shards.journal import Checked, Journal
+from petseg.data.shards.index import format_index, index_name, read_index
+from petseg.data.shards.journal import Journal
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.place import Place, RemoteShards
 from petseg.data.shards.pool import Report, run_jobs
@@ -54,19 +57,47 @@ def verify(
         (manifest.encoding.image, manifest.encoding.mask),
         frozenset((*manifest.classes.codes, *manifest.classes.ignored)),
     )
-    with Journal(folder, manifest) as journal:
+    where = os.fsdecode(folder.resolve()) if isinstance(folder, Path) else folder.address
+    with Journal("verified", f"{where} {manifest.digest}") as journal:
         for split in manifest.splits.values():
             for group in _groups_of(folder, split.shards):
-                known = [journal.find(each.shard, each.index) for each in group]
+                known = [_found_before(journal.find(_stamp(folder, each.shard)), each) for each in group]
                 found += [each for each in known if each is not None]
                 report(sum(len(each.keys) for each in known if each is not None))
                 left = [each for each, seen in zip(group, known, strict=True) if seen is None]
                 for checked in run_jobs(work, left, workers=workers, progress=report):
                     found.append(checked)
-                    journal.add(checked)
+                    if not checked.problems:
+                        journal.add(_stamp(folder, checked.shard), checked.counts)
         problems = _together(folder, manifest, found)
         journal.finish()
     return problems
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What was found in a shard."""
+
+    shard: ShardInfo
+    problems: list[str]
+    """One clause each."""
+    counts: dict[int, int]
+    """Mask pixels by code."""
+    keys: list[str]
+
+
+def _stamp(folder: Place, shard: ShardInfo) -> str:
+    """What tells a shard's bytes from others; in the cache of a store's shards that is their name."""
+    return stamp_of(folder, shard) if isinstance(folder, Path) else shard.sha256
+
+
+def _found_before(counts: Any, job: _Job) -> Checked | None:
+    """A sound shard, as the journal has it; None where it is to be checked."""
+    try:
+        keys = [entry.key for entry in read_index(job.index)]
+        return Checked(job.shard, [], {int(code): int(n) for code, n in counts.items()}, keys)
+    except (PetsegError, AttributeError, TypeError, ValueError):
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from petseg.data.shards.verify import verify
 from petseg.data.sources.files import MANIFEST_NAME, WORK_FOLDER, named_split
 from petseg.data.sources.tars import TarsSource
 from petseg.errors import PetsegError
+from tests.data.shards.test_pack import content
 
 # --- verify
 
@@ -174,6 +175,37 @@ def test_any_number_of_workers_adopts_the_same_and_refuses_the_same(tmp_path):
             PetsegError, match=r"train-9\.tar: sample k2_1 does not fit: its key stands in train-2\.tar"
         ):
             adopt(tmp_path, None, workers=workers)
+
+
+def test_adopting_that_was_broken_off_is_resumed(packed_copy, tmp_path, monkeypatch):
+    from petseg.data.shards import adopt as module
+
+    tars = sorted(packed_copy.glob("*.tar"))
+    whole, broken = (tmp_path / name for name in ("whole", "broken"))
+    for folder in (whole, broken):
+        folder.mkdir()
+        for tar in tars:
+            shutil.copy2(tar, folder)
+    expected, seen = adopt(whole, OXFORD), []
+
+    def stop(count):
+        seen.append(count)
+        if sum(seen) == 30:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        adopt(broken, OXFORD, progress=stop)
+    assert sorted(path.name for path in broken.iterdir()) == [tar.name for tar in tars]
+    real, looked_at = module._Look.__call__, []
+
+    def counted(self, job, report):
+        looked_at.append(job[0].name)
+        return real(self, job, report)
+
+    monkeypatch.setattr(module._Look, "__call__", counted)
+    seen.clear()
+    assert adopt(broken, OXFORD, progress=seen.append) == expected and content(broken) == content(whole)
+    assert 0 < len(looked_at) < len(tars) and sum(seen) == sum(each.samples for each in expected.splits.values())
 
 
 def test_tars_that_webdataset_wrote_are_fit(tmp_path):
