@@ -73,7 +73,7 @@ def train(
     Raises:
         PetsegError: bad input, or a loss that is no longer finite.
 
-    Example:
+    Examples:
         >>> result = petseg.train({"shards": "shards/oxford", "epochs": 10}, callbacks=[wandb.log])  # doctest: +SKIP
         >>> result.summary["mean_iou"]  # doctest: +SKIP
         0.71
@@ -149,7 +149,7 @@ def evaluate(
     Raises:
         PetsegError: no such run or split, or shards of other classes.
 
-    Example:
+    Examples:
         >>> petseg.evaluate("runs/mine", "val", size="256")["mean_iou"]  # doctest: +SKIP
         0.71
     """
@@ -194,7 +194,7 @@ def predict(
     Raises:
         PetsegError: no such run, or photos that could not be read; what could be done was done.
 
-    Example:
+    Examples:
         >>> [done] = petseg.predict("runs/mine", "photo.jpg", "predictions")  # doctest: +SKIP
         >>> done.mask, done.shares["pet"]  # doctest: +SKIP
         (PosixPath('predictions/photo.png'), 0.31)
@@ -234,7 +234,7 @@ def write_report(
     Raises:
         PetsegError: no finished run, or its shards are gone.
 
-    Example:
+    Examples:
         >>> petseg.write_report("runs/mine", network=MyNetwork())  # doctest: +SKIP
         PosixPath('runs/mine/report.html')
     """
@@ -288,7 +288,7 @@ def load(
     Raises:
         PetsegError: no such run, it is damaged, or an option out of range.
 
-    Example:
+    Examples:
         >>> pets = petseg.load("runs/mine")  # doctest: +SKIP
         >>> codes = pets.predict("photo.jpg")  # doctest: +SKIP
         >>> codes.shape, pets.classes.names  # doctest: +SKIP

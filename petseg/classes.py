@@ -42,7 +42,7 @@ class ClassTable:
 
     The class *index* of a code is its position in `codes`: that is what the network predicts.
 
-    Example:
+    Examples:
         >>> plants = ClassTable.from_dict({"codes": [0, 7], "names": ["soil", "leaf"], "ignored": [255]})
         >>> plants.to_codes(np.array([[0, 1]]))
         array([[0, 7]], dtype=uint8)

@@ -54,7 +54,7 @@ class TrainConfig:
 
     An option that is not given has its recipe's value, and its default where the recipe has none.
 
-    Example:
+    Examples:
         >>> TrainConfig(recipe="seed", epochs=10)
         TrainConfig(recipe='seed', epochs=10)
         >>> TrainConfig(shards="shards/oxford", size="97x133", epochs=10).height_width
@@ -401,7 +401,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "size": "256", "fit": "squash", "batch_size": 64, "width": 32, "max_width": 512, "optimizer": "adamw",
         "weight_decay": 0.01, "lr": 6e-3, "ema": 0.995, "cache": "device", "compile": "off",
     },
-    # Small things in large pictures, from nothing. How CamVid's 367 streets chose its values: benchmarks/README.md.
+    # Small things in large pictures, from nothing. How CamVid's 367 streets chose its values: benchmarks/LOG.md.
     "scenes": {
         "size": "256", "fit": "crop", "scale": (0.5, 1.5), "batch_size": 4, "epochs": 200, "rotate": 0.0,
     },

@@ -6,7 +6,7 @@ class PetsegError(Exception):
 
     The commands print it and exit with 2.
 
-    Example:
+    Examples:
         >>> try:  # doctest: +SKIP
         ...     petseg.load("runs/none")
         ... except petseg.PetsegError as error:

@@ -60,7 +60,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 def partial_of(path: Path) -> Path:
     """Where a file is while it is not whole: another place for every process of every machine that shares the folder.
 
-    Example:
+    Examples:
         >>> partial_of(Path("out/a.tar")).name.startswith(".a.tar.partial-")
         True
     """

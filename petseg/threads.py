@@ -2,7 +2,7 @@
 
 The threads of a convolution's gradient meet at barriers that spin. Where there are more threads than free cores, one of
 them spins its time away while the one it waits for is not running: two runs at once on two cores were nine times slower
-together than one alone (benchmarks/README.md, "Two runs at once").
+together than one alone (benchmarks/LOG.md, "Two runs at once").
 """
 
 from __future__ import annotations

@@ -84,6 +84,7 @@ assert (result.summary is None) == bool(stop_at), result
 """
 
 
+@pytest.mark.slow
 def test_two_ranks_stopped_in_the_middle_of_an_epoch_go_on_to_the_same_bits(packed, tmp_path, environment):
     """By the default options. Each rank has a loss of its own, and all of them belong to the epoch's mean."""
     script = tmp_path / "script.py"

@@ -86,6 +86,7 @@ def test_ones_own_children_are_not_others_once_they_have_ended():
 
 
 @pytest.mark.skipif(len(runnable_cores()) < 2, reason="there is nothing to give up")
+@pytest.mark.slow
 def test_threads_give_way_to_other_programs_and_come_back(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(threads, "LOOK_EVERY_S", 0.5)

@@ -1,4 +1,4 @@
-"""Draws `pictures/fits.png` for the README: a drawn photo, and what each `--fit` shows a network of it."""
+"""Draws `docs/assets/fits.png`: a drawn photo, and what each `--fit` shows a network of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from petseg.data.decode.boxes import Box, Fit, Framing, frame_image, frame_mask
 from petseg.data.sources.synthetic import SyntheticSource
 from petseg.drawing import overlay
 
-OUT = Path(__file__).parent / "pictures" / "fits.png"
+OUT = Path(__file__).parents[1] / "docs" / "assets" / "fits.png"
 SIDE, GAP = 180, 14
 GREY = 255
 

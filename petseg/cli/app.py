@@ -23,7 +23,6 @@ HELP = {"help_option_names": ["-h", "--help"]}
 umbrella = typer.Typer(
     name="petseg",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings=HELP,
 )
@@ -572,6 +571,8 @@ def run(app: typer.Typer, name: str, args: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="surrogateescape")  # a path's bytes come out as they are, valid UTF-8 or not
     given = list(sys.argv[1:] if args is None else args)
     command = typer.main.get_command(app)
+    if f"_{name.upper()}_COMPLETE" in os.environ:  # a shell asks what may follow
+        command.main(given, prog_name=name)
     try:
         # Not `command.main`, which answers Ctrl-C without a word.
         with sigterm_raises(), command.make_context(name, given, obj=tuple(given)) as context:

@@ -86,7 +86,7 @@ class Listed:
 def is_remote(address: str | Path) -> bool:
     """Whether this names objects in a store, and not files.
 
-    Example:
+    Examples:
         >>> is_remote("s3://bucket/set"), is_remote("shards/oxford")
         (True, False)
     """

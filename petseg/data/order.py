@@ -229,7 +229,7 @@ class EpochOrder:
     Raises:
         ValueError: a negative size, or a window or number of lanes below 1.
 
-    Example:
+    Examples:
         >>> EpochOrder([2, 3], seed=0, epoch=0)[1:4].tolist() == epoch_order([2, 3], seed=0, epoch=0)[1:4].tolist()
         True
     """
@@ -324,7 +324,7 @@ def epoch_order(
     Raises:
         ValueError: as `EpochOrder`.
 
-    Example:
+    Examples:
         >>> sorted(epoch_order([2, 3], seed=0, epoch=0).tolist())
         [0, 1, 2, 3, 4]
     """
@@ -415,7 +415,7 @@ def rank_slice(
     Raises:
         ValueError: as `rank_batches`.
 
-    Example:
+    Examples:
         >>> rank_slice(np.arange(7), batch=2, rank=1, world=2, drop_last=False).tolist()
         [[2, 3], [6, -1]]
         >>> rank_slice(np.arange(7), batch=2, rank=1, world=2).tolist()

@@ -104,7 +104,7 @@ def export(
     Raises:
         PetsegError: bad input, packages that are missing, or a file that does not compute what the network does.
 
-    Example:
+    Examples:
         >>> petseg.export("runs/mine", "onnx").path  # doctest: +SKIP
         PosixPath('runs/mine/model.onnx')
     """

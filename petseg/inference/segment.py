@@ -42,7 +42,7 @@ class Segmenter:
         PetsegError: it was trained on pictures decoded in a way that this petseg does not know; or an option out of
             range.
 
-    Example:
+    Examples:
         >>> pets = petseg.load("runs/mine")  # doctest: +SKIP
         >>> codes, probabilities = pets.predict("photo.jpg"), pets.probabilities("photo.jpg")  # doctest: +SKIP
     """

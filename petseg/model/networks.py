@@ -39,7 +39,7 @@ class UNet(Freezable):
         head_width: channels of a 3x3 convolution before the logits; 0 for none; -1 for as many as there are logits to a
             square, at most `max_width`, where those are more than `width`: a few channels can tell few classes apart.
 
-    Example:
+    Examples:
         >>> UNet(classes=3, width=8, depth=3)(torch.zeros(1, 3, 97, 133)).shape
         torch.Size([1, 3, 97, 133])
     """

@@ -28,7 +28,7 @@ class SmpNetwork(Freezable):
     Raises:
         PetsegError: the library is missing, does not know one of the names, or cannot combine them.
 
-    Example:
+    Examples:
         >>> SmpNetwork("smp:Unet:resnet18", classes=3)(torch.zeros(1, 3, 97, 133)).shape
         torch.Size([1, 3, 97, 133])
     """

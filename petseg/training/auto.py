@@ -25,7 +25,7 @@ from petseg.system import available_memory
 
 COMPILE_SECONDS = 120.0
 """Compiling took 25 s on an H200 and saved half of a step: it pays for runs of this length. On a CPU a compiled step
-takes twice as long (torch 2.15.0, benchmarks/README.md), so only those who ask for it get it."""
+takes twice as long (torch 2.15.0, benchmarks/LOG.md), so only those who ask for it get it."""
 
 GPU_STEP_SECONDS, GPU_FLOPS_PER_S = 0.002, 60e12
 """A step that is not compiled takes this long on an H200, however small it is; the rate is that of petseg's U-Net."""
@@ -125,7 +125,7 @@ def resolve_cache(
 def resolve_optimizer(config: TrainConfig) -> Literal["muon", "adamw", "adam"]:
     """`auto` is Muon, but AdamW for what starts from trained weights: what AdamW had taught them, Muon undoes.
 
-    By how much, benchmarks/README.md says. Nobody knows what somebody's own network has learned before.
+    By how much, benchmarks/LOG.md says. Nobody knows what somebody's own network has learned before.
     """
     if config.optimizer != "auto":
         return config.optimizer

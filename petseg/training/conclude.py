@@ -24,7 +24,7 @@ from petseg.training.verdict import verdict
 class FitResult:
     """What a run came to.
 
-    Example:
+    Examples:
         >>> result = petseg.train({"shards": "shards/oxford"})  # doctest: +SKIP
         >>> result.run.path, result.summary["mean_iou"], result.summary["images_per_s"]  # doctest: +SKIP
         (PosixPath('runs/20260102-030405-default-unet'), 0.71, 3120.5)

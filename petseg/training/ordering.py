@@ -14,7 +14,7 @@ from petseg.errors import OptionError
 from petseg.training.reporter import Reporter
 
 WELL_SHUFFLED = 16
-"""Shards at once from which on a pack of petseg's is shuffled nearly as well as by all (benchmarks/README.md)."""
+"""Shards at once from which on a pack of petseg's is shuffled nearly as well as by all (benchmarks/LOG.md)."""
 
 
 def settle_order(config: TrainConfig, world: World, manifest: Manifest, reporter: Reporter) -> TrainConfig:

@@ -16,7 +16,7 @@ logger = logging.getLogger("petseg")
 class Reporter:
     """Hears of a run. Every method here does nothing: override those that are wanted. Only rank 0's is called.
 
-    Example:
+    Examples:
         >>> class Tracker(petseg.Reporter):  # doctest: +SKIP
         ...     def started(self, run, config):
         ...         mlflow.log_params(config.to_dict())

@@ -26,7 +26,7 @@ def shards(request, tmp_path_factory):
 
 @pytest.mark.slow
 def test_pretraining_helps_on_real_pets(shards, tmp_path):
-    """By 0.1 to 0.2 with three breeds (benchmarks/README.md)."""
+    """By 0.1 to 0.2 with three breeds (benchmarks/LOG.md)."""
     found = {}
     for name, more in (("nothing", {}), ("imagenet", {"encoder_weights": str(WEIGHTS)})):
         run = {"shards": str(shards), "arch": ARCH, "size": "96", "epochs": 8, "batch_size": 8, "lr": 2e-3, "ema": 0.99}

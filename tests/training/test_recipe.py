@@ -89,6 +89,7 @@ def test_the_average_is_exponential_and_warms_up():
 # --- auto
 
 
+@pytest.mark.slow
 def test_compile_pays_in_a_long_run_alone(monkeypatch):
     config = TrainConfig(size="128", width=32)
     network = UNet(width=32)

@@ -49,7 +49,7 @@ class Fit:
     Raises:
         ValueError: an option that is out of its range.
 
-    Example:
+    Examples:
         >>> Fit(kind="crop", scale=(0.5, 2.0))
         Fit(kind='crop', scale=(0.5, 2.0), max_share=0.75)
     """

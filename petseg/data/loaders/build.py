@@ -263,7 +263,7 @@ def build_loader(
         PetsegError: no such loader, device, folder or split; DALI is not installed; shards that are not what the
             manifest says; too few samples for one batch; a cache that does not fit.
 
-    Example:
+    Examples:
         >>> loader = build_loader(  # doctest: +SKIP
         ...     "auto", shards="shards/oxford", split="train", batch_size=64, size=(128, 128), training=True
         ... )

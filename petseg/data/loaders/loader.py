@@ -32,7 +32,7 @@ _FORMAT = 2
 class Batch:
     """One rank's batch, on the device.
 
-    Example:
+    Examples:
         >>> loss = F.cross_entropy(network(batch.images.permute(0, 3, 1, 2) / 255), batch.masks)  # doctest: +SKIP
     """
 
@@ -244,7 +244,7 @@ class Loader:
         prefetch_batches: batches that are under way while the receiver works on one.
         skipped: names of the plan's damaged samples.
 
-    Example:
+    Examples:
         >>> state = loader.state_dict()  # after any batch  # doctest: +SKIP
         >>> another_loader.load_state_dict(state)  # of another kind, batch size or number of ranks  # doctest: +SKIP
     """

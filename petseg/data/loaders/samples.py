@@ -25,6 +25,9 @@ _FORMAT = 1
 class OrderedSamples(torch.utils.data.IterableDataset[dict[str, Any]]):
     """The encoded samples of a split, as webdataset's pipelines take them, in the order of petseg's loaders.
 
+    A sample is a dict: `__key__`; `__url__`, the tar's path; `jpg` and `png`, the encoded bytes of image and mask; and,
+    with `fit`, `__box__`: (top, left, height, width) in the image's pixels.
+
     The workers of a DataLoader divide one rank's samples among them: worker w of W has every W-th, from w on. All of
     them know the epoch that `set_epoch` names, also where they stay alive between epochs. It may be pickled, copied and
     given to workers that are forked or spawned, and resumes inside an epoch: by itself, or by torchdata's
@@ -43,14 +46,10 @@ class OrderedSamples(torch.utils.data.IterableDataset[dict[str, Any]]):
         fit: also say which box of a sample `build_loader` would show with this fit.
         size: (height, width) in pixels that boxes are for, with `fit`.
 
-    Yields:
-        `__key__`; `__url__`, the tar's path; `jpg` and `png`, the encoded bytes of image and mask; and with `fit`
-        `__box__`: (top, left, height, width) in the picture's pixels.
-
     Raises:
         PetsegError: no such folder or split, or shards that are not what the manifest says.
 
-    Example:
+    Examples:
         >>> samples = OrderedSamples("shards/pets", "train")  # doctest: +SKIP
         >>> decode = wds.decode(wds.imagehandler("rgb8", ["jpg"]), wds.imagehandler("l8", ["png"]))  # doctest: +SKIP
         >>> pipeline = wds.DataPipeline(samples, decode, wds.to_tuple("jpg", "png"))  # doctest: +SKIP

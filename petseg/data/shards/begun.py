@@ -60,7 +60,7 @@ def part_of(sizes: Mapping[str, int], part: tuple[int, int]) -> list[str]:
         sizes: samples by the names of all.
         part: (i, n) for the i-th of n, from 1 on.
 
-    Example:
+    Examples:
         >>> part_of({"a": 2, "b": 3, "c": 2}, (1, 2))
         ['b', 'c']
     """

@@ -83,7 +83,7 @@ class Dealt:
 class Manifest:
     """Everything that is known about a folder of shards. Equal data gives equal bytes.
 
-    Example:
+    Examples:
         >>> manifest = Manifest.load(Path("shards/oxford"))  # doctest: +SKIP
         >>> manifest.splits["train"].samples, manifest.classes.names, manifest.mean  # doctest: +SKIP
         (3312, ('pet', 'background', 'border'), (0.481, 0.449, 0.396))

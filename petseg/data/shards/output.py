@@ -86,7 +86,7 @@ class Output(Protocol):
 def output_of(out: Path | str) -> Output:
     """What names a place to pack into, as a folder or a store.
 
-    Example:
+    Examples:
         >>> output_of("shards/oxford")
         FolderOutput(folder=PosixPath('shards/oxford'))
     """

@@ -19,7 +19,7 @@ def _say_nothing(_: str) -> None:
 class RemoteShards:
     """Shards in a store, and how they come to this machine.
 
-    Example:
+    Examples:
         >>> RemoteShards("s3://bucket/oxford", limit=200 * 10**9).address
         's3://bucket/oxford'
     """
@@ -83,7 +83,7 @@ def absolute(shards: str) -> str:
 def place_of(shards: Path | str | RemoteShards) -> Place:
     """What names shards, as a folder or a store.
 
-    Example:
+    Examples:
         >>> place_of("shards/oxford")
         PosixPath('shards/oxford')
     """

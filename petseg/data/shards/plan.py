@@ -105,7 +105,7 @@ def shard_sizes(counts: Mapping[str, int], samples_per_shard: int, first: Mappin
         samples_per_shard: most samples in a shard; the shards of a split differ by one at most.
         first: number of each split's first shard, 0 where it has none.
 
-    Example:
+    Examples:
         >>> shard_sizes({"train": 3, "test": 1}, 2, {})
         {'train-000000.tar': 1, 'train-000001.tar': 2, 'test-000000.tar': 1}
     """

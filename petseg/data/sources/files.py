@@ -166,7 +166,7 @@ def fit_key(name: str) -> str:
     Where letters of other scripts or characters beyond the longest key would be lost, so that two names might become
     one key, eight digits of the name's SHA-256 follow. A name is the same in either Unicode form (NFC, NFD).
 
-    Example:
+    Examples:
         >>> fit_key("city/a b"), fit_key("café 1"), fit_key("左0")
         ('city-a-b', 'cafe-1-0a61b404', '0-0bcb9f19')
     """
@@ -199,7 +199,7 @@ def named_split(name: str) -> str | None:
     A name speaks of a split by a whole word, so `latest-0.tar` and `interval-0.tar` speak of none; nor does a name with
     the words of two splits.
 
-    Example:
+    Examples:
         >>> [named_split(n) for n in ("pets-train-000.tar", "Validation_1.tar", "latest.tar", "train-val.tar")]
         ['train', 'val', None, None]
     """

@@ -39,7 +39,7 @@ class StorePath:
         Raises:
             PetsegError: of a server that does not list what it has.
 
-        Example:
+        Examples:
             >>> StorePath.of("s3://pets/images/a.jpg")
             StorePath(store='s3://pets', path='images/a.jpg')
         """
