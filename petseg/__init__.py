@@ -1,4 +1,4 @@
-"""petseg: pack pictures and masks once, load them fast and in one order, train segmentation networks on them."""
+"""petseg: pack images and masks once, load them fast and in one order, train segmentation networks on them."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def train(
         config: options by name, as in a run's config.toml; `shards` must be among them.
         network: one of your own in place of `arch`: from images f32[N, 3, H, W] to logits [N, C, H, W], or to a dict
             with them as `out`, as torchvision's segmentation networks give it. It is trained in place.
-        callbacks: hear of the run in rank 0: each a `petseg.Reporter`, or a function that is called with the record of
+        callbacks: called in rank 0: each a `petseg.Reporter`, or a function that is called with the record of
             each epoch: the line of metrics.jsonl, with `epoch`, `train_loss`, `lr`, `val` (a dict of scores),
             `images_per_s` and more.
         loss: one of your own in place of `loss`: a function of logits f32[N, C, H, W] and class indices i64[N, H, W]
@@ -61,8 +61,8 @@ def train(
         augment: one of your own in place of the options': a function of images f32[N, 3, H, W] in 0-1 and class indices
             i64[N, H, W] (255 where a pixel does not count), on the device, that gives both. To be given again on
             `resume`.
-        resume: go on with `run_dir` (or the newest run in `runs/`) from its last checkpoint; other options may be left
-            out. `"auto"` goes on where `run_dir` holds a run that saved something, and else starts it there.
+        resume: resume `run_dir` (or the newest run in `runs/`) from its last checkpoint; other options may be left
+            out. `"auto"` resumes where `run_dir` holds a run that saved something, and else starts it there.
         reporter: shows the run to a person. Default: progress in a notebook; elsewhere the logger `petseg`
             (`logging.basicConfig(level="INFO")` shows it).
         began: when the run began, by `time.perf_counter`, for `max_minutes`; default: now.
@@ -105,7 +105,7 @@ def train(
 
 @contextmanager
 def _shown(reporter: Reporter | None) -> Iterator[Reporter]:
-    """Who shows a run: as asked, else by where it runs."""
+    """The reporter that shows a run: as asked, else by where it runs."""
     if reporter is None and in_notebook():
         with ConsoleReporter(Console(soft_wrap=True, highlight=False)) as bar:
             yield bar
@@ -134,9 +134,9 @@ def evaluate(
         shards: shard folder; default: the run's own.
         network: one of the same kind, where the run trained a network of your own; it stays as it is.
         full_size: score at each picture's own size in the shards, as a run does itself that learns from crops or from
-            padded pictures.
-        tta: average with the mirrored picture, in twice the time.
-        tta_scales: average over the picture enlarged by these factors; others than 1 mean `full_size`.
+            padded images.
+        tta: average with the mirrored image, in twice the time.
+        tta_scales: average over the image enlarged by these factors; others than 1 mean `full_size`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         progress: called with the number of samples after each batch.
         changes: options of the run that are to be others: `size`, `loader`, `amp`, `channels_last`, `verify`,
@@ -176,23 +176,23 @@ def predict(
     allow_damaged: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> list[Prediction]:
-    """Write masks (PNG, the class codes) and overlays of photos, each at its own size.
+    """Write masks (PNG, the class codes) and overlays of images, each at its own size.
 
     Args:
         run: run folder, a checkpoint in it, or what `petseg.load` gave.
-        images: photos, or folders of photos.
+        images: images, or folders of images.
         out: folder for the results, made if need be.
         network: one of the same kind, where the run trained a network of your own; it stays as it is.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         probabilities: `png` or `npy` to write each class's probabilities too.
-        allow_damaged: take photos of which a part is missing, too.
-        progress: called with 1 after each photo.
+        allow_damaged: take images of which a part is missing, too.
+        progress: called with 1 after each image.
 
     Returns:
-        What was written, one entry a photo.
+        What was written, one entry an image.
 
     Raises:
-        PetsegError: no such run, or photos that could not be read; what could be done was done.
+        PetsegError: no such run, or images that could not be read; what could be done was done.
 
     Examples:
         >>> [done] = petseg.predict("runs/mine", "photo.jpg", "predictions")  # doctest: +SKIP
@@ -257,7 +257,7 @@ def shards_of(trained: TrainedModel, given: Path | str | RemoteShards | None) ->
         return place_of(given)
     own = shards_for(trained.config)
     if isinstance(own, Path) and not own.is_dir():
-        raise PetsegError(f"{own}, where the run's shards were, is no folder any more: give --shards.")
+        raise PetsegError(f"{own}, where the run's shards were, is not a folder any more: give --shards.")
     return own
 
 
@@ -272,17 +272,17 @@ def load(
     tile: int = 0,
     overlap: float = 0.25,
 ) -> Segmenter:
-    """The trained network of a run, ready for pictures of any size.
+    """The trained network of a run, ready for images of any size.
 
     Args:
         run: run folder (its best checkpoint), or a checkpoint in it.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         network: one of the same kind, where the run trained a network of your own; it stays as it is.
         amp: mixed precision, `auto`, `bf16`, `fp16` or `off`; None for what the device has if the run had any.
-        tta: average with the mirrored picture (test-time augmentation), in twice the time.
-        tta_scales: average over the picture enlarged by these factors, in as many times the time.
-        tile: short side in pixels of the tiles that a picture is cut into, each squashed to the network's size; 0 for
-            as in training: the whole picture, or tiles of the network's size where it learned from crops.
+        tta: average with the mirrored image (test-time augmentation), in twice the time.
+        tta_scales: average over the image enlarged by these factors, in as many times the time.
+        tile: short side in pixels of the tiles that an image is cut into, each squashed to the network's size; 0 for
+            as in training: the whole image, or tiles of the network's size where it learned from crops.
         overlap: smallest share of a tile that its neighbour covers too, 0 to 0.9.
 
     Raises:

@@ -53,7 +53,7 @@ class ClassTable:
     names: tuple[str, ...]
     """One name a class, in the order of `codes`."""
     colours: tuple[tuple[int, int, int], ...]
-    """One RGB colour a class (0 to 255), for pictures."""
+    """One RGB colour a class (0 to 255), for images."""
     ignored: tuple[int, ...] = ()
     """Codes that masks may hold but that are not scored (VOC's void, 255)."""
     ignored_colours: tuple[tuple[int, int, int], ...] = ()
@@ -120,12 +120,12 @@ class ClassTable:
 
     @property
     def outside(self) -> int:
-        """A code that is no class, for pixels that are of no picture."""
+        """A code that is not a class, for pixels that are of no image."""
         taken = {*self.codes}
         return self.ignored[0] if self.ignored else next(code for code in range(255, -1, -1) if code not in taken)
 
     def lookup(self) -> np.ndarray:
-        """Table from code to class index: u8[256], IGNORE_INDEX where the code is no class."""
+        """Table from code to class index: u8[256], IGNORE_INDEX where the code is not a class."""
         table = np.full(256, IGNORE_INDEX, dtype=np.uint8)
         table[list(self.codes)] = np.arange(len(self.codes), dtype=np.uint8)
         return table
@@ -163,7 +163,7 @@ class ClassTable:
         return class_indices(self.device_table(codes.device, ignore), codes, indices, ignore=ignore)
 
     def device_table(self, device: torch.device, ignore: int = IGNORE_INDEX) -> torch.Tensor:
-        """Table from code to class index: i64[256] on a device, `ignore` where the code is no class."""
+        """Table from code to class index: i64[256] on a device, `ignore` where the code is not a class."""
         import torch
 
         key = (self, device, ignore)
@@ -230,7 +230,7 @@ class ClassTable:
 
     @classmethod
     def from_toml(cls, path: Path) -> ClassTable:
-        """Read a class map: `codes` and, if wanted, the other keys that `from_dict` knows.
+        """Read a class map: `codes` and, if wanted, the other keys of `from_dict`.
 
         Raises:
             PetsegError: no such file, not TOML, or not a class map.

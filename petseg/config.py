@@ -75,13 +75,13 @@ class TrainConfig:
     size: str = option("128", "Input size: N for NxN, or HxW.", panel="Data")
     fit: Literal["auto", "squash", "pad", "crop"] = option(
         "auto",
-        "How pictures become inputs. squash: the whole picture; pad: in its own shape; crop: random parts of it. auto: "
-        "crop where pictures are much larger, pad where shapes differ a lot, else squash.",
+        "How images become inputs. squash: the whole image; pad: in its own shape; crop: random parts of it. auto: "
+        "crop where images are much larger, pad where shapes differ a lot, else squash.",
         panel="Data",
         before="squash",
     )
     scale: tuple[float, float] = option(
-        (0.5, 2.0), "Factors that pictures are enlarged by before a crop, drawn evenly.", panel="Data", minimum=0.05
+        (0.5, 2.0), "Factors that images are enlarged by before a crop, drawn evenly.", panel="Data", minimum=0.05
     )
     crop_max_share: float = option(
         0.75,
@@ -167,14 +167,14 @@ class TrainConfig:
         "FILE of lines KEY WEIGHT.",
         panel="Data",
     )
-    augment: bool = option(True, "Move and recolour training pictures, on the device; how is said below.")
+    augment: bool = option(True, "Move and recolour training images, on the device; how is said below.")
     hflip: bool = option(
         True,
         "Mirror left and right, half of the time; off where the sides differ. --tta goes by it.",
         panel="Augmentation",
     )
     vflip: bool = option(
-        False, "Mirror top and bottom, half of the time: for pictures from above. --tta too.", panel="Augmentation"
+        False, "Mirror top and bottom, half of the time: for images from above. --tta too.", panel="Augmentation"
     )
     right_angles: bool = option(False, "Turn by multiples of 90 degrees.", panel="Augmentation")
     rotate: float = option(20.0, "Turn by up to so many degrees.", minimum=0, maximum=180, panel="Augmentation")
@@ -234,7 +234,7 @@ class TrainConfig:
     prefetch_batches: int = option(2, "Batches that are made ahead.", minimum=1, maximum=64, panel="Data")
     verify: bool = option(True, "Check the shards' hashes, once after each change, before they are used.", panel="Data")
     on_bad_sample: Literal["stop", "skip"] = option(
-        "stop", "On a shard that fails its hash. skip: go on without the samples in it that are damaged.", panel="Data"
+        "stop", "What to do when a shard fails its hash check. skip: leave its damaged samples out.", panel="Data"
     )
     window: int = option(
         -1,
@@ -275,7 +275,7 @@ class TrainConfig:
     freeze: Literal["none", "encoder"] = option(
         "none", "What keeps its first weights: the encoder, its BatchNorm too.", panel="Network"
     )
-    gallery: int = option(8, "Test pictures in the report.", minimum=0, maximum=64, panel="Run")
+    gallery: int = option(8, "Test images in the report.", minimum=0, maximum=64, panel="Run")
     tensorboard: bool = option(False, "Write TensorBoard events too.", panel="Run")
 
     def __post_init__(self) -> None:
@@ -285,7 +285,7 @@ class TrainConfig:
                 # `recipe` is the first field, so the others can go by it.
                 object.__setattr__(self, spec.name, self._unless_given(spec))
             _check(spec, hints[spec.name], getattr(self, spec.name))
-        object.__setattr__(self, "scale", tuple(self.scale))  # TOML knows lists alone
+        object.__setattr__(self, "scale", tuple(self.scale))  # TOML has lists alone
         if self.scale[0] > self.scale[1]:
             raise OptionError("scale", f"{self.scale[0]:g} {self.scale[1]:g}: give the smaller factor first.")
         parse_size(self.size)
@@ -327,7 +327,7 @@ class TrainConfig:
 
     @property
     def scores_whole_pictures(self) -> bool:
-        """Whether pictures are scored at their own size, as crops or padded pictures are learned from."""
+        """Whether images are scored at their own size, as crops or padded images are learned from."""
         return self.fit in {"pad", "crop"}
 
     def to_dict(self) -> dict[str, Any]:
@@ -340,7 +340,7 @@ class TrainConfig:
 
         Raises:
             PetsegError: a bad value.
-            TypeError: an option that this petseg does not know.
+            TypeError: an unknown option.
         """
         return cls(**{**_BEFORE, **options})
 
@@ -364,7 +364,7 @@ class TrainConfig:
             "warmup": (self.schedule == "cosine", f"--schedule {self.schedule} has a rise of its own, or none"),
             **dict.fromkeys(
                 ("vflip", "right_angles", "rotate", "zoom", "shift", "brightness", "contrast", "saturation"),
-                (self.augment, "--no-augment leaves pictures as they are"),
+                (self.augment, "--no-augment leaves images as they are"),
             ),
             "dice": (self.loss == "ce+dice", f"--loss {self.loss} has none"),
             "focal_gamma": (self.loss == "focal", f"--loss {self.loss} has none"),
@@ -401,7 +401,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "size": "256", "fit": "squash", "batch_size": 64, "width": 32, "max_width": 512, "optimizer": "adamw",
         "weight_decay": 0.01, "lr": 6e-3, "ema": 0.995, "cache": "device", "compile": "off",
     },
-    # Small things in large pictures, from nothing. How CamVid's 367 streets chose its values: benchmarks/LOG.md.
+    # Small things in large images, from nothing. How CamVid's 367 streets chose its values: benchmarks/LOG.md.
     "scenes": {
         "size": "256", "fit": "crop", "scale": (0.5, 1.5), "batch_size": 4, "epochs": 200, "rotate": 0.0,
     },
@@ -430,7 +430,7 @@ def resolve(
         flags: options given by hand, by field name; None means not given.
         file: TOML file of options by field name.
         recipe: for where neither names one.
-        resumed: the file is that of a run that goes on, which may be older than some options.
+        resumed: the file is that of a resumed run, which may be older than some options.
 
     Raises:
         PetsegError: an unknown key, a value of the wrong kind or out of its range, or both limits in one place.
@@ -506,7 +506,7 @@ def parse_size(text: str) -> tuple[int, int]:
     """
     parts = str(text).lower().split("x")
     if len(parts) > 2 or not all(p.isascii() and p.isdecimal() and len(p) < 10 for p in parts):
-        raise OptionError("size", f"'{text}' is no size; give N (such as 128) or HxW (such as 97x133).")
+        raise OptionError("size", f"'{text}' is not a size; give N (such as 128) or HxW (such as 97x133).")
     height, width = int(parts[0]), int(parts[-1])
     if not (1 <= height <= 8192 and 1 <= width <= 8192):
         raise OptionError("size", f"{text} is outside 1 to 8192 px a side.")
@@ -525,7 +525,7 @@ def _check(spec: dataclasses.Field[Any], kind: Any, value: Any) -> None:
         for each, part in zip(value, get_args(kind), strict=True):
             _check(spec, part, each)
         return
-    # TOML knows whole numbers where a float is meant; Python knows booleans that pass for whole numbers.
+    # TOML has whole numbers where a float is meant; Python has booleans that pass for whole numbers.
     fits = isinstance(value, int | float) if kind is float else isinstance(value, kind)
     if not fits or (isinstance(value, bool) and kind is not bool):
         raise OptionError(spec.name, f"'{value}' is not a {_KINDS[kind]}.")

@@ -1,4 +1,4 @@
-"""What keeps this machine's cores busy: this program and its children, or others."""
+"""The load of this machine's cores: this program and its children, or others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What the processors have done so far, in seconds of one core."""
+    """Work of the processors so far, in seconds of one core."""
 
     at: float
     """By `time.perf_counter`."""

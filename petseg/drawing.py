@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from petseg.classes import ClassTable
 
 PAPER, INK = (250, 250, 248), (40, 40, 40)
-"""Colours of what is drawn beside pictures."""
+"""Colours of what is drawn beside images."""
 
 _FILL = 0.45
 _LIGHT = np.rint(0.25 * np.arange(256) + 0.75 * 255).astype(np.uint8)
@@ -22,7 +22,7 @@ _BAND_PIXELS = 1_000_000
 
 
 def overlay(picture: np.ndarray, mask: np.ndarray, classes: ClassTable) -> np.ndarray:
-    """The classes' colours blended over a photo, with a thin light line between the classes.
+    """The classes' colours blended over an image, with a thin light line between the classes.
 
     Args:
         picture: u8[H, W, 3], RGB; it is not changed.

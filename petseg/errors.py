@@ -20,7 +20,7 @@ class RefusedError(PetsegError):
 
 
 class DamagedError(PetsegError):
-    """A picture of which a part is missing."""
+    """An image of which a part is missing."""
 
 
 class TooLittleTimeError(PetsegError):

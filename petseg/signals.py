@@ -51,7 +51,7 @@ def stop_signals() -> Iterator[Stop]:
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
-        # Python takes signals in the main thread alone: whoever trains in another one hears of none.
+        # Python takes signals in the main thread alone: training in another one gets none.
         yield stop
         return
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -1,4 +1,4 @@
-"""What the operating system does for us: whole files, reads at an offset, cores and memory with their limits."""
+"""Services of the operating system: whole files, reads at an offset, cores and memory with their limits."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ def test_a_network_that_cannot_learn_from_a_batch_of_one(options):
         def forward(self, x):
             return x + self.pool(x)
 
-    with pytest.raises(PetsegError, match=r"cannot learn from batches of 1 pictures .* give a larger --batch-size"):
+    with pytest.raises(PetsegError, match=r"cannot learn from batches of 1 images .* give a larger --batch-size"):
         petseg.train({**options, "batch_size": 1}, network=Pooled())
     assert petseg.train({**options, "epochs": 1}, network=Pooled()).summary["epochs"] == 1
 
@@ -238,7 +238,7 @@ def test_options_that_do_nothing_are_named(options, caplog):
     [
         (Own(classes=2), r"its outputs are \[1, 2, 32, 32\], and \[1, 3, 32, 32\] are wanted"),
         (nn.Conv2d(3, 3, 3), r"outputs are \[1, 3, 30, 30\]"),
-        (nn.Conv2d(4, 3, 1), "does not take pictures of 32x32 px"),
+        (nn.Conv2d(4, 3, 1), "does not take images of 32x32 px"),
     ],
 )
 def test_a_network_that_does_not_fit(options, tmp_path, network, words):
@@ -276,7 +276,7 @@ def test_a_loaded_network_takes_any_picture(options, tmp_path):
 @pytest.mark.parametrize("picture", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), 3])
 def test_what_is_no_picture(options, picture):
     petseg.train({**options, "epochs": 1})
-    with pytest.raises(PetsegError, match=r"a picture is a path, a PIL image or u8\[H, W, 3\], not"):
+    with pytest.raises(PetsegError, match=r"an image is a path, a PIL image or u8\[H, W, 3\], not"):
         petseg.load(options["run_dir"]).predict(picture)
 
 

@@ -25,7 +25,7 @@ def other_programs(count):
     numbers = []
     try:
         for _ in range(count):
-            # It is no child of ours: setsid forks, and ends at once.
+            # It is not a child of ours: setsid forks, and ends at once.
             command = ["setsid", "-f", sys.executable, "-c", BURN]
             shell = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
             numbers.append(int(shell.stdout.readline()))

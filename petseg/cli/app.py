@@ -62,17 +62,17 @@ ShardsOption = Annotated[
 ShardCacheOption = Annotated[
     str, typer.Option(help="Folder for shards of stores. Default: the user's cache folder.", show_default=False)
 ]
-TtaOption = Annotated[bool, typer.Option("--tta", help="Average with the mirrored photo, in twice the time.")]
+TtaOption = Annotated[bool, typer.Option("--tta", help="Average with the mirrored image, in twice the time.")]
 TtaScaleOption = Annotated[
     list[float] | None,
-    typer.Option("--tta-scale", help="Average over the picture enlarged by this factor; give several."),
+    typer.Option("--tta-scale", help="Average over the image enlarged by this factor; give several."),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 
 
 @umbrella.callback()
 def _umbrella(version: VersionOption = False) -> None:
-    """Pack pictures and masks once, train segmentation networks at the speed of the hardware."""
+    """Pack images and masks once, train segmentation networks at the speed of the hardware."""
 
 
 @umbrella.command("shard")
@@ -212,7 +212,7 @@ def shard(
     ] = 0,
     version: VersionOption = False,  # noqa: ARG001
 ) -> None:
-    """Pack pictures and masks into WebDataset shards with DALI indices."""
+    """Pack images and masks into WebDataset shards with DALI indices."""
     if workers != 1 and not (on or finish or status or print_slurm):
         from petseg.data.shards.pool import warm_up
 
@@ -259,7 +259,7 @@ def shard(
             cluster=cluster,
         )
     except KeyboardInterrupt as stopped:
-        raise type(stopped)("interrupted: what is finished is kept, and the same command goes on.") from None
+        raise type(stopped)("interrupted: what is finished is kept, and the same command resumes.") from None
     if strict and rejected:
         raise typer.Exit(1)
 
@@ -360,7 +360,7 @@ def evaluate(
 def predict(
     run: AnyRunArgument,
     images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGES...", help="Photos, or folders of photos.", show_default=False)
+        list[Path], typer.Argument(metavar="IMAGES...", help="Images, or folders of images.", show_default=False)
     ],
     out: Annotated[Path, typer.Option(help="Folder for masks and overlays.", show_default=False)],
     probabilities: Annotated[
@@ -377,15 +377,15 @@ def predict(
     tta_scale: TtaScaleOption = None,
     tile: Annotated[
         int,
-        typer.Option(metavar="PX", help="Cut photos into tiles of this short side; 0 for as in training."),
+        typer.Option(metavar="PX", help="Cut images into tiles of this short side; 0 for as in training."),
     ] = 0,
     overlap: Annotated[float, typer.Option(help="Share of a tile that its neighbour covers too.")] = 0.25,
     allow_damaged: Annotated[
-        bool, typer.Option("--allow-damaged", help="Take photos of which a part is missing, too.")
+        bool, typer.Option("--allow-damaged", help="Take images of which a part is missing, too.")
     ] = False,
     device: DeviceOption = "auto",
 ) -> None:
-    """Write masks (PNG, the class codes) and overlays of any photo, at its own size."""
+    """Write masks (PNG, the class codes) and overlays of any image, at its own size."""
     from petseg.cli.runs import predict_command
 
     predict_command(
@@ -433,10 +433,10 @@ def export(
     out: Annotated[Path | None, typer.Option(help="File or folder; default: the run's.", show_default=False)] = None,
     image: Annotated[Path | None, typer.Option(help="Photo to check the file on.", show_default=False)] = None,
     dynamic_size: Annotated[
-        bool, typer.Option("--dynamic-size", help="Take any size of picture, in multiples of the network's stride.")
+        bool, typer.Option("--dynamic-size", help="Take any size of image, in multiples of the network's stride.")
     ] = False,
 ) -> None:
-    """Export a trained network, checked against it on a real picture."""
+    """Export a trained network, checked against it on a real image."""
     from petseg.cli.runs import export_command
 
     export_command(run, fmt, out, image, dynamic_size=dynamic_size)

@@ -43,7 +43,7 @@ fi
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cluster:
-    """What this machine does of a pack that several share."""
+    """This machine's share of a pack."""
 
     part: tuple[int, int] | None = None
     """(i, n): the i-th of n parts, from 1 on."""

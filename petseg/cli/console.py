@@ -1,4 +1,4 @@
-"""What a person sees in the terminal: progress, tables and sentences."""
+"""Terminal output: progress, tables and sentences."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
 
 
 def mask_table(scan: MaskScan) -> Table:
-    """What masks hold."""
+    """The table of values in masks."""
     table = Table(title=f"{counted(scan.files, 'mask')}", title_justify="left")
     for column in ("colour" if scan.in_colours else "code", "pixels", "masks", ""):
         table.add_column(column, justify="right" if column != "" else "left")
@@ -137,7 +137,7 @@ def packing_table(
     unlisted: int,
     ignored: int,
 ) -> Table:
-    """What a pack holds; `there` samples of it were packed before."""
+    """The table of a finished pack; `there` samples of it were packed before."""
     table = Table(title="Packed", title_justify="left", show_header=False)
     table.add_column()
     table.add_column(justify="right")

@@ -1,4 +1,7 @@
-"""What this machine has, and what petseg will use of it. Every probe that fails becomes a row; none ends the list."""
+"""`petseg doctor`: this machine's hardware and libraries, and which of them petseg uses.
+
+Every probe that fails becomes a row; none ends the list.
+"""
 
 from __future__ import annotations
 

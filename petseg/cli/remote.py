@@ -1,4 +1,4 @@
-"""What commands do with shards of stores, and with those of them that this machine keeps."""
+"""Commands for shards in stores, and for this machine's cache of them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def fetch_command(console: Console, address: str, folder: str, minutes: float) -
     """Bring all shards of a store to this machine.
 
     Raises:
-        PetsegError: it is no store, or a shard cannot be had.
+        PetsegError: it is not a store, or a shard cannot be had.
     """
     if not is_remote(address):
-        raise PetsegError(f"{address} is no address of a store; give s3://, gs://, az://, https:// or hf://.")
+        raise PetsegError(f"{address} is not an address of a store; give s3://, gs://, az://, https:// or hf://.")
     remote = RemoteShards(address.rstrip("/"), _folder(folder), patience=60 * minutes, note=console.print)
     manifest = Manifest.load(remote)
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
@@ -47,7 +47,7 @@ def cache_command(console: Console, what: str, folder: str) -> None:
     """List, clear or verify the cache.
 
     Raises:
-        PetsegError: nothing that it knows, or a shard that is not what its name says.
+        PetsegError: an unknown word, or a shard that is not what its name says.
     """
     cache = ShardCache(_folder(folder))
     stored = cache.stored()

@@ -270,8 +270,8 @@ def _conclude(console: Console, result: FitResult, *, demo: bool) -> None:
         fetch, train = screen.command("petseg-shard oxford shards/oxford"), screen.command("petseg-train")
         console.print(
             f"Next, real pets: [bold]{fetch}[/] fetches and packs Oxford-IIIT Pet, then [bold]{train} --shards "
-            f"shards/oxford[/]. Your own pictures: {screen.command('petseg-shard FOLDER OUT')}."
+            f"shards/oxford[/]. Your own images: {screen.command('petseg-shard FOLDER OUT')}."
         )
     else:
         next_command = screen.command(f"petseg predict {run} PHOTO --out predictions")
-        console.print(f"Try it on photos: {escape(next_command)}")
+        console.print(f"Try it on images: {escape(next_command)}")

@@ -155,7 +155,7 @@ def pack_command(
             run=cluster.run,
         )
     except KeyboardInterrupt:
-        console.print("Stopped: the shards that were finished stay, and the same command goes on from them.")
+        console.print("Stopped: the shards that were finished stay, and the same command resumes from them.")
         raise
     show_report(console, report, out)
     return len(report.rejected)
@@ -208,7 +208,7 @@ def pack_with_progress(
 
 
 def process_count(workers: int) -> int:
-    """What `--workers` means.
+    """The number of processes for `--workers`.
 
     Raises:
         PetsegError: it is negative.
@@ -219,7 +219,7 @@ def process_count(workers: int) -> int:
 
 
 def show_listing(console: Console, listing: Listing) -> None:
-    """What was found, before anything is packed: pairs and what made them, and what is left over and why."""
+    """Print what was found, before anything is packed: pairs and what made them, and what is left over and why."""
     pairs = listing.pairs
     if not pairs or not pairs[0].size:
         return
@@ -303,7 +303,7 @@ def show_report(console: Console, report: PackReport, out: Path | str) -> None:
 def _copies_line(copies: Copies, split_by: str) -> str:
     where = ", ".join(f"{n:,} of {one} and {other}" for (one, other), n in copies.splits.items())
     (first, second), *_ = copies.pairs
-    what = "Copies of one picture (as it is, flipped, or augmented by name) stand in two splits"
+    what = "Copies of one image (as it is, flipped, or augmented by name) stand in two splits"
     said = f"{what}: {where}, such as {first} and {second}."
     if split_by != "chance":
         return f"{said} Scores on them say little; {split_by} say who is where."

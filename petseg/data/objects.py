@@ -1,4 +1,4 @@
-"""Objects in stores (s3, gs, az, https, hf): the only module that knows a client for them.
+"""Objects in stores (s3, gs, az, https, hf): the only module that uses a client for them.
 
 The client's own retries are off: it gives up after a time that it counts from the first request on. Here the time
 without progress counts, so that a long object may break off any number of times.
@@ -67,7 +67,7 @@ class ObjectChanged(PetsegError):  # noqa: N818
 
 
 class Meta(NamedTuple):
-    """What a store says of an object."""
+    """Metadata of an object."""
 
     size: int
     """Bytes."""
@@ -169,7 +169,7 @@ class Objects:
         etag: str | None = None,
         begin: Callable[[Meta], object] = lambda _: None,
     ) -> Meta:
-        """Read an object from a byte on, piece by piece; goes on where it broke off, as long as it is the same object.
+        """Read an object from a byte on, piece by piece; continues after a break, as long as it is the same object.
 
         Args:
             name: below the address.
@@ -214,7 +214,7 @@ class Objects:
         return self._patiently(name, read)
 
     def head(self, name: str) -> Meta:
-        """What the store says of an object.
+        """Metadata of an object.
 
         Raises:
             ObjectMissing: there is none.
@@ -454,7 +454,7 @@ def _opened(url: str, headers: Mapping[str, str]) -> ObjectStore:
 
 
 def _profile() -> Any:
-    """What boto3 finds, where a profile is asked for by name: the client itself reads the environment alone."""
+    """Credentials that boto3 finds, if a profile is given by name: the client itself reads the environment alone."""
     if not os.environ.get("AWS_PROFILE"):
         return None
     try:
@@ -480,7 +480,7 @@ def _exceptions() -> Any:
 
 
 def _said(error: Exception) -> str:
-    """What went wrong, without the client's inner life."""
+    """The cause of an error, without the client's internals."""
     text = str(error).partition("\n\nDebug source")[0]
     if "dns error" in str(error):
         return "the host's name cannot be resolved"

@@ -1,4 +1,4 @@
-"""Who comes next: epoch order, each rank's share of it, and where to go on. Pure functions of integers."""
+"""The order of samples: epoch order, each rank's share of it, and where to resume. Pure functions of integers."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def lanes_of(sizes: Sequence[int], lanes: int) -> Indices:
 
 
 def permuted(positions: np.ndarray, n: int, *key: int) -> Indices:
-    """Where a keyed permutation of 0 to n - 1 takes positions, without the whole of it.
+    """Images of positions under a keyed permutation of 0 to n - 1, without the whole of it.
 
     A Feistel network on as many bits as n has; what falls outside is sent through again until it does not. Black and
     Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002.

@@ -64,7 +64,7 @@ def members_of(path: Path, advice: str, *, links: bool = False) -> list[Componen
         links: count hard links too, as what they link to; no loader follows them.
 
     Raises:
-        PetsegError: the file cannot be read, is no tar, or ends in the middle of a member.
+        PetsegError: the file cannot be read, is not a tar, or ends in the middle of a member.
     """
     members: list[Component] = []
     by_name: dict[str, Component] = {}
@@ -90,5 +90,5 @@ def members_of(path: Path, advice: str, *, links: bool = False) -> list[Componen
     except OSError as error:
         raise PetsegError(f"{path} cannot be read ({error.strerror or error}).") from error
     except Exception as error:  # damaged headers lead tarfile to raise nearly anything
-        raise PetsegError(f"{path} is no whole, uncompressed tar ({error}): {advice}.") from error
+        raise PetsegError(f"{path} is not a whole, uncompressed tar ({error}): {advice}.") from error
     return members

@@ -16,7 +16,7 @@ from petseg.system import usable_cores
 
 
 def sample_weights(choice: str, folder: Place, manifest: Manifest, split: str = "train") -> np.ndarray | None:
-    """What `--sample-weights` means: f64[samples], 0 or more, in proportion to the visits; None for all alike.
+    """Sample weights of `--sample-weights`: f64[samples], 0 or more, in proportion to the visits; None for all alike.
 
     `balanced`: a class that a share f of the samples show is asked for 1 / sqrt(f) times, and a sample as often as the
     rarest of its classes (repeat factor sampling of Gupta, Dollár and Girshick, LVIS, CVPR 2019, equation 1, with the

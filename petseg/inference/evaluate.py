@@ -27,12 +27,12 @@ from petseg.threads import ComputeThreads
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class Evaluation:
-    """What an evaluation found."""
+    """The result of an evaluation."""
 
     metrics: dict[str, Any]
     """As `metrics_from` gives them, plus `loss`, `samples`, `skipped_samples` and `baseline_mean_iou`."""
     image_iou: dict[int, float]
-    """Mean IoU of each picture, by sample index."""
+    """Mean IoU of each image, by sample index."""
 
     def __repr__(self) -> str:
         score = self.metrics["mean_iou"]
@@ -85,7 +85,7 @@ def evaluate(
 
 
 class Tally:
-    """What an evaluation counts, on one rank; no host sync until the end.
+    """Counts of an evaluation, on one rank; no host sync until the end.
 
     Args:
         classes: number of classes.
@@ -110,7 +110,7 @@ class Tally:
         self._per_image.append((indices, mean_ious(confusions)))
 
     def evaluation(self, classes: ClassTable, objective: Objective, *, skipped: int) -> Evaluation:
-        """What all ranks have counted; each must call it."""
+        """The counts of all ranks; each must call it."""
         world = self._world
         for total in (self._confusion, self._sums, self._samples):
             world.sum(total)
@@ -182,7 +182,7 @@ def score(
 
 
 def following(config: TrainConfig, device: torch.device) -> ComputeThreads:
-    """The threads that a network computes on where nothing but scoring goes on."""
+    """The threads that a network computes on while nothing but scoring runs."""
     threads = ComputeThreads(config.compute_threads)
     if device.type == "cpu":
         threads.follow()

@@ -50,7 +50,7 @@ class ExportReport:
     path: Path
     format: Format
     size: tuple[int, int]
-    """Height and width in pixels of what it takes; any number of pictures at once."""
+    """Height and width in pixels of what it takes; any number of images at once."""
     multiple: int
     """Where it takes other sizes too: their sides are multiples of this, from twice that on; else 0."""
     bytes: int
@@ -89,7 +89,7 @@ def export(
     """Write a trained network as ONNX or as a torch.export program, and prove that the file computes the same.
 
     The file takes `images`, f32[N, 3, H, W] in RGB from 0 to 1 (any N; H and W are the run's), and gives
-    `probabilities`, f32[N, C, H, W]. It is loaded again and run on one picture and on two, and where it takes any size
+    `probabilities`, f32[N, C, H, W]. It is loaded again and run on one image and on two, and where it takes any size
     on two sizes, before it gets its name.
 
     Args:
@@ -97,7 +97,7 @@ def export(
         fmt: `onnx` or `torch-export`.
         network: one of the same kind, where the run trained a network of your own; it stays as it is.
         out: file to write, or a folder for `model.onnx` or `model.pt2`; default: the run's folder.
-        image: photo to try it on; default: a sample of the run's shards, or a drawn pet if they are gone.
+        image: image to try it on; default: a sample of the run's shards, or a drawn pet if they are gone.
         dynamic_size: take any H and W that are multiples of the network's stride, from twice that on. Objects are still
             found best in the size that they had in training.
 
@@ -206,7 +206,7 @@ def _metadata(trained: TrainedModel, multiple: int) -> dict[str, str]:
 def _save(
     fmt: Format, model: Deployable, size: tuple[int, int], multiple: int, path: Path, metadata: dict[str, str]
 ) -> None:
-    # Two pictures: a batch of one would be taken for a constant.
+    # Two images: a batch of one would be taken for a constant.
     example = (torch.rand(2, 3, *size),)
     shapes = {INPUT: {0: torch.export.Dim("batch", min=1)}}
     if multiple:
@@ -243,7 +243,7 @@ def _load(fmt: Format, path: Path) -> _Runner:
 
 @torch.no_grad()
 def _compare(model: Deployable, run_file: _Runner, picture: torch.Tensor) -> tuple[float, float]:
-    """Largest difference and argmax agreement over a batch of one and a batch of two (the picture and its mirror)."""
+    """Largest difference and argmax agreement over a batch of one and a batch of two (the image and its mirror)."""
     differences, agreements = [], []
     for batch in (picture, torch.cat([picture, picture.flip(-1)])):
         ours, theirs = model(batch), run_file(batch)
@@ -255,7 +255,7 @@ def _compare(model: Deployable, run_file: _Runner, picture: torch.Tensor) -> tup
 
 
 def _squashed(pixels: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
-    """A picture u8[H, W, 3] as the file takes it: f32[1, 3, *size] in 0-1."""
+    """An image u8[H, W, 3] as the file takes it: f32[1, 3, *size] in 0-1."""
     small = torch.from_numpy(np.ascontiguousarray(resize_image(pixels, *size)))
     return small.permute(2, 0, 1).unsqueeze(0).float() / 255
 
@@ -278,7 +278,7 @@ def _sample(trained: TrainedModel) -> tuple[str, np.ndarray]:
         finally:
             reader.close()
     except (PetsegError, StopIteration):
-        # Shards may be gone by the time a run is exported; any picture will do.
+        # Shards may be gone by the time a run is exported; any image will do.
         from petseg.data.sources.synthetic import SyntheticSource
 
         source = SyntheticSource(1)

@@ -18,14 +18,14 @@ Picture = Path | str | Image.Image | np.ndarray
 
 
 def as_pixels(picture: Picture, tones: Tones = AS_IT_IS) -> np.ndarray:
-    """u8[H, W, 3], RGB and upright, of a picture in any form.
+    """u8[H, W, 3], RGB and upright, of an image in any form.
 
     Args:
         picture: its path, or its pixels.
         tones: what becomes of more than 8 bits or three bands.
 
     Raises:
-        PetsegError: it cannot be read, or is no picture.
+        PetsegError: it cannot be read, or is not an image.
     """
     if isinstance(picture, Path | str):
         return read_photo(Path(picture).expanduser(), tones)
@@ -33,21 +33,21 @@ def as_pixels(picture: Picture, tones: Tones = AS_IT_IS) -> np.ndarray:
         try:
             return to_rgb(picture, tones)
         except PictureError as error:
-            raise PetsegError(f"the picture {error}.") from error
+            raise PetsegError(f"the image {error}.") from error
     if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3:
         return picture
     what = f"{picture.dtype}{list(picture.shape)}" if isinstance(picture, np.ndarray) else type(picture).__name__
-    raise PetsegError(f"a picture is a path, a PIL image or u8[H, W, 3], not {what}.")
+    raise PetsegError(f"an image is a path, a PIL image or u8[H, W, 3], not {what}.")
 
 
 def pictures_in(images: Sequence[Path]) -> list[Path]:
-    """The photos that a command line means: files as they are, and for a folder the pictures directly in it.
+    """The images that a command line means: files as they are, and for a folder the images directly in it.
 
-    A folder's images are the files with a suffix that petseg packs, without dotfiles, sorted by name. A picture that is
+    A folder's images are the files with a suffix that petseg packs, without dotfiles, sorted by name. An image that is
     named twice counts once. Files are not opened, and need not exist.
 
     Raises:
-        PetsegError: nothing was named, or a folder has no picture in it.
+        PetsegError: nothing was named, or a folder has no image in it.
     """
     found: dict[Path, Path] = {}
     for path in images:
@@ -59,16 +59,16 @@ def pictures_in(images: Sequence[Path]) -> list[Path]:
                 raise PetsegError(f"{path} cannot be read ({error.strerror}).") from error
             chosen = [p for p in entries if p.suffix.lower() in IMAGES and not p.name.startswith(".") and p.is_file()]
             if not chosen:
-                raise PetsegError(f"{path} has no picture directly in it: give photos, or a folder of photos.")
+                raise PetsegError(f"{path} has no image directly in it: give images, or a folder of images.")
         for one in chosen:
             found.setdefault(one.absolute(), one)
     if not found:
-        raise PetsegError("no picture was named: give photos, or a folder of photos.")
+        raise PetsegError("no image was named: give images, or a folder of images.")
     return list(found.values())
 
 
 def read_photo(path: Path, tones: Tones = AS_IT_IS, *, allow_damaged: bool = False) -> np.ndarray:
-    """A photo, upright and in RGB.
+    """An image, upright and in RGB.
 
     Args:
         path: a file of a format that petseg packs.

@@ -1,4 +1,4 @@
-"""Scores on whole pictures, each at its own size."""
+"""Scores on whole images, each at its own size."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MOST_AHEAD = 4
 """Pictures that are decoded while one is scored."""
 
 Sample = tuple[int, np.ndarray, np.ndarray]
-"""Index, picture u8[H, W, 3], codes u8[H, W]."""
+"""Index, image u8[H, W, 3], codes u8[H, W]."""
 
 
 class Pictures:
@@ -82,7 +82,7 @@ class Pictures:
         )
 
     def some(self, count: int) -> np.ndarray:
-        """Indices of `count` pictures, drawn by a hash, so that they are the same in every epoch and run; 0 for all."""
+        """Indices of `count` images, drawn by a hash, so that they are the same in every epoch and run; 0 for all."""
         if not 0 < count < len(self.indices):
             return self.indices
         return np.sort(self.indices[np.argsort(keyed_hash(self.indices, 11), kind="stable")[:count]])
@@ -114,7 +114,7 @@ class Pictures:
 
 
 def at_own_size(trained: TrainedModel, scales: Sequence[float], *, full_size: bool) -> bool:
-    """Whether a network is scored on pictures at their own size: as its run did, or as is asked for."""
+    """Whether a network is scored on images at their own size: as its run did, or as is asked for."""
     return full_size or tuple(scales) != (1.0,) or trained.config.scores_whole_pictures
 
 
@@ -129,17 +129,17 @@ def evaluate_pictures(
     threads: ComputeThreads | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    """Score a network against masks as they are on disk: every pixel counts once, so larger pictures weigh more.
+    """Score a network against masks as they are on disk: every pixel counts once, so larger images weigh more.
 
     Args:
-        segmenter: how the network is used on a picture of any size, on the device.
+        segmenter: how the network is used on an image of any size, on the device.
         pictures: the samples.
         classes: class table of the shards.
         world: the ranks that share them.
         objective: what `loss` is, on the CPU.
-        count: pictures that are scored, always the same ones; 0 for all.
+        count: images that are scored, always the same ones; 0 for all.
         threads: that it computes on; they follow the load.
-        progress: called with 1 after each picture.
+        progress: called with 1 after each image.
 
     Raises:
         PetsegError: a damaged sample.
@@ -158,7 +158,7 @@ def evaluate_pictures(
 def score_picture(
     segmenter: Segmenter, sample: Sample, classes: ClassTable, tally: Tally, objective: Objective
 ) -> None:
-    """Count one picture."""
+    """Count one image."""
     index, picture, codes = sample
     truth = classes.lookup()[codes]
     confusion = torch.zeros((1, len(classes), len(classes)), dtype=torch.int64)
@@ -192,7 +192,7 @@ def score_pictures(
         device: where the network runs.
         tta: see `Segmenter`.
         scales: likewise.
-        progress: called with 1 after each picture.
+        progress: called with 1 after each image.
 
     Raises:
         PetsegError: no such split, shards of other classes than the network's, or a damaged sample.

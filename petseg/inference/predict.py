@@ -1,4 +1,4 @@
-"""Masks and overlays of a folder of photos, each at its own size."""
+"""Masks and overlays of a folder of images, each at its own size."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Probabilities = Literal["", "png", "npy"]
 """How probabilities are written, one file a class: not at all, as PNG of 16 bits (65535 is 1), or as NPY of f32."""
 
 MOST_THREADS = 16
-"""Each holds a photo, and little is left to gain."""
+"""Each holds an image, and little is left to gain."""
 
 _NAMED_FAILURES = 5
 _JPEG_QUALITY = 92
@@ -35,14 +35,14 @@ _SMALLEST_TEXT = 12
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
-    """What was written for one photo."""
+    """The files written for one image."""
 
     image: Path
-    """The photo."""
+    """The image."""
     mask: Path
     """`NAME.png`, of the photo's upright size: the class codes, as indices of a palette of the classes' colours."""
     overlay: Path
-    """`NAME_overlay.jpg`: the photo under the classes' colours, with a legend below it where there is room for one."""
+    """`NAME_overlay.jpg`: the image under the classes' colours, with a legend below it where there is room for one."""
     probabilities: tuple[Path, ...]
     """`NAME_pCODE.png` or `.npy` of each class, in the classes' order, where they were asked for."""
     shares: dict[str, float]
@@ -58,24 +58,24 @@ def predict(
     allow_damaged: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> list[Prediction]:
-    """Write a mask and an overlay of every photo into `out`; a photo that cannot be read keeps no other waiting.
+    """Write a mask and an overlay of every image into `out`; an image that cannot be read keeps no other waiting.
 
-    Threads take a photo each, from its file to its results.
+    Threads take an image each, from its file to its results.
 
     Args:
         segmenter: the network, and how it is used.
-        images: photos in any format that petseg packs, or folders of them (see `pictures_in`).
+        images: images in any format that petseg packs, or folders of them (see `pictures_in`).
         out: folder, made if need be; a photo's results in it are replaced, nothing else is touched.
         probabilities: write them too.
-        allow_damaged: take photos of which a part is missing, too.
-        progress: called with 1 after each photo, in the calling thread.
+        allow_damaged: take images of which a part is missing, too.
+        progress: called with 1 after each image, in the calling thread.
 
     Returns:
-        One entry a photo, in the order of `pictures_in`.
+        One entry an image, in the order of `pictures_in`.
 
     Raises:
-        PetsegError: before anything is written, two photos whose results would have one name, or a result that would
-            replace a photo; at once, an `out` that cannot be written; after all others were done, the photos that
+        PetsegError: before anything is written, two images whose results would have one name, or a result that would
+            replace an image; at once, an `out` that cannot be written; after all others were done, the images that
             could not be read, each with its reason.
     """
     if probabilities not in get_args(Probabilities):
@@ -117,13 +117,13 @@ def predict(
         )
         listed = "; ".join(map(str, failed[:_NAMED_FAILURES])) + (f"; and {more} more" if more > 0 else "")
         rest = f"; the other {len(done)} are in {out}" if done else ""
-        raise PetsegError(f"{len(failed)} of {len(photos)} pictures could not be read: {listed}{rest}{hint}.")
+        raise PetsegError(f"{len(failed)} of {len(images)} images could not be read: {listed}{rest}{hint}.")
     return done
 
 
 @dataclass(frozen=True, slots=True)
 class _Results:
-    """The names of what is to be written for a photo."""
+    """The names of what is to be written for an image."""
 
     photo: Path
     mask: Path
@@ -162,7 +162,7 @@ def _check(plan: Sequence[_Results], out: Path) -> None:
                 raise PetsegError(f"{other} and {planned.photo} would both be written to {result}: rename one of them.")
             replaced = inputs.get(folder / result.name)
             if replaced is not None:
-                raise PetsegError(f"--out: {result} would replace the picture {replaced}; choose another folder.")
+                raise PetsegError(f"--out: {result} would replace the image {replaced}; choose another folder.")
 
 
 def _predict_one(segmenter: Segmenter, picture: np.ndarray, planned: _Results) -> Prediction:

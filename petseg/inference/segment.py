@@ -1,4 +1,4 @@
-"""A trained network on pictures of any size: squashed or padded to its own size, or cut into tiles of it."""
+"""A trained network on images of any size: squashed or padded to its own size, or cut into tiles of it."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ _BATCH, _SMALLEST_TILE = 16, 16
 
 
 class Segmenter:
-    """A trained network that takes pictures of any size; `petseg.load` gives it.
+    """A trained network that takes images of any size; `petseg.load` gives it.
 
     Args:
         trained: its network is on `device` already (`load_trained` puts it there).
         device: where it runs.
         amp: mixed precision, `auto`, `bf16`, `fp16` or `off`; None for what the device has if the run had any.
-        tta: average with the mirrored picture (test-time augmentation), in twice the time.
-        scales: average over the picture enlarged by these factors (test-time augmentation), in as many times the time.
+        tta: average with the mirrored image (test-time augmentation), in twice the time.
+        scales: average over the image enlarged by these factors (test-time augmentation), in as many times the time.
         tile: short side of a tile, in the picture's pixels; each tile is squashed to the network's size. 0 for as in
-            training: the whole picture, squashed or padded, or tiles of the network's size where it learned from crops.
+            training: the whole image, squashed or padded, or tiles of the network's size where it learned from crops.
         overlap: smallest share of a tile that its neighbour covers too, 0 to 0.9; there they fade into each other.
 
     Raises:
-        PetsegError: it was trained on pictures decoded in a way that this petseg does not know; or an option out of
+        PetsegError: it was trained on images decoded in a way that this petseg does not support; or an option out of
             range.
 
     Examples:
@@ -60,7 +60,7 @@ class Segmenter:
     ) -> None:
         if trained.decode_policy not in {"", "fancy-upsampling"}:
             raise PetsegError(
-                f"{trained.path} was trained on pictures decoded by '{trained.decode_policy}', which this petseg does "
+                f"{trained.path} was trained on images decoded by '{trained.decode_policy}', which this petseg does "
                 "not know: upgrade petseg."
             )
         if amp not in {None, *get_args(Amp)}:
@@ -92,24 +92,24 @@ class Segmenter:
         )
 
     def predict(self, picture: Picture) -> np.ndarray:
-        """The mask of a picture at its own size: u8[H, W], codes as in the masks that the network learned from.
+        """The mask of an image at its own size: u8[H, W], codes as in the masks that the network learned from.
 
         Args:
-            picture: path of a photo, a PIL image, or u8[H, W, 3] in RGB; upright, or with an EXIF orientation.
+            picture: path of an image, a PIL image, or u8[H, W, 3] in RGB; upright, or with an EXIF orientation.
 
         Raises:
-            PetsegError: it cannot be read, or is no picture.
+            PetsegError: it cannot be read, or is not an image.
         """
         return self.classes.to_codes(self.segment(as_pixels(picture, self.tones)))
 
     def probabilities(self, picture: Picture) -> np.ndarray:
-        """Class probabilities of a picture at its own size, enlarged bilinearly: f32[C, H, W], in the classes' order.
+        """Class probabilities of an image at its own size, enlarged bilinearly: f32[C, H, W], in the classes' order.
 
         Args:
             picture: as for `predict`.
 
         Raises:
-            PetsegError: it cannot be read, or is no picture.
+            PetsegError: it cannot be read, or is not an image.
         """
         pixels = as_pixels(picture, self.tones)
         found = np.empty((len(self.classes), *pixels.shape[:2]), np.float32)
@@ -132,7 +132,7 @@ class Segmenter:
         return mask
 
     def bands(self, picture: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-        """Class probabilities at the picture's own size, some rows at a time: some MB, however big the picture.
+        """Class probabilities at the picture's own size, some rows at a time: some MB, however big the image.
 
         Args:
             picture: u8[H, W, 3], RGB, upright.
@@ -178,7 +178,7 @@ class Segmenter:
             yield rows, band
 
     def _spans(self, height: int, width: int, scale: float) -> tuple[list[_Span], list[_Span]]:
-        """Tiles of a picture of a size, enlarged by `scale`: their rows, and their columns."""
+        """Tiles of an image of a size, enlarged by `scale`: their rows, and their columns."""
         clipped = self._fit == "squash" and scale == 1
         if self._tile or self._fit == "crop":
             short = min(self.height, self.width)
@@ -193,9 +193,9 @@ class Segmenter:
         return down, across
 
     def at_network_size(self, picture: np.ndarray) -> np.ndarray:
-        """Class probabilities at the network's size, f32[C, height, width], of a picture u8[H, W, 3].
+        """Class probabilities at the network's size, f32[C, height, width], of an image u8[H, W, 3].
 
-        The picture is squashed by the resize that every loader is held to.
+        The image is squashed by the resize that every loader is held to.
         """
         return self._at_network_size(picture, [whole(*picture.shape[:2])])[0]
 
@@ -242,7 +242,7 @@ def enlarge(
     large = np.empty((len(probabilities), len(y), columns.stop - columns.start), np.float32)
     for plane, out in zip(probabilities, large, strict=True):
         band = plane[above] * (1 - weight) + plane[below] * weight
-        if columns != slice(0, width):  # of a picture that is padded
+        if columns != slice(0, width):  # of an image that is padded
             np.add(band[:, left] * (1 - share), band[:, right] * share, out=out)
         else:
             cv2.resize(band, (width, len(y)), dst=out, interpolation=cv2.INTER_LINEAR)
@@ -262,19 +262,19 @@ def likeliest(probabilities: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """The pixels along one axis that a tile covers; it may reach beyond the picture."""
+    """The pixels along one axis that a tile covers; it may reach beyond the image."""
 
     start: int
     length: int
     first: int
     last: int
-    """Those of the picture, from `first` to before `last`."""
+    """Those of the image, from `first` to before `last`."""
     weights: np.ndarray
     """f32[last - first]: the tile's weight in each of these; over all tiles they add up to 1."""
 
     @property
     def inside(self) -> slice:
-        """Those of the picture, counted from the tile's first."""
+        """Those of the image, counted from the tile's first."""
         return slice(self.first - self.start, self.last - self.start)
 
 
@@ -282,10 +282,10 @@ def _spans(length: int, tile: int, overlap: float, *, clipped: bool) -> list[_Sp
     """Tiles along an axis, evenly spread; one where they would be no smaller than it.
 
     Args:
-        length: pixels of the picture.
+        length: pixels of the image.
         tile: of a tile.
         overlap: smallest share of a tile that its neighbour covers.
-        clipped: a tile longer than the picture becomes as long as that, and else reaches beyond it at both ends.
+        clipped: a tile longer than the image becomes as long as that, and else reaches beyond it at both ends.
     """
     if tile >= length:
         tile = length if clipped else tile

@@ -36,17 +36,17 @@ class TrainedModel:
     path: Path
     """The checkpoint that it came from."""
     decode_policy: str
-    """How the pictures that it learned from were decoded, such as `fancy-upsampling`."""
+    """How the images that it learned from were decoded, such as `fancy-upsampling`."""
     class_weights: tuple[float, ...] | None = None
     """Of the classes in its loss, in their order."""
     tones: Tones = AS_IT_IS
-    """What became of pictures of more than 8 bits or three bands when they were packed."""
+    """What became of images of more than 8 bits or three bands when they were packed."""
 
     def __repr__(self) -> str:
         return f"TrainedModel({str(self.path)!r}, {self.config.arch}, {self.classes}, size {self.config.size})"
 
     def objective(self) -> Objective:
-        """What its run minimised, on the network's device; cross-entropy in place of a loss of somebody's own."""
+        """The loss of its run, on the network's device; cross-entropy in place of a loss of somebody's own."""
         return objective_for(self.config, self.class_weights).to(self.transform.mean.device)
 
     @torch.no_grad()

@@ -23,7 +23,7 @@ i64[N, H, W] (255 where a pixel does not count) to both, of the same shapes and 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Policy:
-    """How far pictures are moved and recoloured. Every amount is drawn uniformly from -x to x."""
+    """How far images are moved and recoloured. Every amount is drawn uniformly from -x to x."""
 
     flip: bool = True
     """Mirror left and right, half of the time."""
@@ -69,7 +69,7 @@ def uniforms(indices: torch.Tensor, epoch: torch.Tensor, seed: int, streams: int
 def augment(
     x: torch.Tensor, masks: torch.Tensor, indices: torch.Tensor, epoch: torch.Tensor, *, seed: int, policy: Policy
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Move and recolour each picture, its mask moved alike.
+    """Move and recolour each image, its mask moved alike.
 
     Args:
         x: f32[N, 3, H, W] in 0-1.

@@ -65,7 +65,7 @@ def load_weights(network: Network, weights: dict[str, torch.Tensor], path: Path)
 
 
 def objective_for(config: TrainConfig, weights: Sequence[float] | None = None, own: OwnLoss | None = None) -> Objective:
-    """What a run minimises.
+    """The loss of a run.
 
     Args:
         config: its options.

@@ -15,7 +15,7 @@ class Freezable(nn.Module):
         self._frozen: tuple[nn.Module, ...] = ()
 
     def encoder_parts(self) -> tuple[nn.Module, ...]:
-        """What `freeze_encoder` freezes."""
+        """The parameters that `freeze_encoder` freezes."""
         raise NotImplementedError
 
     def freeze_encoder(self) -> None:

@@ -19,9 +19,9 @@ pixel does not count, which torch's cross-entropy passes over."""
 
 
 class Objective(nn.Module):
-    """What a run minimises, made of sums: those of parts of a batch or a set add up to those of the whole.
+    """The loss of a run, made of sums: those of parts of a batch or a set add up to those of the whole.
 
-    Lovász and somebody's own are no sums over pixels: there the parts' values are averaged, each by its pixels.
+    Lovász and somebody's own are not sums over pixels: there the parts' values are averaged, each by its pixels.
 
     Args:
         kind: `ce` (cross-entropy), `ce+dice`, `focal`, `lovasz` (with cross-entropy) or `own`.
@@ -67,13 +67,13 @@ class Objective(nn.Module):
         return combine(sums, dice=self.dice)
 
     def count(self, masks: torch.Tensor) -> torch.Tensor:
-        """What cross-entropy is divided by: the pixels of masks i64[N, H, W] that count, or their weights' sum."""
+        """The divisor of cross-entropy: the pixels of masks i64[N, H, W] that count, or their weights' sum."""
         return counted_pixels(masks, self.weights)
 
     def part(self, sums: torch.Tensor, count: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
         """The share of one of several batches in the loss of a step, a scalar.
 
-        Cross-entropy as in one large batch; of Dice, which is no sum over pixels, the mean over the batches.
+        Cross-entropy as in one large batch; of Dice, which is not a sum over pixels, the mean over the batches.
 
         Args:
             sums: of the batch.
@@ -96,7 +96,7 @@ def loss_sums(
     weights: torch.Tensor | None = None,
     gamma: float = 0.0,
 ) -> torch.Tensor:
-    """What the loss of a batch, or of a whole set, is made of: those of parts add up to those of the whole.
+    """Sums that make up the loss of a batch, or of a whole set: those of parts add up to those of the whole.
 
     Args:
         outputs: f[N, C, H, W], logits.
@@ -165,7 +165,7 @@ def combine(sums: torch.Tensor, *, dice: float) -> torch.Tensor:
     """Mean cross-entropy plus `dice` times (1 - mean soft Dice), of `loss_sums` over a batch or a whole set; a scalar.
 
     Dice as in Milletari, Navab and Ahmadi, "V-Net" (3DV 2016), with p + g in the denominator. It is summed over the
-    batch, so that a picture without a class does not dominate, smoothed by one pixel, and the mean is over the classes
+    batch, so that an image without a class does not dominate, smoothed by one pixel, and the mean is over the classes
     that are there: that the others get no probability is the cross-entropy's business, and a term for each of them
     would put a floor under the loss of a set of many classes.
     """

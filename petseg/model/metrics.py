@@ -11,7 +11,7 @@ from petseg.classes import IGNORE_INDEX, ClassTable
 
 
 def confusion_matrices(predictions: torch.Tensor, masks: torch.Tensor, classes: int) -> torch.Tensor:
-    """One confusion matrix a picture, on the device and without a host sync.
+    """One confusion matrix an image, on the device and without a host sync.
 
     Args:
         predictions: i64[N, H, W], class indices in [0, classes).
@@ -39,7 +39,7 @@ def iou_per_class(confusion: np.ndarray) -> np.ndarray:
 
 
 def mean_ious(confusion: torch.Tensor) -> torch.Tensor:
-    """Mean IoU of each picture, f64[N] from i64[N, C, C], as `mean_iou` computes it; on the device, no host sync."""
+    """Mean IoU of each image, f64[N] from i64[N, C, C], as `mean_iou` computes it; on the device, no host sync."""
     counts = confusion.double()
     hits = counts.diagonal(dim1=1, dim2=2)
     union = counts.sum(2) + counts.sum(1) - hits

@@ -45,7 +45,7 @@ class UNet(Freezable):
     """
 
     HEAD = "head."
-    """What the names of the last layers' weights begin with."""
+    """Prefix of the names of the last layers' weights."""
 
     def __init__(
         self,
@@ -171,7 +171,7 @@ class OwnNetwork(nn.Module):
         super().__init__()
         self.module = module
         self.has_unused = False
-        """Whether some parameters have no part in the output, which DistributedDataParallel has to know."""
+        """Whether some parameters have no part in the output, which DistributedDataParallel has to be told."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits f[N, classes, H, W] of images f[N, 3, H, W]."""
@@ -185,10 +185,10 @@ class OwnNetwork(nn.Module):
         return outputs.float().softmax(dim=1)
 
     def check(self, classes: int, height: int, width: int, batch_size: int) -> None:
-        """Try a copy of it on one picture, and on a training batch of two, or of one where no more are to come.
+        """Try a copy of it on one image, and on a training batch of two, or of one where no more are to come.
 
         Raises:
-            PetsegError: it does not take pictures of this size, its outputs are no logits of `classes` classes, or it
+            PetsegError: it does not take images of this size, its outputs are not logits of `classes` classes, or it
                 cannot learn from batches of this size.
         """
         trial = copy.deepcopy(self)
@@ -199,7 +199,7 @@ class OwnNetwork(nn.Module):
                 with torch.no_grad():
                     found = list(trial.eval()(torch.zeros(1, 3, height, width, device=device)).shape)
             except Exception as error:  # anything may go wrong in there
-                raise PetsegError(f"network: it does not take pictures of {height}x{width} px ({error}).") from error
+                raise PetsegError(f"network: it does not take images of {height}x{width} px ({error}).") from error
             if found != (wanted := [1, classes, height, width]):
                 raise PetsegError(f"network: its outputs are {found}, and {wanted} are wanted.")
             try:
@@ -207,7 +207,7 @@ class OwnNetwork(nn.Module):
             except Exception as error:  # BatchNorm over one value, for one
                 more = "; give a larger --batch-size" if rows == 1 else ""
                 raise PetsegError(
-                    f"network: it cannot learn from batches of {rows} pictures of {height}x{width} px ({error}){more}."
+                    f"network: it cannot learn from batches of {rows} images of {height}x{width} px ({error}){more}."
                 ) from error
         self.has_unused = any(p.requires_grad and p.grad is None for p in trial.parameters())
 

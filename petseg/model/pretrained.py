@@ -44,7 +44,7 @@ def statistics_of(module: nn.Module) -> tuple[list[float], list[float]] | None:
 
 
 def is_file(source: str) -> bool:
-    """Whether `--encoder-weights` means a file, and not a name that the library knows."""
+    """Whether `--encoder-weights` means a file, and not a name from the library."""
     return "/" in source or Path(source).suffix in _SUFFIXES or Path(source).is_file()
 
 
@@ -61,7 +61,7 @@ def load_encoder(network: SmpNetwork, source: str) -> Pretrained:
 
     Args:
         network: to be changed.
-        source: name that segmentation_models.pytorch knows for this encoder, such as `imagenet`, or a file of
+        source: name of segmentation_models.pytorch for this encoder, such as `imagenet`, or a file of
             PyTorch's or of safetensors.
 
     Raises:

@@ -26,7 +26,7 @@ class SmpNetwork(Freezable):
         classes: output channels.
 
     Raises:
-        PetsegError: the library is missing, does not know one of the names, or cannot combine them.
+        PetsegError: the library is missing, lacks one of the names, or cannot combine them.
 
     Examples:
         >>> SmpNetwork("smp:Unet:resnet18", classes=3)(torch.zeros(1, 3, 97, 133)).shape

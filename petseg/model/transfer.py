@@ -39,7 +39,7 @@ def take_over(
         A sentence if the head starts anew, else nothing.
 
     Raises:
-        PetsegError: as many classes, but others, and `auto` cannot know whether they mean the same; the head of as many
+        PetsegError: as many classes, but others, and `auto` cannot tell whether they mean the same; the head of as many
             classes is to be kept and there are not; or weights of another architecture.
     """
     if head == "auto":
@@ -62,7 +62,8 @@ def take_over(
     anew = _head_of(network, own, weights)
     if not anew:
         raise OptionError(
-            "init_head", "nobody knows which layers of your own network are its head: make them anew, and give keep."
+            "init_head",
+            "petseg cannot tell which layers of your own network are its head: make them anew, and give keep.",
         )
     body = {name: value for name, value in weights.items() if name not in anew}
     load_weights(network, {**body, **{name: own[name] for name in anew if name in own}}, path)

@@ -49,5 +49,5 @@ class InputTransform(nn.Module):
         return self.scale(to_float(images, channels_last=self.channels_last))
 
     def scale(self, x: torch.Tensor) -> torch.Tensor:
-        """The same for pictures that are f32[N, 3, H, W] in 0-1 already."""
+        """The same for images that are f32[N, 3, H, W] in 0-1 already."""
         return normalise(x, self.mean, self.std) if self.apply_statistics else x

@@ -1,4 +1,4 @@
-"""What a run came to, as one HTML file that needs nothing else."""
+"""The report of a run, as one HTML file that needs nothing else."""
 
 from petseg.report.gallery import Panel
 from petseg.report.report import write_report

@@ -52,7 +52,7 @@ class Comparison:
     options: tuple[tuple[str, tuple[str, ...]], ...]
     """Name of an option and its value in each run, where they are not all the same."""
     notes: tuple[str, ...]
-    """What keeps the figures from being compared."""
+    """Reasons against comparing the figures."""
     charts: tuple[Chart, ...]
 
 
@@ -121,7 +121,7 @@ def _read(folder: Path) -> _Run:
     records = run.records()
     summary = run.summary() if run.is_finished else {}
     if not records and not summary:
-        raise PetsegError(f"{folder} is no run's folder, or no epoch of it was finished yet.")
+        raise PetsegError(f"{folder} is not a run's folder, or no epoch of it was finished yet.")
     return _Run(folder, summary, records, run.resolved())
 
 

@@ -142,7 +142,7 @@ def line(
     dashes: tuple[float, ...] = (),
     width: float = 1.8,
 ) -> Line:
-    """A line of a chart; values that are no finite numbers are unknown."""
+    """A line of a chart; values that are not finite numbers are unknown."""
     plain = tuple(math.nan if (v := number(value)) is None else v for value in values)
     last = _last(plain)
     return Line(

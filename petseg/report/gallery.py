@@ -1,4 +1,4 @@
-"""Rows of small pictures: what went in, what should come out, what came out, and how sure the network was."""
+"""Rows of small images: what went in, what should come out, what came out, and how sure the network was."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COLOUR_MAP = "viridis"
 """Perceptually even, and readable with any colour vision."""
 
 MAX_PROBABILITIES = 3
-"""Probability pictures a row; with more classes, those that cover the most of it."""
+"""Probability images a row; with more classes, those that cover the most of it."""
 
 ERROR_COLOUR: RGB = (255, 0, 128)
 """Of wrong pixels: a hue that neither pets nor the classes' colours have."""
@@ -27,7 +27,7 @@ _SIDE, _SMALL_SIDE, _MANY = 360, 220, 16
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Panel:
-    """One picture of the gallery, with what the network made of it."""
+    """One image of the gallery, with what the network made of it."""
 
     key: str
     """The sample's key or file name; any text."""
@@ -38,7 +38,7 @@ class Panel:
     probabilities: np.ndarray
     """f32[C, H, W], 0 to 1, C of 2 or more; they need not add up to 1."""
     iou: float
-    """Mean IoU of this picture, 0 to 1; NaN where nothing counts."""
+    """Mean IoU of this image, 0 to 1; NaN where nothing counts."""
 
     def __post_init__(self) -> None:
         if self.image.ndim != 3 or self.image.shape[2] != 3 or self.image.dtype != np.uint8 or not self.image.size:
@@ -67,7 +67,7 @@ class Panel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tile:
-    """One small picture."""
+    """One small image."""
 
     label: str
     alt: str
@@ -118,7 +118,7 @@ def probability_colours() -> np.ndarray:
 
 
 def overlay(image: np.ndarray, indices: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """Tint a picture by class.
+    """Tint an image by class.
 
     Args:
         image: u8[H, W, 3].
@@ -171,7 +171,7 @@ def _row(panel: Panel, looks: Sequence[ClassLook], table: np.ndarray, side: int)
         Tile(label="Picture", alt=f"{panel.key}: the picture", source=_webp(photo)),
         Tile(label="Truth", alt=f"{panel.key}: true classes over the picture",
              source=_webp(overlay(photo, truth, palette))),
-        Tile(label="Prediction", alt=f"{panel.key}: predicted classes over the picture, wrong pixels hatched",
+        Tile(label="Prediction", alt=f"{panel.key}: predicted classes over the image, wrong pixels hatched",
              source=_webp(mark(overlay(photo, predicted, palette), wrong))),
     ]  # fmt: skip
     for index in _shown_classes(panel):

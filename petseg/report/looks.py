@@ -1,4 +1,4 @@
-"""Class names and colours, fit for pictures and for lines on light and dark paper."""
+"""Class names and colours, fit for images and for lines on light and dark paper."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ClassLook:
 
     name: str
     colour: RGB
-    """In overlays, where a photo lies beneath."""
+    """In overlays, where an image lies beneath."""
     on_light: RGB
     """The same hue for lines on light paper."""
     on_dark: RGB

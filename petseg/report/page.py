@@ -26,7 +26,7 @@ def write_page(path: Path, template: str, **values: Any) -> None:
     """
     page = _environment().get_template(template).render(values)
     try:
-        # Keys of files whose names are no UTF-8 hold lone surrogates; the page shows them as question marks.
+        # Keys of files whose names are not UTF-8 hold lone surrogates; the page shows them as question marks.
         write_atomic(path, page.encode("utf-8", "replace"))
     except OSError as error:
         raise PetsegError(

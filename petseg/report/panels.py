@@ -1,4 +1,4 @@
-"""The pictures of a run's report: a sample of the scored split, and its worst cases."""
+"""The images of a run's report: a sample of the scored split, and its worst cases."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WORST = 4
 """Worst cases in a report."""
 
 LONGEST_SIDE = 720
-"""Pixels that are kept of a whole picture: twice what a report shows."""
+"""Pixels that are kept of a whole image: twice what a report shows."""
 
 
 def choose(image_iou: dict[int, float], count: int) -> tuple[list[int], list[int]]:
@@ -49,8 +49,8 @@ def make_panels(
         shards: shard folder.
         manifest: its manifest.
         split: the split that was scored.
-        image_iou: mean IoU of each picture, by sample index.
-        count: pictures in the sample; 0 for no panels at all.
+        image_iou: mean IoU of each image, by sample index.
+        count: images in the sample; 0 for no panels at all.
         device: where the network runs.
 
     Raises:
@@ -84,7 +84,7 @@ def _panel(segmenter: Segmenter, reader: ShardReader, index: int, iou: float, *,
 
 
 def _sampled(segmenter: Segmenter, picture: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Class probabilities f32[C, height, width] at the pixels of a picture that a nearest resize of its mask takes."""
+    """Class probabilities f32[C, height, width] at the pixels of an image that a nearest resize of its mask takes."""
     rows, columns = nearest_indices(picture.shape[0], height), nearest_indices(picture.shape[1], width)
     found = np.empty((len(segmenter.classes), height, width), np.float32)
     for band_rows, band in segmenter.bands(picture):
@@ -102,7 +102,7 @@ def report_run(
     image_iou: dict[int, float],
     device: torch.device,
 ) -> Path:
-    """Write a run's report.html, with pictures of the split that it was scored on; its path.
+    """Write a run's report.html, with images of the split that it was scored on; its path.
 
     Args:
         run: run folder, with its summary.
@@ -110,7 +110,7 @@ def report_run(
         shards: shard folder.
         manifest: its manifest.
         split: that it was scored on.
-        image_iou: mean IoU of each picture, by sample index.
+        image_iou: mean IoU of each image, by sample index.
         device: where the network runs.
     """
     count = trained.config.gallery

@@ -45,7 +45,7 @@ class Score:
     accuracy: float | None = None
     precision: float | None = None
     index: int | None = None
-    """Class index, whose colour is shown; None for a row that is no class."""
+    """Class index, whose colour is shown; None for a row that is not a class."""
     kind: str = "class"
     """`class`, `foreground`, `mean` or `baseline`."""
 
@@ -92,8 +92,8 @@ def write_report(
 
     Args:
         run_dir: a finished run's folder, with `summary.json`, and `metrics.jsonl` and `resolved.toml` where there are.
-        panels: pictures for the gallery.
-        worst: the pictures of the split with the lowest mean IoU, from the worst on.
+        panels: images for the gallery.
+        worst: the images of the split with the lowest mean IoU, from the worst on.
         classes: the run's class table, for colours and for the names of foregrounds. None goes by the summary's
             names, which for Oxford's three classes comes to the same.
 

@@ -38,9 +38,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # damaged bytes lead an unpickler to raise nearly anything
         raise PetsegError(f"{path} is damaged or no checkpoint of petseg's; use another one of the run.") from error
     if not isinstance(data, dict) or "format" not in data or "config" not in data:
-        raise PetsegError(f"{path} is no checkpoint of petseg's.")
+        raise PetsegError(f"{path} is not a checkpoint of petseg's.")
     if not isinstance(data["format"], int):
-        raise PetsegError(f"{path} is no checkpoint of petseg's.")
+        raise PetsegError(f"{path} is not a checkpoint of petseg's.")
     if data["format"] != FORMAT:
         what = "newer" if data["format"] > FORMAT else "older"
         how = "upgrade petseg" if data["format"] > FORMAT else "train again, or use the petseg that wrote it"
@@ -60,11 +60,11 @@ class Saved:
     mean: list[float]
     std: list[float]
     decode_policy: str
-    """How the pictures that it learned from were decoded, such as `fancy-upsampling`."""
+    """How the images that it learned from were decoded, such as `fancy-upsampling`."""
     class_weights: tuple[float, ...] | None
     """Of the classes in its loss, in their order."""
     tones: dict[str, Any]
-    """What became of pictures of more than 8 bits or three bands, as `Tones` has it."""
+    """What became of images of more than 8 bits or three bands, as `Tones` has it."""
 
 
 def read_saved(run: Path, **changes: Any) -> Saved:
@@ -123,7 +123,7 @@ def _check_whole(data: bytes) -> None:
 
     Raises:
         ValueError: something was altered, or there is none.
-        zipfile.BadZipFile: it is no zip file.
+        zipfile.BadZipFile: it is not a zip file.
     """
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         if archive.comment != _seal_of(memoryview(data)[: -_SEAL - _LENGTH]):
@@ -143,7 +143,7 @@ def checkpoint_path(run: Path) -> Path:
     for candidate in (run / STAGED, run / BEST, run / LAST):
         if candidate.is_file() and (candidate.name != STAGED or is_committed(run)):
             return candidate
-    raise PetsegError(f"{run} holds no {BEST} and no {LAST}: it is no run folder, or nothing was saved yet.")
+    raise PetsegError(f"{run} holds no {BEST} and no {LAST}: it is not a run folder, or nothing was saved yet.")
 
 
 def is_committed(run: Path) -> bool:
@@ -181,7 +181,7 @@ def save_run(run: Path, described: dict[str, Any], sections: dict[str, Any], bes
     Args:
         run: run folder.
         described: weights, configuration, classes.
-        sections: what a run needs beside that to go on, one for each part with a state.
+        sections: what a run needs beside that to be resumed, one for each part with a state.
         best: as `described`, of the best epoch so far, and its `epoch` (from 1); None where it is saved already.
 
     Raises:
@@ -223,6 +223,6 @@ def load_training_state(run: RunFolder) -> dict[str, Any]:
         return {**data, **{name: data[name] for name in ("model", "step", "loader", "progress")}}
     except (KeyError, TypeError) as error:
         raise PetsegError(
-            f"{path} has no training state ({error} is missing), so the run cannot go on from it: {BEST} holds weights "
-            "alone; start a new run with --init-from."
+            f"{path} has no training state ({error} is missing), so the run cannot be resumed from it: {BEST} holds "
+            "weights alone; start a new run with --init-from."
         ) from error

@@ -50,11 +50,11 @@ class RunFolder:
 
     @property
     def can_go_on(self) -> bool:
-        """Whether it holds a run that saved something to go on from."""
+        """Whether it holds a run that saved something to resume from."""
         return self.last.is_file() and self.config.is_file()
 
     def create(self) -> None:
-        """Make the folder. What a run left that was killed before it saved anything is no hindrance.
+        """Make the folder. What a run left that was killed before it saved anything is not a hindrance.
 
         Raises:
             PetsegError: it already holds something else, or cannot be made.
@@ -67,7 +67,7 @@ class RunFolder:
         begun = {CONFIG, RESOLVED, METRICS, STAGED} if CONFIG in names else set()
         if any(n not in begun and not _BYPRODUCT.match(n) for n in names):
             raise PetsegError(
-                f"--run-dir {self.path} already holds something: choose another, or go on with that run by --resume."
+                f"--run-dir {self.path} already holds something: choose another, or resume that run by --resume."
             )
 
     def forget(self) -> None:
@@ -119,7 +119,7 @@ class RunFolder:
             except ValueError as error:
                 raise PetsegError(f"{path}, line {n}, is not JSON ({error}): remove that line.") from error
             if not isinstance(record, dict):
-                raise PetsegError(f"{path}, line {n}, is no epoch's record: remove that line.")
+                raise PetsegError(f"{path}, line {n}, is not an epoch's record: remove that line.")
             records.append(record)
         return records
 

@@ -12,11 +12,11 @@ from petseg.model.augment import OwnAugment, Policy, augment
 from petseg.model.losses import OwnLoss
 
 ZOOM, SHIFT = 0.5, 0.15
-"""Of whole pictures, where `zoom` and `shift` are not given."""
+"""Of whole images, where `zoom` and `shift` are not given."""
 
 
 class Own(NamedTuple):
-    """What somebody gives from Python in place of a run's options."""
+    """Functions given from Python in place of a run's options."""
 
     network: nn.Module | None = None
     loss: OwnLoss | None = None
@@ -28,7 +28,7 @@ NOTHING = Own()
 
 
 class Augment(Protocol):
-    """What a step does to its batch first."""
+    """The augmentation of a step."""
 
     def __call__(
         self, x: torch.Tensor, masks: torch.Tensor, indices: torch.Tensor, epoch: torch.Tensor
@@ -38,7 +38,7 @@ class Augment(Protocol):
 
 
 def policy_of(config: TrainConfig) -> Policy:
-    """How far a run's options move and recolour pictures."""
+    """How far a run's options move and recolour images."""
     is_crop = config.fit == "crop"
     return Policy(
         flip=config.hflip,
@@ -54,7 +54,7 @@ def policy_of(config: TrainConfig) -> Policy:
 
 
 def policy_augment(config: TrainConfig) -> Augment:
-    """What a run's options say; nothing under `--no-augment`."""
+    """The augmentation of a run's options; none under `--no-augment`."""
     policy, seed = policy_of(config), config.seed
 
     def by_policy(
@@ -66,7 +66,7 @@ def policy_augment(config: TrainConfig) -> Augment:
 
 
 def own_augment(own: OwnAugment) -> Augment:
-    """A function of somebody's own, which knows neither samples nor epochs."""
+    """A function of somebody's own, which is given neither samples nor epochs."""
 
     def by_own(
         x: torch.Tensor, masks: torch.Tensor, indices: torch.Tensor, epoch: torch.Tensor

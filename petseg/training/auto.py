@@ -68,7 +68,7 @@ def missing_compiler(device: torch.device) -> str | None:
 
 
 def failing_compiler(device: torch.device) -> str | None:
-    """What happens when a function of one line is compiled here, None if that works. Takes some seconds."""
+    """The error of compiling a function of one line here, None if that works. Takes some seconds."""
     # It warns on a machine without a GPU that there is none.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     # A number of its own, so that no cache holds the kernel: it would hide a compiler that is broken now.
@@ -97,7 +97,7 @@ def resolve_compile(
     if choice == "auto" and (device.type == "cpu" or not _pays(network, config, samples)):
         return False, None
     if reason := missing_compiler(device) or failing_compiler(device):
-        return False, f"{reason}, so torch.compile is off; training goes on without it."
+        return False, f"{reason}, so torch.compile is off; training continues without it."
     return True, None
 
 
@@ -125,7 +125,7 @@ def resolve_cache(
 def resolve_optimizer(config: TrainConfig) -> Literal["muon", "adamw", "adam"]:
     """`auto` is Muon, but AdamW for what starts from trained weights: what AdamW had taught them, Muon undoes.
 
-    By how much, benchmarks/LOG.md says. Nobody knows what somebody's own network has learned before.
+    By how much, benchmarks/LOG.md says. What a network of one's own has learned before cannot be told.
     """
     if config.optimizer != "auto":
         return config.optimizer
@@ -145,7 +145,7 @@ def settle_data(config: TrainConfig, world: World, cached_bytes: int) -> TrainCo
     if not keeps and config.cache not in {"auto", "none"}:
         raise OptionError(
             "cache",
-            "for crops, whole pictures are kept by --loader webdataset on a CPU and one rank alone: go without.",
+            "for crops, whole images are kept by --loader webdataset on a CPU and one rank alone: go without.",
         )
     cache = resolve_cache(config.cache, world.device, cached_bytes, world.size) if keeps else "none"
     return dataclasses.replace(config, loader=cast(Any, loader), cache=cache)

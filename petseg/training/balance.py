@@ -13,7 +13,7 @@ from petseg.errors import OptionError
 
 
 def class_weights(choice: str, manifest: Manifest) -> tuple[float, ...] | None:
-    """What `--class-weights` means for a set: one number a class, in the classes' order; None for all alike.
+    """Class weights of `--class-weights` for a set: one number a class, in the classes' order; None for all alike.
 
     `balanced`: median frequency balancing (Eigen and Fergus, ICCV 2015): the median of the classes' shares of all
     pixels over a class's own share. A class that does not occur has the weight 1, which nothing is multiplied by.
@@ -43,7 +43,7 @@ def _from_file(path: Path, classes: ClassTable) -> tuple[float, ...]:
         raise OptionError("class_weights", f"{path} cannot be read as TOML ({error}).") from error
     if found.keys() != set(classes.names):
         odd = sorted(found.keys() ^ set(classes.names))[0]
-        what = "is no class" if odd in found else "is missing"
+        what = "is not a class" if odd in found else "is missing"
         raise OptionError(
             "class_weights", f"{path}: '{odd}' {what}; name every class once: {', '.join(classes.names)}."
         )

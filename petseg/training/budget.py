@@ -1,4 +1,4 @@
-"""--max-minutes: how many steps still fit into the time that a person has, measured while the run goes on."""
+"""--max-minutes: how many steps still fit into the time that a person has, measured during the run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ END_SECONDS = 1.5
 """The best checkpoint is read, summary and report are written."""
 
 REPORT_BATCHES = 2.0
-"""A report's pictures take as long as scoring so many batches of as many pictures, one by one as they are."""
+"""A report's images take as long as scoring so many batches of as many images, one by one as they are."""
 
 CHANGED = 1.5
 """Scoring is measured again when a step takes so many times longer or shorter than it did then."""
@@ -113,11 +113,11 @@ class Budget:
         return self.is_over
 
     def validated(self, seconds: float) -> None:
-        """What scoring the val split took."""
+        """Seconds that scoring the val split took."""
         self._pace.validation = seconds
 
     def saved(self, seconds: float) -> None:
-        """What writing a checkpoint took."""
+        """Seconds that writing a checkpoint took."""
         self._pace.save = seconds
 
     def refit(self) -> None:

@@ -22,7 +22,7 @@ from petseg.training.verdict import verdict
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class FitResult:
-    """What a run came to.
+    """The result of a run.
 
     Examples:
         >>> result = petseg.train({"shards": "shards/oxford"})  # doctest: +SKIP

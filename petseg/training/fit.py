@@ -39,7 +39,7 @@ def fit(
         run: an empty new folder; on resume the run's own.
         world: the ranks.
         reporter: told of everything, in rank 0.
-        resume: go on from the run's last checkpoint.
+        resume: from the run's last checkpoint.
         own: somebody's own network, loss and augmentation, in place of the options'.
         began: when the run began, by `time.perf_counter`; default: now.
 
@@ -61,7 +61,7 @@ def fit(
         if summary := finished_summary(config, checkpoint, run):
             reporter.note(
                 f"{run.path} is finished ({summary['epochs']} epochs), so there is nothing to do; --epochs with a "
-                "larger number goes on."
+                "larger number resumes it."
             )
             return FitResult(run=run, summary=summary, test=None)
     with ComputeThreads(config.compute_threads, reporter.note) as threads:

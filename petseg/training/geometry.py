@@ -1,4 +1,4 @@
-"""How pictures become inputs: what `--fit auto` means for a set."""
+"""How images become inputs: what `--fit auto` means for a set."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ def settle_fit(config: TrainConfig, manifest: Manifest) -> tuple[TrainConfig, st
     if kept < KEPT_IOU and min(config.height_width) >= LEAST_CROP:
         return dataclasses.replace(config, fit="crop"), (
             f"--fit crop: masks that are squashed to {config.size} px keep a mean IoU of {kept:.2f} with themselves, "
-            "so parts of pictures are trained on, and whole ones scored in windows; --fit squash squashes them."
+            "so parts of images are trained on, and whole ones scored in windows; --fit squash squashes them."
         )
     if high / low >= SHAPES:
         return dataclasses.replace(config, fit="pad"), (
-            f"--fit pad: shapes differ, from {low:.2g} to {high:.2g} times as wide as high, so pictures are padded; "
+            f"--fit pad: shapes differ, from {low:.2g} to {high:.2g} times as wide as high, so images are padded; "
             "--fit squash squashes them."
         )
     return dataclasses.replace(config, fit="squash"), ""

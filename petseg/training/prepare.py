@@ -58,7 +58,7 @@ ANNOUNCED_BYTES = 2_000_000_000
 """Hashing more shards than this takes seconds, so it is said."""
 
 DECODE_POLICY = "fancy-upsampling"
-"""How pictures are decoded, in every loader."""
+"""How images are decoded, in every loader."""
 
 UNKNOWN = 2**62
 """Samples of a run whose end is not known yet: until then it stands at the beginning of its schedule."""
@@ -81,12 +81,12 @@ class Setup:
     network: Network
     """On the device, not wrapped."""
     statistics: Statistics
-    """What the network expects of its input."""
+    """The normalisation that the network expects."""
     transform: InputTransform
     step: TrainStep
     train: Loader
     val: Loader | Pictures | None
-    """Whole pictures where training sees parts of them or pads them; None where the shards have no such split."""
+    """Whole images where training sees parts of them or pads them; None where the shards have no such split."""
     progress: Progress
     threads: ComputeThreads
     skipped: dict[str, int] = field(default_factory=dict)
@@ -98,11 +98,11 @@ class Setup:
         return self.manifest.classes
 
     def source(self, split: str) -> Loader | Pictures:
-        """What reads a split once, for scores."""
+        """A loader that reads a split once, for scores."""
         return _scored(self.config, self.world, self.manifest, split, self.reporter, self.skipped)
 
     def segmenter(self, network: Network) -> Segmenter:
-        """How the run's network, or an average of it, is used on a picture of any size."""
+        """How the run's network, or an average of it, is used on an image of any size."""
         trained = TrainedModel(
             network=network,
             transform=self.transform,
@@ -140,9 +140,9 @@ def prepare(
         config: the same, on resume with what the run began with; `auto` ones still open.
         run: an empty new folder; with a checkpoint the run's own.
         world: the ranks.
-        reporter: hears of what a person should know.
+        reporter: is told what a person should know.
         threads: that the network computes on.
-        checkpoint: of the run that goes on.
+        checkpoint: of the resumed run.
         own: somebody's own network, loss and augmentation, in place of the options'.
         began: when the run began, by `time.perf_counter`; default: now.
 
@@ -150,7 +150,7 @@ def prepare(
         PetsegError: the parts do not fit each other, or something cannot be read; no folder was made.
     """
     manifest = Manifest.load(shards_for(config, reporter.note))
-    if checkpoint is None:  # a run that goes on was told so when it began
+    if checkpoint is None:  # a resumed run was told so when it began
         for name, why in config.idle():
             reporter.note(f"{flag_of(name)} {getattr(config, name)} does nothing here: {why}.")
     if config.loss == "own" and own.loss is None:
@@ -158,7 +158,7 @@ def prepare(
     if checkpoint and checkpoint["step"].get("own_augment", False) != (own.augment is not None):
         had, now = ("an augmentation of your own", "none") if own.augment is None else ("none of your own", "one")
         raise PetsegError(
-            f"{run.path} was begun with {had}, and is to go on with {now}: petseg.train(..., augment=...)."
+            f"{run.path} was begun with {had}, and is to be resumed with {now}: petseg.train(..., augment=...)."
         )
     weights = class_weights(config.class_weights, manifest)
     config = _fitting(config, manifest.split("train").samples, world, reporter)
@@ -166,7 +166,7 @@ def prepare(
     config, note = settle_fit(config, manifest)
     if note:
         reporter.note(note)
-    # What is scored as whole pictures is not kept.
+    # What is scored as whole images is not kept.
     splits = ["train"] if config.scores_whole_pictures else ["train", "val"]
     samples = sum(map(manifest.samples, splits))
     cached = whole_bytes(manifest, samples) if config.fit == "crop" else cache_bytes(samples, config.height_width)
@@ -241,7 +241,7 @@ class _Loaders:
         checkpoint: dict[str, Any] | None,
         undo: ExitStack,
     ) -> _Loaders:
-        """Open both, where the run goes on, and begin with the first batches; `undo` closes them."""
+        """Open both, if the run is resumed, and begin with the first batches; `undo` closes them."""
         skipped: dict[str, int] = {}
         train = _open(config, world, manifest, "train", reporter, skipped, training=True)
         undo.callback(train.close)
@@ -384,12 +384,10 @@ def _check_cache(
                 if keeps_pictures(config.loader, world.device) and world.size == 1
                 else "and are kept by --loader webdataset on a CPU and one rank alone"
             )
-            reporter.note(
-                f"--cache none: whole pictures, of which crops are cut, take {bytes_in_words(cached)}, {why}."
-            )
+            reporter.note(f"--cache none: whole images, of which crops are cut, take {bytes_in_words(cached)}, {why}.")
         return
     if asked.cache != "auto" or cached > ANNOUNCED_CACHE:
-        what = "whole pictures of train" if crops else f"{' and '.join(splits)} at {config.size} px"
+        what = "whole images of train" if crops else f"{' and '.join(splits)} at {config.size} px"
         reporter.note(
             f"--cache {config.cache} takes {bytes_in_words(cached)} for {what}, filled during the first epoch."
         )
@@ -494,7 +492,7 @@ def _restore(setup: Setup, checkpoint: dict[str, Any]) -> None:
 
 
 def _course(config: TrainConfig, before: TrainConfig, saved: Course, step: TrainStep) -> Course:
-    """The course of a run that goes on: from where it is to where its end is now."""
+    """The course of a resumed run: from where it is to where its end is now."""
     reached, end = saved.share(step.samples), step.course.end
     if config.max_minutes and reached >= 1:  # the run was at its end, and its limit is a longer one now
         return Course(end=end, since=step.samples, share_then=min(before.max_minutes / config.max_minutes, 1.0))

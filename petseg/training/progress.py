@@ -43,9 +43,9 @@ class Progress:
     """The epoch (from 1) whose weights count as the best."""
     clock: Clock = field(default_factory=Clock)
     val_pictures: int = 0
-    """Whole pictures that are scored after each epoch; 0 where that is not known yet, or val is squashed."""
+    """Whole images that are scored after each epoch; 0 where that is not known yet, or val is squashed."""
     part: Part | None = None
-    """The epoch that is going on, None between two."""
+    """The current epoch, None between two."""
     earlier_seconds: float = 0.0
     """Wall time of the sessions before this one."""
     began: float = field(default_factory=time.perf_counter)
@@ -80,7 +80,7 @@ class Progress:
         Args:
             epoch: from 1.
             score: its mean IoU on val; always the same where there is no val, so that the latest epoch is the best.
-            image_scores: mean IoU of each picture, from whose spread the error follows.
+            image_scores: mean IoU of each image, from whose spread the error follows.
         """
         if score > self.peak["mean_iou"] or not len(image_scores):
             error = statistics.stdev(image_scores) / math.sqrt(len(image_scores)) if len(image_scores) > 1 else 0.0
@@ -109,7 +109,7 @@ class Progress:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put back what `state_dict` gave; this session's time goes on counting."""
+        """Put back what `state_dict` gave; this session's time keeps counting."""
         self.records = list(state["records"])
         self.best = state["best"]["epoch"]
         self.peak = dict(state["peak"])

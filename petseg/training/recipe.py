@@ -52,7 +52,7 @@ def build_optimizer(network: nn.Module, config: TrainConfig, device: torch.devic
 
 @torch.no_grad()
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Put back what `state_dict` gave, into the tensors that are there: a captured step knows no others.
+    """Put back what `state_dict` gave, into the tensors that are there: a captured step uses these.
 
     A state of before the first step holds none, which means zeros.
     """

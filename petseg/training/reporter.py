@@ -1,4 +1,4 @@
-"""Who hears of a run while it goes on: the terminal, a log, TensorBoard, a function of somebody's own."""
+"""Reporters of a run: the terminal, a log, TensorBoard, a function of somebody's own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ logger = logging.getLogger("petseg")
 
 
 class Reporter:
-    """Hears of a run. Every method here does nothing: override those that are wanted. Only rank 0's is called.
+    """Methods that a run calls as it proceeds, on rank 0. Each does nothing here: override the ones you want.
 
     Examples:
         >>> class Tracker(petseg.Reporter):  # doctest: +SKIP
@@ -30,7 +30,7 @@ class Reporter:
         """The run has its folder; every `auto` in `config` is settled."""
 
     def note(self, text: str) -> None:
-        """Something that a person should know, in a sentence."""
+        """A note for a person, in a sentence."""
 
     def epoch_started(self, epoch: int, epochs: int, steps: int) -> None:
         """Epoch `epoch` (from 1) begins, with `steps` steps left in it; `epochs` is 0 where it is not known yet."""

@@ -1,4 +1,4 @@
-"""Whether a run goes on, from where, what may change then, and whether it has anywhere to go."""
+"""Whether a run is resumed, from where, what may change then, and whether it has anywhere to go."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from petseg.training.progress import Progress
 from petseg.training.recipe import Course
 
 Resume = bool | Literal["auto"]
-"""Whether a run goes on; `auto` where its folder holds one that saved something, else it starts there."""
+"""Whether a run is resumed; `auto` where its folder holds one that saved something, else it starts there."""
 
 FREE = frozenset(
     {
@@ -31,15 +31,15 @@ digest; a batch size changes with the number of ranks.)"""
 def settle(
     asked: TrainConfig | Mapping[str, Any], resume: Resume = False, file: Path | None = None
 ) -> tuple[TrainConfig, RunFolder | None]:
-    """What a call asks for: a configuration, and the run that goes on, or None for a new one.
+    """The settings of a call: a configuration, and the resumed run, or None for a new one.
 
     Args:
         asked: options by name, None for those not given; or a whole configuration, which is taken as it is.
-        resume: see `Resume`. A run that goes on has its own config.toml; options in `asked` override it.
+        resume: see `Resume`. A resumed run has its own config.toml; options in `asked` override it.
         file: TOML file of options, which those in `asked` override.
 
     Raises:
-        PetsegError: nothing to go on with, or a bad option.
+        PetsegError: nothing to resume, or a bad option.
     """
     whole = asked if isinstance(asked, TrainConfig) else None
     given = {} if isinstance(asked, TrainConfig) else {name: v for name, v in asked.items() if v is not None}
@@ -66,7 +66,7 @@ def settle(
 
 
 def check_changes(config: TrainConfig, checkpoint: dict[str, Any], run: RunFolder) -> TrainConfig:
-    """The configuration that a run goes on with.
+    """The configuration of a resumed run.
 
     Args:
         config: the run's config.toml with the options of this call.

@@ -76,7 +76,7 @@ class Saver:
 
 
 def _described(setup: Setup) -> dict[str, Any]:
-    """What every checkpoint holds."""
+    """The state that every checkpoint holds."""
     ema = setup.step.ema
     mean, std = setup.statistics
     return {
@@ -94,7 +94,7 @@ def _described(setup: Setup) -> dict[str, Any]:
 
 
 def _kept(described: dict[str, Any]) -> dict[str, Any]:
-    """The same with copies of its weights, which training goes on changing."""
+    """The same with copies of its weights, which training keeps changing."""
     copies = {
         name: {key: value.clone() for key, value in described[name].items()}
         for name in ("model", "ema")

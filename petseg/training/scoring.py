@@ -1,4 +1,4 @@
-"""What a run's network scores on a split, and how much of it can be scored after each epoch."""
+"""Scoring a run's network on a split, or on as much of it as each epoch's time allows."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from petseg.model.networks import Network, evaluating
 from petseg.training.prepare import Setup
 
 VAL_SHARE, LEAST_VAL_PICTURES, TRIED_PICTURES = 0.1, 16, 5
-"""Scoring whole pictures after an epoch takes this share of the epoch's time at most, but never fewer pictures; so many
+"""Scoring whole images after an epoch takes this share of the epoch's time at most, but never fewer images; so many
 are tried first."""
 
 
 def scores(setup: Setup, source: Loader | Pictures, network: Network, *, count: int = 0) -> Evaluation:
-    """The scores of a network on a split, computed as the run does; of `count` whole pictures, 0 for all."""
+    """The scores of a network on a split, computed as the run does; of `count` whole images, 0 for all."""
     config, threads = setup.config, setup.threads
     if isinstance(source, Pictures):
         with evaluating(network):
@@ -45,7 +45,7 @@ def scores(setup: Setup, source: Loader | Pictures, network: Network, *, count: 
 
 
 def on_cpu(setup: Setup) -> Objective:
-    """The run's objective for whole pictures, whose probabilities are on the CPU."""
+    """The run's objective for whole images, whose probabilities are on the CPU."""
     return copy.deepcopy(setup.step.objective).cpu()
 
 
@@ -58,23 +58,23 @@ def note_absent(setup: Setup, metrics: dict[str, Any], split: str) -> None:
 
 
 def affordable(setup: Setup, pictures: Pictures, network: Network) -> int:
-    """How many whole pictures to score after each epoch: all, or as many as take a tenth of the time, said once."""
+    """How many whole images to score after each epoch: all, or as many as take a tenth of the time, said once."""
     part, every = setup.progress.part, len(pictures.indices)
-    assert part is not None, "an epoch is going on"
+    assert part is not None, "an epoch has begun"
     share = VAL_SHARE * part.seconds
     each = seconds_a_picture(setup, pictures, network) / setup.world.size
     count = int(setup.world.broadcast(str(max(LEAST_VAL_PICTURES, int(share / max(each, 1e-9))))))
     if count >= every:
         return every
     setup.reporter.note(
-        f"val: {count} of {every} pictures are scored after each epoch, always the same ones; all of them would take "
+        f"val: {count} of {every} images are scored after each epoch, always the same ones; all of them would take "
         f"{each * every:.0f} s."
     )
     return count
 
 
 def seconds_a_picture(setup: Setup, pictures: Pictures, network: Network) -> float:
-    """Seconds that one rank takes to score a whole picture; some are tried, and nothing is counted."""
+    """Seconds that one rank takes to score a whole image; some are tried, and nothing is counted."""
     tally, segmenter, began = Tally(len(setup.classes), setup.world), setup.segmenter(network), time.perf_counter()
     objective, times = on_cpu(setup), []
     with evaluating(network):

@@ -135,7 +135,7 @@ class TrainStep:
             # Whether a network's kernels compile is only known when they are compiled.
             lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
             cause = next((line for line in reversed(lines) if "Error" in line), lines[0])
-            self._note(f"torch.compile fails for this network ({cause}): training goes on without it.")
+            self._note(f"torch.compile fails for this network ({cause}): training continues without it.")
             self.compiled, self._loss = False, self._eager
             first: tuple[torch.Tensor, torch.Tensor] = self._eager(*inputs)
             return first
@@ -164,7 +164,7 @@ class TrainStep:
         self.samples += sum(each.indices.shape[0] for each in batches) * self.world.size
 
     def _learn(self, images: torch.Tensor, codes: torch.Tensor, indices: torch.Tensor, epoch: torch.Tensor) -> None:
-        """What the device does in a step, and nothing that the host has to know."""
+        """The part of a step that runs on the device, without the host."""
         loss, sums = self._loss(images, codes, indices, epoch)
         self.scaler.scale(loss).backward()
         self.loss_sums += sums.double()
@@ -185,7 +185,7 @@ class TrainStep:
         self._update()
 
     def _learn_part(self, x: torch.Tensor, masks: torch.Tensor, count: torch.Tensor, share: torch.Tensor) -> None:
-        """What the device does with one of several batches: gradients add up."""
+        """The part of a step for one of several batches: gradients add up."""
         loss, sums = self._loss(x, masks, count, share)
         self.scaler.scale(loss).backward()
         self.loss_sums += sums.double()
@@ -232,7 +232,7 @@ class TrainStep:
 
     @contextmanager
     def undone(self) -> Iterator[None]:
-        """Take back what is learned inside, in place: a captured step knows no other tensors. All ranks together."""
+        """Take back what is learned inside, in place: a captured step uses these. All ranks together."""
         modules = (self.network, self.ema.network) if self.ema else (self.network,)
         before = [{name: value.clone() for name, value in module.state_dict().items()} for module in modules]
         state = copy.deepcopy(self.state_dict())

@@ -1,4 +1,4 @@
-"""A run as a person sees it go on, in a terminal or in a notebook."""
+"""A run as a person sees it, in a terminal or in a notebook."""
 
 from __future__ import annotations
 

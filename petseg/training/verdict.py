@@ -1,4 +1,4 @@
-"""What held a run up or kept it from learning, and the one option to try next."""
+"""The verdict on a run: what limited it, and the one option to try next."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Kind = Literal["learned nothing", "learned nothing yet", "still rising", "loader
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """What a run came to, for its summary."""
+    """The verdict on a run, for its summary."""
 
     kind: Kind
     why: str
@@ -56,7 +56,7 @@ def verdict(
 
 
 def _learning(config: TrainConfig, records: Sequence[Mapping[str, Any]], scores: Mapping[str, Any]) -> Verdict | None:
-    """What is wrong with a run whose scores are no better than those of one class everywhere; None if they are."""
+    """The fault of a run whose scores are not better than those of one class everywhere; None if they are."""
     reached, constant = scores["mean_iou"], scores["baseline_mean_iou"]
     if reached is None or reached > LEARNED * constant:
         return None

@@ -64,7 +64,7 @@ def test_what_is_no_result_is_named(results, tmp_path):
     with pytest.raises(PetsegError, match="holds no result: measure first"):
         write_pages(tmp_path / "nowhere")
     (results / "step.json").write_text(json.dumps({"bench": "step"}))
-    with pytest.raises(PetsegError, match=r"step\.json is no result of a benchmark"):
+    with pytest.raises(PetsegError, match=r"step\.json is not a result of a benchmark"):
         write_pages(results)
 
 

@@ -14,7 +14,7 @@ PEERS = Path(__file__).parents[2] / "benchmarks" / "peers"
 
 @pytest.fixture
 def start():
-    """Starts a loop of the step benchmark on two small pictures."""
+    """Starts a loop of the step benchmark on two small images."""
     started = []
 
     def of(*options: str) -> Contender:

@@ -281,7 +281,7 @@ def test_shards_that_went_away_are_asked_for(packed_copy, petseg):
     assert petseg("train", "--shards", packed_copy, "--run-dir", "r", *TINY)[0] == 0
     packed_copy.rename("elsewhere")
     for command in ("eval", "report"):
-        refuses(petseg(command, "r"), "is no folder any more: give --shards")
+        refuses(petseg(command, "r"), "is not a folder any more: give --shards")
         assert petseg(command, "r", "--shards", "elsewhere")[0] == 0
 
 
@@ -376,7 +376,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(packed, environment, petseg):
         (["--device", "tpu"], "--device: unknown device 'tpu'"),
         (["--device", "cuda:99"], "--device cuda:99"),
         (["--size", "0"], "--size: 0 is outside 1 to 8192"),
-        (["--size", "big"], "--size: 'big' is no size"),
+        (["--size", "big"], "--size: 'big' is not a size"),
         (["--size", "4", "--depth", "5"], "--size 4x4: this network halves .* needs at least 32 px"),
         (["--epochs", "0"], "--epochs: 0 is out of range"),
         (["--amp", "int4"], "--amp: unknown value"),
@@ -445,7 +445,7 @@ def test_a_compiler_that_fails_is_said_and_no_hindrance(packed, environment):
         command, env={**environment, "CXX": "false"}, capture_output=True, text=True, check=False, timeout=120
     )
     assert (done.returncode, done.stderr) == (0, "")
-    said = r"torch\.compile fails on this machine \(.*\), so torch\.compile is off; training goes on without it\."
+    said = r"torch\.compile fails on this machine \(.*\), so torch\.compile is off; training continues without it\."
     assert len(re.findall(said, done.stdout)) == 1
 
 
@@ -634,7 +634,7 @@ def test_index_sends_unfit_tars_to_petseg_shard(petseg):
 
 @pytest.mark.parametrize("loader", ["dali", "webdataset"])
 def test_eval_scores_as_the_run_did(packed, petseg, tmp_path, loader):
-    """In the run's precision, by its loader: a score that differs by the command that asked for it is no score."""
+    """In the run's precision, by its loader: a score that differs by the command that asked for it is not a score."""
     options = [*TINY[:10], "--amp", "bf16", "--loader", loader, "--device", "cpu", "--gallery", "0"]
     folder = tmp_path / "run"
     assert run(train_app, "petseg-train", ["--shards", str(packed), "--run-dir", str(folder), *options]) == 0

@@ -19,7 +19,7 @@ INDEXED = 'codes = [0, 1]\nnames = ["rest", "thing"]\nignored = [255]\n'
 
 
 def photo(path: str | Path, seed: int = 0, *, grey: bool = False) -> None:
-    """A picture that no other has."""
+    """An image that no other has."""
     pixels = np.random.default_rng(seed).integers(0, 256, (24, 32, 3), dtype=np.uint8)
     save(path, pixels[..., 0] if grey else pixels)
 
@@ -391,11 +391,11 @@ def test_odd_members_are_taken_right_or_named(pack):
     }  # fmt: skip
 
 
-# --- pictures of more than 8 bits, or of other bands
+# --- images of more than 8 bits, or of other bands
 
 
 def stripes(n: int, top: float) -> np.ndarray:
-    """A picture whose values reach from 0 to its top."""
+    """An image whose values reach from 0 to its top."""
     y, x = np.mgrid[:24, :32]
     return ((x * 8 + y * 3 + n * 40) % 256) / 255 * top
 
@@ -484,7 +484,7 @@ def test_copies_in_two_splits_are_named_with_the_group_that_keeps_them_together(
         code == 0 and "10 files in test" not in said and "12 files in test, such as 0.png: image without a mask" in said
     )
     assert (
-        "Copies of one picture (as it is, flipped, or augmented by name) stand in two splits" in said
+        "Copies of one image (as it is, flipped, or augmented by name) stand in two splits" in said
         and "--group '(\\d+)' keeps them" in said
     )
     Path("shards").rename("first")

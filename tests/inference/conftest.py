@@ -1,4 +1,4 @@
-"""Runs that are quickly made, and photos."""
+"""Runs that are quickly made, and images."""
 
 from pathlib import Path
 

@@ -91,7 +91,7 @@ def test_a_folder_means_the_pictures_directly_in_it(picture, save, tmp_path):
     assert pictures_in([tmp_path / "in"]) == [a, b]
     assert pictures_in([b, tmp_path / "in", b, tmp_path / "gone.jpg"]) == [b, a, tmp_path / "gone.jpg"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(PetsegError, match="no picture directly in it"):
+    with pytest.raises(PetsegError, match="no image directly in it"):
         pictures_in([a, tmp_path / "empty"])
-    with pytest.raises(PetsegError, match="no picture was named"):
+    with pytest.raises(PetsegError, match="no image was named"):
         pictures_in([])

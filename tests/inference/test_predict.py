@@ -50,7 +50,7 @@ def test_unreadable_photos_keep_no_other_waiting_and_are_named_at_the_end(segmen
     with pytest.raises(PetsegError) as caught:
         predict(segmenter, [bad[0], good[0], *bad[1:], good[1]], tmp_path / "out", progress=ticks.append)
     message = str(caught.value)
-    assert message.startswith("3 of 5 pictures could not be read: ") and "\n" not in message
+    assert message.startswith("3 of 5 images could not be read: ") and "\n" not in message
     assert all(str(path) in message for path in bad) and "the other 2 are in" in message
     assert listing(tmp_path / "out") == ["good0.png", "good0_overlay.jpg", "good1.png", "good1_overlay.jpg"]
     assert sum(ticks) == 5

@@ -88,7 +88,7 @@ def test_tiles_cover_an_axis_evenly_and_their_weights_add_up_to_one(length, tile
     assert spans[0].first == 0 and spans[-1].last == length
     if tile >= length:
         (only,) = spans
-        assert abs(-only.start - (only.start + only.length - length)) <= 1, "the picture is in its middle"
+        assert abs(-only.start - (only.start + only.length - length)) <= 1, "the image is in its middle"
     shared = [before.last - after.first for before, after in itertools.pairwise(spans)]
     assert all(pixels >= tile * overlap - 1 for pixels in shared)
 
@@ -105,7 +105,7 @@ def test_tiles_show_the_network_what_squashing_hides(segmenter, picture):
     pixels = picture(200, 300)
     found = tile.probabilities(pixels)
     np.testing.assert_allclose(found.sum(0), 1, atol=1e-5)
-    # The first tile's middle, where no neighbour reaches: there a tile is a picture of its own.
+    # The first tile's middle, where no neighbour reaches: there a tile is an image of its own.
     corner = segmenter.probabilities(pixels[:64, :96])
     np.testing.assert_allclose(found[:, :10, :10], corner[:, :10, :10], atol=1e-5)
     assert np.abs(found - segmenter.probabilities(pixels)).max() > 0.005

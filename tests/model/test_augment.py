@@ -23,7 +23,7 @@ def test_uniforms_are_even_and_differ():
 
 
 def test_uniforms_are_what_they_have_always_been():
-    """Of runs that go on, and compiled or not: the definition, in whole numbers of Python."""
+    """Of resumed runs, and compiled or not: the definition, in whole numbers of Python."""
 
     def mix(x):
         x = (x ^ x >> 16) * 0x21F0AAAD % 2**32
@@ -79,7 +79,7 @@ STILL = {"flip": False, "degrees": 0, "zoom": 0, "shift": 0, **NONE}
 
 
 def orbit(x):
-    """A square picture turned and mirrored in all eight ways."""
+    """A square image turned and mirrored in all eight ways."""
     turns = [torch.rot90(x, k, (-2, -1)) for k in range(4)]
     return turns + [turn.flip(-1) for turn in turns]
 
@@ -104,7 +104,7 @@ def test_right_angles_and_both_mirror_images_are_all_met_and_nothing_else():
 
 
 def test_what_is_new_in_a_policy_moves_nobody_elses_pictures():
-    """Pinned before there were right angles: a run that goes on gets the pictures that it would have got."""
+    """Pinned before there were right angles: a resumed run gets the images that it would have got."""
     x, masks = pictures()
     moved, after = augment(x, masks, torch.arange(6), EPOCH, seed=1, policy=Policy())
     assert after.sum().item() == 14958

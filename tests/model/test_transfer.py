@@ -58,7 +58,7 @@ def test_the_same_number_of_other_classes_has_to_be_told(kind):
 def test_what_cannot_be_taken_over():
     with pytest.raises(PetsegError, match=r"--init-head: .* has 3 classes and these shards 5"):
         take_over(own(5), own(3).state_dict(), WHERE, source=OXFORD, target=FIVE, head="keep")
-    with pytest.raises(PetsegError, match="nobody knows which layers of your own network are its head"):
+    with pytest.raises(PetsegError, match="petseg cannot tell which layers of your own network are its head"):
         take_over(own(3), own(3).state_dict(), WHERE, source=OXFORD, target=OTHERS, head="new")
     with pytest.raises(PetsegError, match="another architecture"):
         take_over(UNet(classes=5, width=8), UNet(width=4).state_dict(), WHERE, source=OXFORD, target=FIVE, head="auto")

@@ -217,7 +217,7 @@ def panels() -> Callable[..., list[Panel]]:
         for i in range(n):
             distance = np.hypot(rows - size[0] * (0.4 + 0.02 * (i % 8)), columns - size[1] / 2)
             truth = np.where(distance < 25, 0, np.where(distance < 30, classes - 1, 1))
-            # Blotches of 8 px: noise in every pixel would make pictures several times larger than photos are.
+            # Blotches of 8 px: noise in every pixel would make images several times larger than images are.
             blotches = rng.normal(0, 0.35, (classes, size[0] // 8 + 1, size[1] // 8 + 1))
             noise = blotches.repeat(8, 1).repeat(8, 2)[:, : size[0], : size[1]]
             levels = np.stack([truth == c for c in range(classes)]) + noise

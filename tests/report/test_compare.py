@@ -86,7 +86,7 @@ def test_bad_input_is_named(two, tmp_path):
     with pytest.raises(PetsegError, match=r"no such run: .*nowhere"):
         compare([two[0], tmp_path / "nowhere"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(PetsegError, match="empty is no run's folder"):
+    with pytest.raises(PetsegError, match="empty is not a run's folder"):
         compare([two[0], tmp_path / "empty"])
     (two[1] / "summary.json").write_text("{")
     with pytest.raises(PetsegError, match=r"summary\.json is not JSON"):

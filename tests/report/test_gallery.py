@@ -1,4 +1,4 @@
-"""Small pictures: what they show, where ignored and wrong pixels go, and which classes fit."""
+"""Small images: what they show, where ignored and wrong pixels go, and which classes fit."""
 
 import base64
 import io

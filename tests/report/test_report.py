@@ -46,7 +46,7 @@ def test_a_whole_run(make_run, panels):
     page = read(path)
     # Of 1,000 true pet pixels 851 were found, and 49 taken for border.
     assert re.search(r"pet\s*85%\s*10%\s*4\.9%\s*background\s*6\.0%\s*91%\s*2\.7%", page.text)
-    assert "Mean IoU 0.758 on 998 test pictures, foreground IoU 0.851 for pet and 0.911 for pet or border" in page.text
+    assert "Mean IoU 0.758 on 998 test images, foreground IoU 0.851 for pet and 0.911 for pet or border" in page.text
     assert "with the dali loader on cpu (2 threads) at 121 images/s" in page.text
     assert "Loader-bound: 31% of the time was waiting. Try next: --cache host." in page.text
     assert "pet or border" in page.text and "Baseline" in page.text and "0.195" in page.text
@@ -259,7 +259,7 @@ def test_a_report_that_cannot_be_written_says_so_and_leaves_nothing_half_done(ma
         ("summary.json", b"[]", "holds no summary but a list"),
         ("summary.json", b"\xff", "summary.json is not JSON"),
         ("metrics.jsonl", b'{"epoch": 1}\n{"epo', "metrics.jsonl, line 2, is not JSON"),
-        ("metrics.jsonl", b"3\n", "line 1, is no epoch's record"),
+        ("metrics.jsonl", b"3\n", "line 1, is not an epoch's record"),
         ("metrics.jsonl", b"\xff\n", "metrics.jsonl cannot be read"),
         ("resolved.toml", b"= 3", "resolved.toml is not TOML"),
     ],

@@ -1,4 +1,4 @@
-"""Numbers as words: their forms at the edges, and a dash for whatever is no number."""
+"""Numbers as words: their forms at the edges, and a dash for whatever is not a number."""
 
 import math
 

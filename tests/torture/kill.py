@@ -1,4 +1,4 @@
-"""SIGKILL at random moments: what is on disk is absent or whole, and the same command goes on to the same bytes."""
+"""SIGKILL at random moments: what is on disk is absent or whole, and the same command resumes to the same bytes."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def test_balanced_is_median_frequency(packed):
     ("text", "words"),
     [
         ("pet = 1\nbackground = 2", "'border' is missing"),
-        ("pet = 1\nbackground = 2\nborder = 1\ntail = 1", "'tail' is no class"),
+        ("pet = 1\nbackground = 2\nborder = 1\ntail = 1", "'tail' is not a class"),
         ("pet = -1\nbackground = 2\nborder = 1", "pet = -1"),
         ("pet = true\nbackground = 2\nborder = 1", "pet = True"),
         ("pet = 0\nbackground = 0\nborder = 0", "every weight is 0"),

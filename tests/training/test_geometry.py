@@ -1,4 +1,4 @@
-"""Runs on padded pictures and crops, and what `--fit auto` comes to."""
+"""Runs on padded images and crops, and what `--fit auto` comes to."""
 
 import re
 import signal
@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 
 
 def drawn(root, shapes, paint, n=24):
-    """A packed folder of pictures of several shapes, whose masks `paint(height, width, rng)` makes."""
+    """A packed folder of images of several shapes, whose masks `paint(height, width, rng)` makes."""
     rng = np.random.default_rng(0)
     for name in ("images", "masks"):
         (root / name).mkdir(parents=True)
@@ -139,13 +139,13 @@ def test_crops_say_what_they_keep(train, shapes, tmp_path, monkeypatch):
     run = train("auto", **options)[0].run
     assert resolve({}, run.path / RESOLVED).cache == "host"
     _, listener = train("asked", **options, cache="host")
-    assert any("for whole pictures of train" in note for note in listener.notes)
+    assert any("for whole images of train" in note for note in listener.notes)
     _, listener = train("dali", **options, loader="dali")
     assert any("--cache none: whole pictures" in note and "--loader webdataset" in note for note in listener.notes)
     monkeypatch.setitem(auto.CACHE_SHARE, "cpu", 0)
     _, listener = train("large", **options)
     assert any("a sixteenth of the free memory; --cache host keeps" in note for note in listener.notes)
-    with pytest.raises(PetsegError, match="--cache: for crops, whole pictures are kept by"):
+    with pytest.raises(PetsegError, match="--cache: for crops, whole images are kept by"):
         train("crop", **options, cache="host", loader="dali")
     assert not (tmp_path / "crop").exists()
 
@@ -183,7 +183,7 @@ def test_val_is_a_fixed_part_where_all_of_it_would_take_too_long(train, dusty, m
     monkeypatch.setattr("petseg.training.scoring.VAL_SHARE", 1e-9)
     result, listener = train(shards=str(dusty), fit="crop", size="32")
     assert [record["val"]["samples"] for record in listener.records] == [1, 1]
-    assert any(re.search(r"val: 1 of \d pictures are scored after each epoch", note) for note in listener.notes)
+    assert any(re.search(r"val: 1 of \d images are scored after each epoch", note) for note in listener.notes)
     assert result.summary["samples"] == Manifest.load(dusty).split("test").samples, "the end scores all"
     assert load_checkpoint(result.run.path / "last.pt")["progress"]["val_pictures"] == 1
 
@@ -229,7 +229,7 @@ def test_a_run_without_a_recorded_fit_is_squashed():
 
 
 def test_the_tally_is_that_of_the_loader(dusty):
-    """At the network's own size, whole pictures and batches are counted alike."""
+    """At the network's own size, whole images and batches are counted alike."""
     table = Manifest.load(dusty).classes
     one, all_ = (Tally(len(table), World(rank=0, size=1, device=CPU)) for _ in range(2))
     confusions = torch.arange(12).view(3, 2, 2)

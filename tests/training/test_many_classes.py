@@ -13,11 +13,11 @@ from petseg.data.shards.pack import pack
 from petseg.data.sources.folder import FolderSource
 
 CLASSES, SIDE, EPOCHS = 20, 96, 12
-"""204 steps of 16 pictures."""
+"""204 steps of 16 images."""
 
 
 def draw(rng):
-    """(picture, mask): six discs and boxes on grey, each of its class's colour."""
+    """(image, mask): six discs and boxes on grey, each of its class's colour."""
     hues = [(n / (CLASSES - 1), 1.0 if n % 2 else 0.6, 0.9) for n in range(CLASSES - 1)]
     colours = [(40, 40, 40), *(tuple(round(255 * v) for v in colorsys.hsv_to_rgb(*hue)) for hue in hues)]
     rows, columns = np.indices((SIDE, SIDE))

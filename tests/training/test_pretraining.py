@@ -1,4 +1,4 @@
-"""Whether ImageNet's weights help on real photos: `pytest --slow --pets DIR tests/training/test_pretraining.py`."""
+"""Whether ImageNet's weights help on real images: `pytest --slow --pets DIR tests/training/test_pretraining.py`."""
 
 from importlib.resources import files
 

@@ -25,7 +25,7 @@ def test_the_best_epoch_is_the_latest_within_one_standard_error_of_the_highest(r
 
 
 def test_many_pictures_decide_where_few_cannot():
-    """A step down of 0.01 is luck among 30 pictures, and none among 3,000."""
+    """A step down of 0.01 is luck among 30 images, and none among 3,000."""
     generator = np.random.default_rng(0)
     best = []
     for count in (30, 3000):

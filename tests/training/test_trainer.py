@@ -179,7 +179,7 @@ def test_a_run_goes_on_under_the_other_loader(train):
     resumed, _ = train("run", resume=True, loader="dali")
     assert resumed.summary["epochs"] == 2 and resumed.summary["loader"] == "dali"
     a, b = weights(whole.run), weights(resumed.run)
-    # The pictures differ by rounding alone, so the weights stay near.
+    # The images differ by rounding alone, so the weights stay near.
     assert max(float((a[k] - b[k]).abs().max()) for k in a if a[k].is_floating_point()) < 0.1
 
 
@@ -511,7 +511,7 @@ def test_a_class_that_never_appears_is_named(train, packed_copy):
 def test_a_missing_compiler_is_said_and_no_hindrance(train, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     result, listener = train(compile="on", epochs=1)
-    assert listener.notes == ["no C++ compiler was found, so torch.compile is off; training goes on without it."]
+    assert listener.notes == ["no C++ compiler was found, so torch.compile is off; training continues without it."]
     assert result.summary["compile"] == "off"
 
 

@@ -1,4 +1,4 @@
-"""Which part of a picture a row of a batch shows: a box of its pixels, resized to the size of the batch."""
+"""Which part of an image a row of a batch shows: a box of its pixels, resized to the size of the batch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from petseg.errors import PetsegError
 Kind = Literal["squash", "pad", "crop"]
 
 OUTSIDE = 114
-"""The grey of what lies outside a picture, on all channels: YOLO's, near the mean of photographs."""
+"""The grey of what lies outside an image, on all channels: YOLO's, near the mean of photographs."""
 
 MOST_DRAWS = 10
 """Boxes that are drawn at most, until one has no class that takes too much of it."""
@@ -24,7 +24,7 @@ _PURPOSE = 3
 
 
 class Box(NamedTuple):
-    """A part of a picture in its own pixels; it may reach beyond the picture."""
+    """A part of an image in its own pixels; it may reach beyond the image."""
 
     top: int
     left: int
@@ -32,7 +32,7 @@ class Box(NamedTuple):
     width: int
 
     def inside(self, height: int, width: int) -> Box:
-        """What of it lies in a picture; both must overlap."""
+        """What of it lies in an image; both must overlap."""
         top, left = max(self.top, 0), max(self.left, 0)
         bottom, right = min(self.top + self.height, height), min(self.left + self.width, width)
         return Box(top, left, bottom - top, right - left)
@@ -40,10 +40,10 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fit:
-    """How pictures become inputs of one size.
+    """How images become inputs of one size.
 
-    `squash` takes the whole picture, whatever its shape. `pad` takes the smallest box of the input's shape that the
-    picture fits into, in its middle. `crop` takes a box inside it, drawn anew in every epoch, of which no class takes
+    `squash` takes the whole image, whatever its shape. `pad` takes the smallest box of the input's shape that the
+    image fits into, in its middle. `crop` takes a box inside it, drawn anew in every epoch, of which no class takes
     more than a share (the `cat_max_ratio` of mmsegmentation's RandomCrop).
 
     Raises:
@@ -56,7 +56,7 @@ class Fit:
 
     kind: Kind = "squash"
     scale: tuple[float, float] = (0.5, 2.0)
-    """crop: the picture is enlarged by a factor from this range, evenly drawn, before the input is cut from it."""
+    """crop: the image is enlarged by a factor from this range, evenly drawn, before the input is cut from it."""
     max_share: float = 0.75
     """crop: of the pixels that count, 0 to 1."""
 
@@ -88,7 +88,7 @@ def as_fit(fit: Fit | str) -> Fit:
 
 
 class Framing(NamedTuple):
-    """All that the boxes of an epoch depend on, beside the pictures and their masks."""
+    """All that the boxes of an epoch depend on, beside the images and their masks."""
 
     size: tuple[int, int]
     """(height, width) of the batch in pixels."""
@@ -98,18 +98,18 @@ class Framing(NamedTuple):
     codes: bytes = b""
     """The codes that are classes, for `crop`."""
     outside: int = 255
-    """A code that is no class, for what lies outside a picture."""
+    """A code that is not a class, for what lies outside an image."""
     visits: tuple[int, ...] = ()
     """Of each sample of a batch, how often the epoch was there before; empty where all are there for the first time."""
 
 
 def whole(height: int, width: int) -> Box:
-    """All of a picture."""
+    """All of an image."""
     return Box(0, 0, height, width)
 
 
 def padded(height: int, width: int, size: tuple[int, int]) -> Box:
-    """The smallest box of a size's shape (rounded up to whole pixels) that a picture fits into, in its middle."""
+    """The smallest box of a size's shape (rounded up to whole pixels) that an image fits into, in its middle."""
     box_height = max(height, -(-width * size[0] // size[1]))
     box_width = max(width, -(-height * size[1] // size[0]))
     return Box((height - box_height) // 2, (width - box_width) // 2, box_height, box_width)
@@ -118,8 +118,8 @@ def padded(height: int, width: int, size: tuple[int, int]) -> Box:
 def drawn(framing: Framing, index: int, draw: int, height: int, width: int) -> Box:
     """Box number `draw` of a sample's epoch, by a counter hash: of (seed, epoch, index, draw) and the picture's size.
 
-    Its sides are the batch's over a factor of `scale`, and every place where it lies in the picture is as likely as any
-    other; along an axis on which it is longer than the picture, every place where the picture lies in it.
+    Its sides are the batch's over a factor of `scale`, and every place where it lies in the image is as likely as any
+    other; along an axis on which it is longer than the image, every place where the image lies in it.
     """
     scale, down, across = (hash_of(index, framing.seed, framing.epoch, _PURPOSE, draw, part) for part in range(3))
     low, high = framing.fit.scale
@@ -140,7 +140,7 @@ def frame_mask(
     """A sample's box, and its codes at the size of the batch.
 
     Args:
-        codes: u8[H, W], of the whole picture.
+        codes: u8[H, W], of the whole image.
         framing: which box, and how large a result.
         index: the sample's index in its split.
         out: u8[height, width], contiguous, to write into.
@@ -171,7 +171,7 @@ def frame_mask(
 
 
 def frame_image(image: np.ndarray, box: Box, size: tuple[int, int], out: np.ndarray | None = None) -> np.ndarray:
-    """The part of an image that a box shows, at the size of the batch, `OUTSIDE` where there is no picture.
+    """The part of an image that a box shows, at the size of the batch, `OUTSIDE` where there is no image.
 
     Args:
         image: u8[H, W, 3].
@@ -191,18 +191,18 @@ def frame_image(image: np.ndarray, box: Box, size: tuple[int, int], out: np.ndar
 def frame_part(
     pixels: np.ndarray, part: Box, box: Box, size: tuple[int, int], out: np.ndarray | None = None
 ) -> np.ndarray:
-    """`frame_image` of a picture of which no more was decoded than what lies in the box.
+    """`frame_image` of an image of which no more was decoded than what lies in the box.
 
     Args:
         pixels: u8[part height, part width, 3].
-        part: what of the box lies in the picture, in the same coordinates.
+        part: what of the box lies in the image, in the same coordinates.
         box: see `frame_image`, as for the next two.
         size: (height, width) of the result.
         out: to write into.
     """
     if part == box:
         return resize_image(pixels, *size, out=out)
-    # Along the axis that needs no canvas first: that of a long and narrow picture would take gigabytes.
+    # Along the axis that needs no canvas first: that of a long and narrow image would take gigabytes.
     if part.width == box.width:
         pixels = resize_image(pixels, part.height, size[1])
         part, box = (each._replace(left=0, width=size[1]) for each in (part, box))

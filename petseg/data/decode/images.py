@@ -54,7 +54,7 @@ def check_encoded(data: bytes | memoryview) -> None:
 
 
 def check_image_header(data: bytes | memoryview) -> None:
-    """Refuse what is no JPEG, or one of more than `MAX_PIXELS`, before any pixel is decoded.
+    """Refuse what is not a JPEG, or one of more than `MAX_PIXELS`, before any pixel is decoded.
 
     Raises:
         DecodeError: see above.

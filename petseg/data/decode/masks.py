@@ -53,11 +53,11 @@ def decode_mask(data: bytes | memoryview) -> np.ndarray:
     if data[:2] == netpbm.MASK:
         return netpbm.decode_pixels(data, "mask")
     if len(data) < _HEAD.size:
-        raise DecodeError("mask is no 8-bit grey PNG")
+        raise DecodeError("mask is not an 8-bit grey PNG")
     start, width, height, kind, size, chunk = _HEAD.unpack_from(data)
     # What decoders would silently convert: another bit depth or colour type.
     if start != _START or kind[:2] != _GREY[:2]:
-        raise DecodeError("mask is no 8-bit grey PNG")
+        raise DecodeError("mask is not an 8-bit grey PNG")
     if not height * width:
         raise DecodeError("mask is damaged")
     if height * width > MAX_PIXELS:

@@ -112,7 +112,7 @@ def one_page(image: Image.Image) -> None:
 
 
 def tiff_pages(kinds: Iterable[int], description: str) -> int:
-    """How many pictures a TIFF holds.
+    """How many images a TIFF holds.
 
     Args:
         kinds: tag 254 of every page (TIFF 6.0): those of reduced size and transparency masks do not count.
@@ -133,7 +133,7 @@ def refuse_pages(count: int) -> None:
 
 
 def told(error: Exception) -> str:
-    """What an exception says, on one line."""
+    """The text of an exception, on one line."""
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
@@ -264,7 +264,7 @@ def exif_orientation(image: Image.Image) -> int:
 
 
 def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """A picture or mask turned upright by an EXIF orientation, 1 to 8 (anything else means upright): [H, W, ...]."""
+    """An image or mask turned upright by an EXIF orientation, 1 to 8 (anything else means upright): [H, W, ...]."""
     if orientation in {5, 6, 7, 8}:
         pixels = pixels.swapaxes(0, 1)
     # 5 transposes, 7 transposes across the other diagonal; 6 and 8 turn a quarter.

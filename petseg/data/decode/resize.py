@@ -94,7 +94,7 @@ def resize_image(image: np.ndarray, height: int, width: int, out: np.ndarray | N
 
 
 def resize_by_formula(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """What `resize_image` gives, from its formula, at a tenth of its speed: u8[H, W, 3] to u8[height, width, 3].
+    """`resize_image` by its formula, at a tenth of its speed: u8[H, W, 3] to u8[height, width, 3].
 
     Pillow's resampling with coefficients of 16 bits, as Pillow-SIMD has it: columns first, then rows, each rounded to
     8 bits. Sums of products of integers are exact in float64, in whatever order a matrix product takes them.
@@ -142,7 +142,7 @@ def _copied(image: np.ndarray, out: np.ndarray | None) -> np.ndarray:
 
 
 def resize_image_on_device(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """`resize_image` for a picture u8[H, W, 3] on a GPU, whose kernels know floats only; u8[height, width, 3]."""
+    """`resize_image` for an image u8[H, W, 3] on a GPU, whose kernels take floats only; u8[height, width, 3]."""
     import torch
     import torch.nn.functional as F
 

@@ -41,10 +41,10 @@ _FULL = {"u2": (0.0, 65535.0), "f4": (0.0, 1.0), "f8": (0.0, 1.0), "f2": (0.0, 1
 
 @dataclass(frozen=True, slots=True)
 class Tones:
-    """How values become 0 to 255, and bands become red, green and blue; the same for all pictures of a set."""
+    """How values become 0 to 255, and bands become red, green and blue; the same for all images of a set."""
 
     range: tuple[float, float] | None = None
-    """Values of pictures of more than 8 bits that become 0 and 255; what lies outside is cut. None: the type's own."""
+    """Values of images of more than 8 bits that become 0 and 255; what lies outside is cut. None: the type's own."""
     bands: tuple[int, ...] = ()
     """Bands that become red, green and blue, or the one that becomes grey, counted from 1; what else there is is
     dropped. Empty: the only ones, with transparency laid over white."""
@@ -76,7 +76,7 @@ class Tones:
             return cls(None, bands)
         low, high = (float(value) for value in data["range"])
         if not -np.inf < low < high < np.inf:
-            raise ValueError(f"{low} to {high} is no range")
+            raise ValueError(f"{low} to {high} is not a range")
         return cls((low, high), bands)
 
 
@@ -95,7 +95,7 @@ class Bands(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A decoded picture."""
+    """A decoded image."""
 
     pixels: np.ndarray
     """u8[H, W, 3], RGB, as they are stored."""
@@ -108,7 +108,7 @@ class Picture(NamedTuple):
 def decode_picture(
     data: bytes, tones: Tones = AS_IT_IS, *, max_pixels: int = MAX_PIXELS, max_side: int | None = None
 ) -> Picture:
-    """Decode a picture of which no part is missing.
+    """Decode an image of which no part is missing.
 
     Args:
         data: the whole file.
@@ -191,7 +191,7 @@ def to_rgb(picture: Image.Image, tones: Tones = AS_IT_IS, *, upright: bool = Tru
 
 
 def _refuse_fourth_band(alpha: np.ndarray) -> None:
-    """Refuse what is marked as transparency and varies like a picture: near infrared, depth."""
+    """Refuse what is marked as transparency and varies like an image: near infrared, depth."""
     counts = np.bincount(alpha.ravel(), minlength=256)
     if 2 * (counts[0] + counts[-1]) < alpha.size:
         raise PictureError(
@@ -201,7 +201,7 @@ def _refuse_fourth_band(alpha: np.ndarray) -> None:
 
 
 def is_deep(head: bytes) -> bool:
-    """Whether a picture is for `read_bands` by its header; for TIFF, the whole file is needed.
+    """Whether an image is for `read_bands` by its header; for TIFF, the whole file is needed.
 
     Raises:
         PictureError: a TIFF that cannot be read.
@@ -210,7 +210,7 @@ def is_deep(head: bytes) -> bool:
         return head[24:25] == bytes([_DEEP_PNG])
     if head[:4] in _TIFF:
         with _tiff(head) as page:
-            # Of the rest, what Pillow knows it reads well.
+            # The rest Pillow reads well.
             ink = page.samplesperpixel == 4 and int(page.photometric) == _INKS
             plain = page.samplesperpixel in {1, 3} or ink
             return not (plain and page.bitspersample <= 8 and page.sampleformat == 1)
@@ -218,7 +218,7 @@ def is_deep(head: bytes) -> bool:
 
 
 def read_bands(data: bytes, max_pixels: int = MAX_PIXELS) -> Bands:
-    """The values of a picture that `is_deep`, of which no part is missing.
+    """The values of an image that `is_deep`, of which no part is missing.
 
     Raises:
         PictureError: damaged, too large, of several pages, or of a kind that is not read.
@@ -237,12 +237,12 @@ def read_bands(data: bytes, max_pixels: int = MAX_PIXELS) -> Bands:
             raise PictureError("is damaged", DAMAGED)
     values = values if values.ndim == 3 else values[..., None]
     order = {1: [0], 2: [0, 1], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[values.shape[2]]
-    # A grey picture with transparency comes as colours.
+    # A grey image with transparency comes as colours.
     return Bands(values[..., order], orientation, values.shape[2] in {2, 4})
 
 
 def chosen(found: Bands, tones: Tones) -> np.ndarray:
-    """The bands of a picture that count, without transparency: [H, W, 1 or 3].
+    """The bands of an image that count, without transparency: [H, W, 1 or 3].
 
     Raises:
         PictureError: they cannot be told, or one is missing.
@@ -318,7 +318,7 @@ def _read_tiff(data: bytes, max_pixels: int) -> Bands:
         elif page.planarconfig == 2:
             values = np.moveaxis(values, 0, -1)
         if values.ndim != 3:
-            raise PictureError("is a TIFF of more than two dimensions: save each picture as a file of its own")
+            raise PictureError("is a TIFF of more than two dimensions: save each image as a file of its own")
         if values.dtype.kind not in "iuf" and values.dtype != bool:
             raise PictureError(f"is a TIFF of the type {values.dtype}, which is not read: save it anew")
         if int(page.photometric) == 0 and values.dtype.kind == "u":

@@ -38,7 +38,7 @@ from petseg.errors import PetsegError
 from petseg.system import usable_cores
 
 LOADERS = ("auto", "dali", "webdataset")
-"""Names that `build_loader` knows."""
+"""Names that `build_loader` takes."""
 
 MOST_DECODERS = 16
 """Decoding threads or processes unless more are asked for: they feed any network, and each process takes some 60 MB."""
@@ -94,7 +94,7 @@ def make_engine(
         device: where batches go.
         num_threads: threads or processes that decode.
         kind: of the boxes that will be asked for.
-        keep: whole pictures are kept in memory, for crops.
+        keep: whole images are kept in memory, for crops.
 
     Raises:
         PetsegError: DALI is not installed; processes cannot be started; this engine keeps none.
@@ -102,7 +102,7 @@ def make_engine(
     try:
         if keep and not keeps_pictures(name, device):
             raise PetsegError(
-                "--cache: for crops, whole pictures are kept by --loader webdataset on a CPU alone: go without."
+                "--cache: for crops, whole images are kept by --loader webdataset on a CPU alone: go without."
             )
         if name == "dali":
             # DALI's threads do most of the work; as many again beside them would take each other's cores.
@@ -136,7 +136,7 @@ def make_engine(
 
 
 def keeps_pictures(name: str, device: torch.device) -> bool:
-    """Whether a loader can keep whole pictures, for crops."""
+    """Whether a loader can keep whole images, for crops."""
     return name == "webdataset" and device.type == "cpu"
 
 
@@ -248,10 +248,10 @@ def build_loader(
         num_threads: decoding threads (processes, which all loaders share, for `webdataset`); 0 for one a usable core,
             divided among the ranks of a machine, and 16 at most (8 where DALI decodes on a GPU).
         prefetch_batches: batches that are made ahead.
-        fit: how pictures become inputs of that size: `squash`, `pad`, `crop` (for training), or a `Fit` with options.
+        fit: how images become inputs of that size: `squash`, `pad`, `crop` (for training), or a `Fit` with options.
         weights: f64[samples], 0 or more: an epoch of as many visits goes to samples in proportion to these, and not
             once to each. For training.
-        cache: keep decoded samples in `host` memory (one copy a machine) or on the `device`; for crops whole pictures,
+        cache: keep decoded samples in `host` memory (one copy a machine) or on the `device`; for crops whole images,
             by the webdataset loader of one rank on a CPU.
         verify: check the shards' hashes first; what was found sound is remembered, so only a first run pays for it.
         on_bad_sample: what a shard that fails its hash leads to. `stop`: an error. `skip`: its samples are decoded at
@@ -312,7 +312,7 @@ def build_loader(
     store, keep = None, fit.kind == "crop" and cache != "none"
     if keep:
         if world > 1:
-            raise PetsegError("--cache: for crops, every rank would keep all of the pictures: go without.")
+            raise PetsegError("--cache: for crops, every rank would keep all of the images: go without.")
         check_room(cache, whole_bytes(manifest, chosen.samples), device)
     elif cache != "none":
         if callable(size):

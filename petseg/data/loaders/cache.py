@@ -186,7 +186,7 @@ def cache_bytes(samples: int, size: tuple[int, int]) -> int:
 
 
 def whole_bytes(manifest: Manifest, samples: int) -> int:
-    """About how many bytes so many whole pictures take: four a pixel, by the mean of all splits."""
+    """About how many bytes so many whole images take: four a pixel, by the mean of all splits."""
     every = sum(map(manifest.samples, manifest.splits))
     pixels = sum(manifest.pixel_counts.values()) or manifest.max_height * manifest.max_width * every
     return 4 * pixels * samples // every
@@ -237,7 +237,7 @@ def _shared_map(needed: int) -> mmap.mmap:
     if dist.get_rank() == leader:
         made = _shared_file(needed)
     every = from_every_rank(made)
-    # Every rank hears of every failure, or some would wait for the others for ever.
+    # Every rank is told of every failure, or some would wait for the others for ever.
     if failures := [failure for _, failure in every if failure]:
         raise PetsegError(failures[0])
     file = os.open(every[leader][0], os.O_RDWR | getattr(os, "O_CLOEXEC", 0))

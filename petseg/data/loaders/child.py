@@ -1,4 +1,4 @@
-"""What a worker does with a sample, and the process that does it.
+"""A worker's tasks, and the process that runs them.
 
 The process takes tasks from one socket, writes pixels into a shared file, and answers on another socket. It imports no
 torch, and ends when the process that started it does, however that ended: then nobody holds its sockets' other ends.
@@ -46,7 +46,7 @@ class Task(NamedTuple):
     encoded: bool
     """Whether images go as they are, for a decoder elsewhere."""
     kept: Kept | None = None
-    """Where whole pictures are kept, if they are."""
+    """Where whole images are kept, if they are."""
 
     @property
     def ends(self) -> int:
@@ -55,14 +55,14 @@ class Task(NamedTuple):
 
 
 BOX_BYTES = 24
-"""Of six numbers: a box, and the height and width of its picture."""
+"""Of six numbers: a box, and the height and width of its image."""
 
 Failure = tuple[int, OSError | EOFError | DecodeError]
 """A sample, and why it could not be read or decoded."""
 
 
 class Done(NamedTuple):
-    """What became of a task."""
+    """The outcome of a task."""
 
     batch: int
     number: int
@@ -96,7 +96,7 @@ def work(task: Task, files: TarFiles, memory: np.ndarray, kept: np.ndarray) -> D
         task: which samples, and where they go.
         files: the tars.
         memory: u8[...] to write to.
-        kept: u8[...] that holds the kept pictures, where the task has such.
+        kept: u8[...] that holds the kept images, where the task has such.
     """
     count, size = len(task.spans), task.framing.size
     codes = memory[task.codes_at : task.codes_at + count * math.prod(size)].reshape(count, *size)

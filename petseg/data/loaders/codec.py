@@ -41,7 +41,7 @@ class CodecEngine:
     """Decodes and resizes with nvImageCodec, in a thread of its own.
 
     Args:
-        reader: knows where samples are; closed together with the engine.
+        reader: says where samples are; closed together with the engine.
         crew: reads, and makes the masks; closed together with the engine.
         device: where images are decoded and the batches go; a CPU only for tests, since others decode faster there.
         num_threads: CPU threads for what the GPU does not take.

@@ -38,10 +38,10 @@ class CpuEngine:
     """Decodes and resizes with libjpeg-turbo and OpenCV, wherever the batches go.
 
     Args:
-        reader: knows where samples are; closed together with the engine.
+        reader: says where samples are; closed together with the engine.
         crew: who decodes; closed together with the engine, also for those who never close their loader.
         device: where the batches go.
-        kept: whole pictures of this split, where they are kept; given back with the crew.
+        kept: whole images of this split, where they are kept; given back with the crew.
     """
 
     def __init__(self, reader: ShardReader, crew: Crew, device: torch.device, kept: Kept | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Who reads and decodes for an engine: threads of this process, or processes beside it.
+"""Workers that read and decode for an engine: threads of this process, or processes beside it.
 
 Waiting may be broken off anywhere by an exception (Ctrl-C is one) and taken up again: what has been done is noted where
 it stays before anybody is woken, so that nothing is lost with a message that nobody took.
@@ -64,7 +64,7 @@ class Crew(Protocol):
     """Reads and decodes samples."""
 
     def keep(self, samples: int, slot: int) -> Kept:
-        """Take memory for whole pictures, to be given with what is submitted.
+        """Take memory for whole images, to be given with what is submitted.
 
         Args:
             samples: of the split.
@@ -96,7 +96,7 @@ class Crew(Protocol):
             starts: n + 1 ascending numbers: where each image begins in the batch's memory, and where the codes do.
                 The boxes follow these, i32[n, 6] with their pictures' heights and widths.
             encoded: images go as they are.
-            kept: whole pictures are looked for there first, and kept there; of one split.
+            kept: whole images are looked for there first, and kept there; of one split.
         """
         ...
 
@@ -160,7 +160,7 @@ def boxes_in(memory: np.ndarray, count: int) -> np.ndarray:
 
 
 class Promise(Generic[T]):
-    """What a thread will have made."""
+    """The future result of a thread."""
 
     def __init__(self) -> None:
         self._made: list[T] = []
@@ -180,7 +180,7 @@ class Promise(Generic[T]):
         return bool(self._made) or self._error is not None
 
     def result(self) -> T:
-        """What was made, or its exception; for one thread that waits, any number of times."""
+        """The result, or its exception; for one thread that waits, any number of times."""
         while not self.is_kept():
             self._woken.get()
         if self._error is not None:
@@ -292,7 +292,7 @@ class _Batch:
     """Numbers of the tasks that may have been sent and have not been answered."""
     failure: Failure | None = None
     kept: int = -1
-    """Where the kept pictures begin that its tasks may write to."""
+    """Where the kept images begin that its tasks may write to."""
 
 
 @dataclass(slots=True)
@@ -324,7 +324,7 @@ class Processes:
         self._dropped: deque[int] = deque()
         self._places: list[_Place] = []
         self._kept: set[int] = set()
-        """Places that hold pictures, by their offsets."""
+        """Places that hold images, by their offsets."""
         self._answers: dict[int, tuple[socket.socket, subprocess.Popen[bytes]]] = {}
         self._poll = select.poll()
         self._poll_room = select.poll()

@@ -40,7 +40,7 @@ class _Run:
     boxes: np.ndarray | None = None
     """i32[n, 4], once it has been read: top, left, height and width of what is shown, in its picture's pixels."""
     parts: np.ndarray | None = None
-    """i32[n, 4], likewise: what of these lies in the pictures."""
+    """i32[n, 4], likewise: what of these lies in the images."""
     codes: torch.Tensor | None = None
     """u8[n, H, W], on the device, once it was fed to DALI."""
     decoded: Any = None
@@ -60,7 +60,7 @@ class DaliEngine:
     nearest one rounds in float32.
 
     Args:
-        reader: knows where samples are; closed together with the engine.
+        reader: says where samples are; closed together with the engine.
         crew: reads, and makes the masks; closed together with the engine.
         threads: resize where there is no GPU; closed by the crew, or by whoever made them.
         manifest: the largest image sizes the decoders' buffers.
@@ -243,7 +243,7 @@ class DaliEngine:
 
 
 def _parts(boxes: np.ndarray) -> np.ndarray:
-    """i32[n, 4]: what of boxes i32[n, 6] lies in their pictures."""
+    """i32[n, 4]: what of boxes i32[n, 6] lies in their images."""
     start = np.maximum(boxes[:, :2], 0)
     end = np.minimum(boxes[:, :2] + boxes[:, 2:4], boxes[:, 4:])
     return np.concatenate([start, end - start], axis=1)

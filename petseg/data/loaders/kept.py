@@ -1,4 +1,4 @@
-"""Whole decoded pictures, kept in memory that workers share: crops are cut from them in every epoch."""
+"""Whole decoded images, kept in memory that workers share: crops are cut from them in every epoch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SIZE_BYTES = 8
 
 
 class Kept(NamedTuple):
-    """Where they are: one slot for each sample, as large as the largest picture needs. Empty pages take no memory."""
+    """Where they are: one slot for each sample, as large as the largest image needs. Empty pages take no memory."""
 
     at: int
     """The first slot's first byte."""
@@ -61,5 +61,5 @@ class Kept(NamedTuple):
 
 
 def slot_bytes(height: int, width: int) -> int:
-    """Bytes of a slot for pictures of up to so many pixels a side: four a pixel and their size, in whole words."""
+    """Bytes of a slot for images of up to so many pixels a side: four a pixel and their size, in whole words."""
     return _SIZE_BYTES + -(-4 * height * width // 8) * 8

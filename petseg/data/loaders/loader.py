@@ -1,4 +1,4 @@
-"""What every loader shares: batches, the state, the order, and one endless stream of batches made ahead."""
+"""Base of all loaders: batches, the state, the order, and one endless stream of batches made ahead."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoaderState:
-    """Where a loader stands: enough to go on under another loader, batch size or number of ranks."""
+    """The position of a loader: enough to resume under another loader, batch size or number of ranks."""
 
     digest: str
     """The manifest's digest."""
@@ -79,12 +79,12 @@ class LoaderState:
     weights: str | None = None
     """Digest of the samples' weights; None where each is visited once an epoch."""
     fit: str = "squash"
-    """How pictures become inputs, as `Fit` says it."""
+    """How images become inputs, as `Fit` says it."""
     format: int = _FORMAT
 
 
 class Pixels(NamedTuple):
-    """What an engine makes of one submission, on the device."""
+    """The pixels of one submission, on the device."""
 
     images: torch.Tensor
     """u8[n, H, W, 3]."""
@@ -192,7 +192,7 @@ class LoaderPlan:
 class _Mended:
     """An order in which the next sound sample stands in the place of each damaged one.
 
-    Every sample keeps its place, so that a run goes on where it was, also after the shards were mended.
+    Every sample keeps its place, so that a run resumes where it was, also after the shards were mended.
     """
 
     def __init__(self, order: EpochOrder, samples: int, bad: tuple[int, ...]) -> None:
@@ -229,7 +229,7 @@ class _Record(NamedTuple):
 class Loader:
     """Batches in petseg's order, from an engine.
 
-    Iterating goes on from `consumed` to the end of the epoch; the loader then stands at the start of the next one.
+    Iterating continues from `consumed` to the end of the epoch; the loader then stands at the start of the next one.
     After an epoch's last batch the next epoch's first ones are under way, so nothing drains between epochs.
 
     An exception that comes while a batch is awaited, Ctrl-C too, loses nothing: the next iteration begins with it.
@@ -238,7 +238,7 @@ class Loader:
         plan: which batches.
         classes: what the masks' codes mean.
         size: (height, width) in pixels, or a function of the epoch that gives it.
-        fit: how pictures become inputs of that size; crops are for training.
+        fit: how images become inputs of that size; crops are for training.
         device: where the batches go.
         engine: makes the pixels; closed together with the loader.
         prefetch_batches: batches that are under way while the receiver works on one.
@@ -276,7 +276,7 @@ class Loader:
         self._ahead = prefetch_batches
         self._pid = os.getpid()
         self._iteration = 0
-        # All that the loader knows of where it stands; set as one, so that no exception comes between its parts.
+        # Where the loader stands; set as one, so that no exception comes between its parts.
         self._position = (0, 0)
         # Those whose place is not `_position` or does not follow from it were received, or are of an earlier place.
         self._queue: deque[_Record] = deque()
@@ -349,7 +349,7 @@ class Loader:
                 raise PetsegError("this loader state was written by a newer petseg: upgrade petseg.")
             found = LoaderState(**{**state, "format": _FORMAT})  # what an older state lacks has its default
         except (KeyError, TypeError) as error:
-            raise PetsegError(f"this is no loader state ({error}): resume from another checkpoint.") from error
+            raise PetsegError(f"this is not a valid loader state ({error}): resume from another checkpoint.") from error
         if found.digest != plan.digest:
             raise PetsegError(
                 "these are not the shards that the run was trained on, or some were added: give the same ones to "

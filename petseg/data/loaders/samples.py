@@ -29,7 +29,7 @@ class OrderedSamples(torch.utils.data.IterableDataset[dict[str, Any]]):
     with `fit`, `__box__`: (top, left, height, width) in the image's pixels.
 
     The workers of a DataLoader divide one rank's samples among them: worker w of W has every W-th, from w on. All of
-    them know the epoch that `set_epoch` names, also where they stay alive between epochs. It may be pickled, copied and
+    them follow the epoch of `set_epoch`, also if they stay alive between epochs. It may be pickled, copied and
     given to workers that are forked or spawned, and resumes inside an epoch: by itself, or by torchdata's
     StatefulDataLoader.
 
@@ -109,7 +109,7 @@ class OrderedSamples(torch.utils.data.IterableDataset[dict[str, Any]]):
         self._shared_epoch.fill_(epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where this process stands: the epoch, and how many samples of its own it has yielded, as plain data.
+        """The position of this process: the epoch, and how many samples of its own it has yielded, as plain data.
 
         A StatefulDataLoader asks each of its workers. It counts for as many ranks and workers as there were.
         """
@@ -130,7 +130,7 @@ class OrderedSamples(torch.utils.data.IterableDataset[dict[str, Any]]):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Let the next iteration go on where `state` says.
+        """Resume the next iteration where `state` says.
 
         Raises:
             PetsegError: it is of another data set, split, order, rank or number of workers, or damaged.

@@ -42,7 +42,7 @@ class _Awaited:
     framing: Framing
     shards: tuple[int, ...]
     inner: Pending | None = None
-    """What the engine below makes of it, once its shards are there."""
+    """The submission to the engine below, once its shards are there."""
 
     def receive(self) -> Pixels:
         """See `Pending`."""

@@ -127,7 +127,7 @@ def base_of(out: Output) -> Base:
 def together(base: Manifest, added: Manifest) -> Manifest:
     """The manifest of what was there and what was added.
 
-    Means and deviations stay what they were, so that a network sees the same picture as the same numbers, before and
+    Means and deviations stay what they were, so that a network sees the same image as the same numbers, before and
     after.
     """
     splits: dict[str, Split] = {}

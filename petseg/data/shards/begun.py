@@ -1,4 +1,4 @@
-"""What is fixed before the first sample is packed, the same on every machine, and kept in the output's plan."""
+"""The plan of a pack: fixed before the first sample is packed, the same on every machine, and kept in the output."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def begun(
 
 
 def _asked(source: Source, plan: Plan, options: PackOptions, base: Base | None) -> dict[str, Any]:
-    """What a run must share with another one, to go on from it; plain JSON data."""
+    """The data that must be equal to resume a pack; plain JSON data."""
     digest = hashlib.sha256()
     for key, _, _, size, split, *_ in plan.pairs.rows():
         digest.update(f"{key}\0{size}\0{split}\n".encode())
@@ -214,7 +214,7 @@ def _found(out: Output, asked: dict[str, Any], machine: Machine, base: Base | No
 
 
 def _refuse(out: Output, plan: dict[str, Any], asked: dict[str, Any], machine: Machine) -> None:
-    """Refuse to go on from another pack.
+    """Refuse to resume another pack.
 
     Raises:
         PetsegError: it is another one.

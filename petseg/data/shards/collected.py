@@ -1,4 +1,4 @@
-"""What was counted of a pack's shards, in 40 bytes a sample."""
+"""Statistics of a pack's shards, in 40 bytes a sample."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from petseg.data.shards.stats import ShardStats
 from petseg.data.sources import Pair
 
 MOST_LOOKS = 2_000_000
-"""Samples of a pack whose copies are looked for: what pictures look like takes 300 bytes each."""
+"""Samples of a pack whose copies are looked for: what images look like takes 300 bytes each."""
 
 
 class Collected:

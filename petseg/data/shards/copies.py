@@ -1,4 +1,4 @@
-"""Copies of one picture in two splits: found by what pictures look like, kept together by what their names share."""
+"""Copies of one image in two splits: found by what images look like, kept together by what their names share."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _KEPT, _GROUPS = 0.9, 3
 
 
 def look_of(pixels: np.ndarray) -> str:
-    """What a picture looks like: signs of 128 differences of neighbours in a 9x9 thumbnail, as it stands and flipped.
+    """A perceptual hash of an image: signs of 128 differences of neighbours in a 9x9 thumbnail, plain and flipped.
 
     A difference hash (N. Krawetz, "Kind of like that", 2013) in both directions; differences of up to 2 of 255 count as
     none.
@@ -50,7 +50,7 @@ def look_of(pixels: np.ndarray) -> str:
         pixels: u8[H, W, 3].
 
     Returns:
-        Hexadecimal, 32 digits for each of the picture, its mirror image, and both upside down; empty for one with
+        Hexadecimal, 32 digits for each of the image, its mirror image, and both upside down; empty for one with
         hardly anything on it.
     """
     height, width = (side // 2 for side in pixels.shape[:2])
@@ -77,7 +77,7 @@ class Copies:
 
 
 _AUGMENTED = re.compile(r"(?:^|[-_])aug(?:s|mented|mentations?)?(?=[-_\d]|$)", re.IGNORECASE)
-"""What says in a key that a picture was made of another one."""
+"""What says in a key that an image was made of another one."""
 
 
 def _named_copies(split_of: Mapping[str, str]) -> set[tuple[str, str]]:
@@ -103,7 +103,7 @@ def _named_copies(split_of: Mapping[str, str]) -> set[tuple[str, str]]:
 def find_copies(looks: Mapping[str, str], split_of: Mapping[str, str]) -> Copies | None:
     """Pictures that look alike, as they stand or flipped, or say that they were made of each other, in two splits.
 
-    Of more than 100,000 pictures, those that look the same are found, and not those that nearly do.
+    Of more than 100,000 images, those that look the same are found, and not those that nearly do.
 
     Args:
         looks: by key, see `look_of`.

@@ -37,7 +37,7 @@ _LONGEST_WAIT = 1.0
 
 
 class Shard(NamedTuple):
-    """What is to be fetched."""
+    """The shards to fetch."""
 
     name: str
     sha256: str
@@ -45,7 +45,7 @@ class Shard(NamedTuple):
 
 
 class _Fetching:
-    """What the process does."""
+    """The fetching process."""
 
     def __init__(self, first: dict[str, Any], say: Callable[..., None]) -> None:
         self._cache = ShardCache(Path(first["cache"]), first["limit"])

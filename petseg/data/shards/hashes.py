@@ -28,7 +28,7 @@ def check_hashes(folder: Path, shards: Sequence[ShardInfo], *, share: tuple[int,
     """Compare the SHA-256 of shards with the manifest's, and their indices with the tars.
 
     What was found sound is remembered in the user's cache folder by path, size, times and inode, so that the next run
-    reads nothing. A cache that cannot be read or written is no error.
+    reads nothing. A cache that cannot be read or written is not an error.
 
     Args:
         folder: shard folder.
@@ -46,7 +46,7 @@ def refused(folder: Path, shard: ShardInfo) -> PetsegError:
     """The sentence for a shard that holds other bytes than the manifest says."""
     return PetsegError(
         f"{folder / shard.name} has another SHA-256 than the manifest says: copy or pack it again (`petseg verify "
-        f"{folder}` names what is damaged; --on-bad-sample skip goes on without that, --no-verify with it)."
+        f"{folder}` names what is damaged; --on-bad-sample skip continues without it, --no-verify with it)."
     )
 
 

@@ -1,4 +1,4 @@
-"""How often each value occurs in a picture."""
+"""How often each value occurs in an image."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def parse_index(data: bytes, path: str, advice: str) -> list[Entry]:
         raise PetsegError(f"{path} cannot be read ({error}): {advice}") from error
     head = lines[0].split() if lines else []
     if len(head) != 2 or head[0] != VERSION or not head[1].isdecimal() or int(head[1]) != len(lines) - 1:
-        raise PetsegError(f"{path} is no whole index of version {VERSION}: {advice}")
+        raise PetsegError(f"{path} is not a whole index of version {VERSION}: {advice}")
     entries = []
     for number, line in enumerate(lines[1:], start=2):
         fields = line.split(" ")

@@ -1,4 +1,4 @@
-"""What a long look at shards has found, kept until it has come to its end: after a kill it resumes from there."""
+"""Findings of a long check of shards, kept until its end, so that a killed check can be resumed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import platformdirs
 class Journal:
     """Findings by stamp: a line for each, in a file that goes when the look has come to its end.
 
-    A file that cannot be read or written is no error: then a look that was killed begins anew.
+    A file that cannot be read or written is not an error: then a look that was killed begins anew.
 
     Args:
         kind: of look.

@@ -196,11 +196,11 @@ class Manifest:
             columns: the content of the file beside it, where there is one.
 
         Raises:
-            PetsegError: a newer format, or data that is no manifest.
+            PetsegError: a newer format, or data that is not a manifest.
         """
         version = data.get("format")
         if not isinstance(version, int) or isinstance(version, bool):
-            raise PetsegError("it has no whole-number 'format', so it is no petseg manifest: run petseg index.")
+            raise PetsegError("it has no whole-number 'format', so it is not a petseg manifest: run petseg index.")
         if version < 1:
             raise PetsegError(f"it has format {version}, which never was: pack or index again.")
         if version > FORMAT:
@@ -256,7 +256,7 @@ class Manifest:
         except ValueError as error:
             raise PetsegError(f"{path} is not JSON ({error}): pack or index again.") from error
         if not isinstance(data, dict):
-            raise PetsegError(f"{path} is no petseg manifest: pack or index again.")
+            raise PetsegError(f"{path} is not a petseg manifest: pack or index again.")
         try:
             name = _columns_of(data)
             return cls.from_dict(data, read(name)[1] if name else b"")
@@ -362,18 +362,18 @@ def _check_split(name: str, split: Split) -> None:
     # A name with a path in it would read (or, in a tool that repairs, write) outside the folder.
     for each in names:
         if Path(each).name != each or each in {"", ".", ".."} or "\0" in each:
-            raise PetsegError(f"split '{name}' names the shard {each!r}, which is no plain file name: pack again.")
+            raise PetsegError(f"split '{name}' names the shard {each!r}, which is not a plain file name: pack again.")
 
 
 def _whole(value: Any) -> int:
     """A count as it stands: `int()` would cut 2.7 to 2 and take True for 1."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"{value!r} is no count")
+        raise ValueError(f"{value!r} is not a count")
     return value
 
 
 def _triple(values: Any) -> tuple[float, float, float]:
     red, green, blue = (float(v) for v in values)
     if not all(math.isfinite(v) for v in (red, green, blue)):
-        raise ValueError(f"{values!r} are no finite numbers")
+        raise ValueError(f"{values!r} are not finite numbers")
     return red, green, blue

@@ -253,7 +253,7 @@ def _listed(values: np.ndarray) -> str:
 def _by_colour(colours: np.ndarray, classes: ClassTable) -> np.ndarray | None:
     """Codes u8[H, W] of a mask u8[H, W, 3] by the classes' colours; None where it is grey that was saved as RGB."""
     known = sorted((packed_colours(np.array(rgb)).item(), code) for rgb, code in classes.code_of_colour().items())
-    values, codes = np.array([(-1, 0), *known]).T  # the first is no colour's, so that there always is one
+    values, codes = np.array([(-1, 0), *known]).T  # the first is not a colour's, so that there always is one
     packed = packed_colours(colours)
     places = np.searchsorted(values, packed).clip(max=len(values) - 1)
     unknown = values[places] != packed

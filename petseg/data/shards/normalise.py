@@ -84,7 +84,7 @@ def normalise(
             turned by an EXIF orientation.
         resize_masks: bring a mask of another size and the same shape to its image's size, by nearest.
         tones: what becomes of images of more than 8 bits or three bands.
-        max_pixels: larger pictures are rejected by their header, before they are decoded.
+        max_pixels: larger images are rejected by their header, before they are decoded.
 
     Raises:
         RejectError: damaged (also in part), too large, of an unknown kind, or a mask that does not fit.

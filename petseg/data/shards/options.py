@@ -1,4 +1,4 @@
-"""What decides about the bytes of a pack, besides its source."""
+"""Options that decide the bytes of a pack."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MASK_ORIENTATIONS = ("auto", "upright", "stored")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackOptions:
-    """What decides about the bytes of a pack, besides its source."""
+    """Options that decide the bytes of a pack."""
 
     split: str = "official"
     """`official` (the source's lists) or `random` (a hash of the keys, 70/20/10)."""

@@ -1,4 +1,4 @@
-"""Where a pack goes: a folder, or a store. Every file is there whole or not at all."""
+"""Outputs of a pack: a folder, or a store. Every file is there whole or not at all."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Output(Protocol):
 
 
 def output_of(out: Path | str) -> Output:
-    """What names a place to pack into, as a folder or a store.
+    """The output that a text names, a folder or a store.
 
     Examples:
         >>> output_of("shards/oxford")

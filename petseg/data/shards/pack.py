@@ -35,7 +35,7 @@ class PackReport:
     manifest: Manifest
     seconds: float
     bytes_in: int
-    """Bytes read from the source, in this run and the ones it went on from."""
+    """Bytes read from the source, in this run and the ones it resumed."""
     bytes_out: int
     """Bytes of all tars."""
     converted: int
@@ -75,7 +75,7 @@ def pack(
 
     Equal sources and options give equal bytes, whatever `workers` is and however often the run was killed. Every file
     appears under its final name when it is whole, the manifest last. A run that is killed, interrupted or out of disk
-    leaves its finished shards; the same call goes on from them, and redoes those whose sources changed since. A shard
+    leaves its finished shards; the same call resumes from them, and redoes those whose sources changed since. A shard
     whose samples were all rejected is left out, and so is a split without shards; the other shards keep their names.
 
     Args:

@@ -1,4 +1,4 @@
-"""Where shards are: in a folder, or in a store."""
+"""Places of shards: a folder, or a store."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def shards_for(config: TrainConfig, note: Callable[[str], None] = _say_nothing) 
         note: called with sentences for people, about a store that is waited for.
 
     Raises:
-        PetsegError: a limit that is no number of bytes.
+        PetsegError: a limit that is not a number of bytes.
     """
     if not is_remote(config.shards):
         return place_of(config.shards)
@@ -76,12 +76,12 @@ def shards_for(config: TrainConfig, note: Callable[[str], None] = _say_nothing) 
 
 
 def absolute(shards: str) -> str:
-    """What names shards, so that it does from any folder."""
+    """The name of a shard folder that holds from any working folder."""
     return shards if is_remote(shards) else str(Path(shards).absolute())
 
 
 def place_of(shards: Path | str | RemoteShards) -> Place:
-    """What names shards, as a folder or a store.
+    """The folder or store that a text names.
 
     Examples:
         >>> place_of("shards/oxford")

@@ -1,4 +1,4 @@
-"""Who goes into which shard: fixed before anything is decoded, from keys and a seed alone."""
+"""Which sample goes into which shard: fixed before anything is decoded, from keys and a seed alone."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ def _compiled(group: str) -> re.Pattern[str]:
     try:
         return re.compile(group)
     except re.error as error:
-        raise PetsegError(f"--group '{group}' is no regular expression ({error}).") from error
+        raise PetsegError(f"--group '{group}' is not a regular expression ({error}).") from error
 
 
 def _join(pairs: Pairs, parts: np.ndarray, dealt: np.ndarray, there: Mapping[str, str], group: re.Pattern[str]) -> None:

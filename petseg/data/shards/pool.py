@@ -23,7 +23,7 @@ Report = Callable[[int], None]
 
 
 class Work(Protocol):
-    """What is done with one job. Picklable, as are its jobs and results."""
+    """A function of one job. Picklable, as are its jobs and results."""
 
     def __call__(self, job: Any, report: Report) -> Any:
         """Do one job."""
@@ -133,7 +133,7 @@ def _death_said(process: BaseProcess) -> Iterator[None]:
         process.join()
         raise PetsegError(
             f"a packing process died (exit code {process.exitcode}), perhaps for want of memory: run the same command "
-            "again to go on, with fewer --workers."
+            "again to resume, with fewer --workers."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""The range of values of a set's pictures of more than 8 bits, which becomes 0 to 255 in all of them."""
+"""The range of values of a set's images of more than 8 bits, which becomes 0 to 255 in all of them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _OUTER, _MOST_OUTSIDE = 0.1, 4
 
 @dataclass(slots=True)
 class Values:
-    """What values pictures of more than 8 bits have; adding is exact, in any order."""
+    """What values images of more than 8 bits have; adding is exact, in any order."""
 
     low: float = np.inf
     high: float = -np.inf
     counts: np.ndarray = field(default_factory=lambda: np.zeros(_BINS, np.int64))
     """By the upper 16 bits of the values as float32, in ascending order: steps of less than 1% of a value."""
     first: dict[str, str] = field(default_factory=dict)
-    """By kind, `whole` numbers or `float`: the first picture by key."""
+    """By kind, `whole` numbers or `float`: the first image by key."""
 
     def add(self, values: np.ndarray, key: str) -> None:
         """Count a picture's values; what is not finite is left out."""
@@ -64,7 +64,7 @@ class Values:
         """From the least to the greatest value, or to 0 and the end of the scale where these are near.
 
         Raises:
-            PetsegError: pictures of both kinds, or a few values that decide.
+            PetsegError: images of both kinds, or a few values that decide.
         """
         if len(self.first) > 1:
             one, other = sorted(self.first.values())

@@ -1,4 +1,4 @@
-"""What masks hold, and the class map to start from."""
+"""The table of values in masks, and the class map to start from."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class MaskScan:
             raise PetsegError(
                 f"the masks hold {len(every)} different {'colours' if self.in_colours else 'codes'}, and a class map "
                 f"has 2 to {_MOST}: edges that were smoothed have to be saved anew without interpolation, and "
-                "photographs are no masks."
+                "photographs are not masks."
             )
         chosen = [value for value in every if value != (self.void(),)]
         codes = list(range(len(chosen))) if self.in_colours else [value[0] for value in chosen]

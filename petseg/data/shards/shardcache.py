@@ -97,7 +97,7 @@ class ShardCache:
                 # Between the opening and the lock it may have been removed, and come anew.
                 if _same(file, path):
                     with contextlib.suppress(OSError):
-                        # Not the time of change, by which readers know the file.
+                        # Not the time of change, by which readers recognise the file.
                         os.utime(file.fileno(), ns=(time.time_ns(), os.fstat(file.fileno()).st_mtime_ns))
                     if not self.index(sha256).is_file():
                         write_index(self.index(sha256), scan_tar(path, "remove it: petseg cache verify"))
@@ -230,7 +230,7 @@ class Filling:
         self._hash = self._hashed()
 
     def begin(self, etag: str | None) -> None:
-        """Note which object the bytes are of; without that, what is there when this breaks off is not gone on with."""
+        """Note which object the bytes are of; without that, what is there when this breaks off is not continued."""
         if etag is not None:
             with contextlib.suppress(OSError, AttributeError):
                 os.setxattr(self._file.fileno(), _ETAG, etag.encode())
@@ -302,11 +302,11 @@ def parse_bytes(text: str) -> int:
     """`200GB`, `1.5 TB`, `500000` as bytes.
 
     Raises:
-        PetsegError: it is no number of bytes.
+        PetsegError: it is not a number of bytes.
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([kMGTP]?)B?\s*", text, re.IGNORECASE)
     if not found:
-        raise PetsegError(f"'{text}' is no number of bytes; give 200GB, 1.5TB or the like.")
+        raise PetsegError(f"'{text}' is not a number of bytes; give 200GB, 1.5TB or the like.")
     return int(float(found[1]) * 1000 ** " kmgtp".index(found[2].lower() or " "))
 
 

@@ -19,7 +19,7 @@ from petseg.errors import PetsegError
 from petseg.system import write_atomic
 
 TILE = 160
-"""Longest side of a picture on the sheet, in pixels."""
+"""Longest side of an image on the sheet, in pixels."""
 
 _GAP, _TEXT, _COLUMNS = 8, 16, 4
 

@@ -1,4 +1,4 @@
-"""Where the components of every sample of an index lie, as an array."""
+"""Offsets and sizes of an index's components, as an array."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class SpanTable:
 
 
 def read_spans(path: Path, image: str, mask: str) -> np.ndarray:
-    """Where the two components of every sample lie, many times faster than by `read_index`.
+    """Read offsets and sizes of the two components of every sample, many times faster than by `read_index`.
 
     Args:
         path: an index.
@@ -133,7 +133,7 @@ def _read_table(data: bytes, image: bytes, mask: bytes) -> np.ndarray:
     spaces = np.cumsum(text == ord(" "), dtype=np.int64)[ends]
     if version != VERSION.encode() or int(count) != len(ends) or not rest.endswith(b"\n") or width % 4:
         raise ValueError("no whole index")
-    # `read_index` decodes the names and knows more ends of line than this one.
+    # `read_index` decodes the names and splits at more ends of line than this one.
     if (np.diff(spaces, prepend=0) != width - 1).any() or b"\r" in rest or len(rest.decode().splitlines()) != len(ends):
         raise ValueError("lines differ in their number of fields")
     fields = rest[:-1].replace(b"\n", b" ").split(b" ")

@@ -1,4 +1,4 @@
-"""What is counted of a shard's samples, for the manifest."""
+"""Statistics of a shard's samples, for the manifest."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _VALUES = np.arange(256, dtype=np.int64)
 
 @dataclass(kw_only=True, slots=True)
 class ShardStats:
-    """What a finished shard adds to the manifest; whole numbers, so that the order of adding does not matter."""
+    """Statistics of a finished shard, for the manifest; whole numbers, so that the order of adding does not matter."""
 
     name: str
     """File name of the tar."""

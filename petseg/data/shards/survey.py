@@ -1,10 +1,10 @@
-"""What only the whole set can tell, found before the first sample is packed.
+"""Properties of the whole set, found before the first sample is packed.
 
-How masks are turned: a photo may be stored turned, with an EXIF orientation that viewers follow. Its mask then was
+How masks are turned: an image may be stored turned, with an EXIF orientation that viewers follow. Its mask then was
 drawn either on the upright image or in the stored frame. Where width and height change places, the mask's size says
 which; where they do not, the other pairs of the set do.
 
-The range of values: pictures of more than 8 bits become 8-bit by one range, not each by its own.
+The range of values: images of more than 8 bits become 8-bit by one range, not each by its own.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ class Found:
     frames: dict[str, str]
     """For each kind of pair (`frame_of`), the first one's key."""
     values: Values
-    """Of pictures of more than 8 bits."""
+    """Of images of more than 8 bits."""
 
 
 @dataclass(frozen=True, slots=True)
 class SurveyWork:
-    """Looks at the headers of pairs, and at the values of pictures of more than 8 bits."""
+    """Looks at the headers of pairs, and at the values of images of more than 8 bits."""
 
     source: Source
     frames: bool
@@ -126,7 +126,7 @@ def survey(
 ) -> PackOptions:
     """Options in which nothing is left to find: how masks are turned, and the range of values.
 
-    `auto` stays where it makes no difference, and so does no range where no picture has more than 8 bits.
+    `auto` stays where it makes no difference, and so does no range where no image has more than 8 bits.
 
     Args:
         source: where the pairs are.

@@ -1,4 +1,4 @@
-"""What is left of thin classes after masks were made smaller."""
+"""Thin classes before and after masks were made smaller."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ of those before lie at its edge, and its pixels before times the scale."""
 
 
 def thinned(before: np.ndarray, after: np.ndarray) -> dict[int, Thin]:
-    """What a mask that was made smaller lost, by code.
+    """The pixels that a smaller mask lost, by code.
 
     Args:
         before: the mask as it was: u8[H, W].

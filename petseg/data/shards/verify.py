@@ -76,7 +76,7 @@ def verify(
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What was found in a shard."""
+    """Findings of a shard."""
 
     shard: ShardInfo
     problems: list[str]
@@ -87,7 +87,7 @@ class Checked:
 
 
 def _stamp(folder: Place, shard: ShardInfo) -> str:
-    """What tells a shard's bytes from others; in the cache of a store's shards that is their name."""
+    """A stamp that tells a shard's bytes from others; in the cache of a store's shards that is their name."""
     return stamp_of(folder, shard) if isinstance(folder, Path) else shard.sha256
 
 
@@ -119,7 +119,7 @@ class _Check:
     """Codes that masks may hold."""
 
     def __call__(self, job: _Job, report: Report) -> Checked:
-        """What is wrong with it, and what it holds."""
+        """Check a shard: its problems and its contents."""
         counts = np.zeros(256, dtype=np.int64)
         keys: list[str] = []
         problems = self._check(job, keys, counts, report)

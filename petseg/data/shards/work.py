@@ -1,4 +1,4 @@
-"""One job of packing: a whole shard, with what is counted of it kept beside it so that a killed run can go on."""
+"""One job of packing: a whole shard, with what is counted of it kept beside it so that a killed run can be resumed."""
 
 from __future__ import annotations
 
@@ -153,12 +153,12 @@ class ShardWork:
 
 
 def note_name(shard: str) -> str:
-    """Where a finished shard's statistics are, below the output."""
+    """The path of a finished shard's statistics, below the output."""
     return f"{WORK_FOLDER}/{shard}.json"
 
 
 def finished_shard(out: Output, shard: str) -> ShardStats | None:
-    """What was noted of a shard when it was written."""
+    """The statistics of a finished shard."""
     data = out.read(note_name(shard))
     with contextlib.suppress(ValueError, KeyError, TypeError):
         return None if data is None else ShardStats.from_bytes(data)

@@ -1,4 +1,4 @@
-"""Where pairs of image and mask come from. Every source lists pairs and reads their bytes; none decodes."""
+"""Sources of pairs of image and mask. Every source lists pairs and reads their bytes; none decodes."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class LeftOver:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Listing:
-    """What a source holds."""
+    """The contents of a source."""
 
     pairs: Sequence[Pair]
     """Sorted by key; `Pairs.of` makes them small."""
@@ -118,7 +118,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class OverSource:
-    """What a source that lists another one's pairs in its own way shares with it."""
+    """Base of sources that list another source's pairs in their own way."""
 
     inner: Source
 

@@ -1,4 +1,4 @@
-"""What sources of plain files share: names, and reading."""
+"""Helpers of sources of plain files: names, and reading."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KEY = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_KEY}}}")
 _UNFIT = re.compile(r"[^A-Za-z0-9_-]+")
 
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
-"""Suffixes of pictures."""
+"""Suffixes of images."""
 
 MASKS = frozenset({".png", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm"})
 """Suffixes of masks: formats that keep codes."""
@@ -54,12 +54,12 @@ FilePath = Path | StorePath
 
 
 def path_of(text: str) -> FilePath:
-    """What a person names a file or a folder by; `~` is the home folder."""
+    """The file or folder that a text names; `~` is the home folder."""
     return StorePath.of(text) if is_remote(text) else Path(text).expanduser()
 
 
 class File(NamedTuple):
-    """What is known of a file without reading it."""
+    """Metadata of a file."""
 
     size: int
     """Bytes."""

@@ -57,7 +57,7 @@ class FolderSource:
     Folders that are named like splits are the splits, where there are `train` and `val` or `test` (a folder `train`
     beside `car` and `bus` is a vehicle); pairs in none of them are left out then.
 
-    Where other pictures could be the masks as well as those that the names say, the listing refuses and names them.
+    Where other images could be the masks as well as those that the names say, the listing refuses and names them.
     """
 
     images: FilePath
@@ -127,7 +127,7 @@ class FolderSource:
 
     @property
     def _root(self) -> FilePath:
-        """What all paths are relative to."""
+        """The folder that all paths are relative to."""
         images, masks = self.images, self.masks
         if isinstance(images, StorePath) or isinstance(masks, StorePath):
             if not (isinstance(images, StorePath) and isinstance(masks, StorePath) and images.store == masks.store):
@@ -286,7 +286,7 @@ class FolderSource:
 
 @dataclass(slots=True)
 class _Found:
-    """What a folder's files turned out to be; paths are relative to the source's root."""
+    """The files of a folder, sorted into images and masks; paths are relative to the source's root."""
 
     passed: int = 0
     counted: tuple[int, int] = (0, 0)
@@ -324,7 +324,7 @@ def _tag(files: Sequence[File]) -> str:
 
 
 def left_over(files: Iterable[tuple[str, str]]) -> tuple[LeftOver, ...]:
-    """What is left over by folder and reason, of (path, why) each."""
+    """Leftovers by folder and reason, of (path, why) each."""
     found: dict[tuple[str, str], list[str]] = {}
     for path, why in sorted(files):
         found.setdefault((_folder(path), why), []).append(PurePosixPath(path).name)
@@ -364,7 +364,7 @@ def holds_pairs(root: Path) -> bool:
 
 
 def what_would_fit(root: Path, classes: ClassTable) -> str:
-    """What to give for a folder that no rule knows: the end of a sentence."""
+    """Advice for a folder that no rule fits: the end of a sentence."""
     try:
         listing = FolderSource(root, root, classes).listing()
     except PetsegError:
@@ -424,7 +424,7 @@ def _kind_at(path: str) -> int | None:
 
 
 def _is_mask(path: str, others: Collection[str]) -> bool:
-    """Whether a file is a mask, in a folder that holds images too; `others`: stems of files that are no PNG."""
+    """Whether a file is a mask, in a folder that holds images too; `others`: stems of files that are not PNG."""
     at = _kind_at(path)
     if at is not None:
         return path.split("/")[at].lower() in MASK_FOLDERS

@@ -130,7 +130,7 @@ class _Named:
         return None
 
     def like(self, line: str) -> str:
-        """Whom a line may have meant: the end of a sentence."""
+        """The sample that a line may have meant: the end of a sentence."""
         parts = _parts(line.split(maxsplit=1)[0])
         key = self._of_length(1).get(parts[-1:]) if len(parts) > 1 else None
         return f" ({key} has that name, in another folder)" if key else ""
@@ -148,7 +148,7 @@ class _Named:
 
 
 def _parts(text: str) -> tuple[str, ...]:
-    """Folders and name of a path, without the suffix of a picture."""
+    """Folders and name of a path, without the suffix of an image."""
     path = PurePath(text)
     bare = path.with_suffix("") if path.suffix.lower() in IMAGES | MASKS else path
     return tuple(part for part in bare.parts if part != path.anchor)

@@ -22,7 +22,7 @@ Values = tuple[str, ...]
 
 @dataclass(slots=True)
 class Matched:
-    """What patterns make of the files below a folder; all paths relative to it, with `/`."""
+    """Files below a folder, paired by patterns; all paths relative to it, with `/`."""
 
     masks: dict[str, list[str]] = field(default_factory=dict)
     """By image; more than one where the masks' side has a wildcard that the images' side lacks."""
@@ -41,7 +41,7 @@ class PairPattern:
     the ones among them that pair the most files.
 
     Raises:
-        PetsegError: it is no pattern.
+        PetsegError: it is not a pattern.
     """
 
     def __init__(self, text: str) -> None:

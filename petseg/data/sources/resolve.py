@@ -77,7 +77,7 @@ def _resolve(
     scheme, colon, rest = text.partition(":")
     if scheme == "synthetic":
         if colon and not (rest.isascii() and rest.isdecimal() and len(rest) < 10):
-            raise PetsegError(f"'{text}': give a number of pictures, such as synthetic:1600.")
+            raise PetsegError(f"'{text}': give a number of images, such as synthetic:1600.")
         return SyntheticSource(int(rest), seed) if colon else SyntheticSource(seed=seed)
     if colon and scheme == "folder":
         images, comma, masks = rest.partition(",")

@@ -1,4 +1,4 @@
-"""Which pictures below a folder go with its images, whatever they are called: rivals of a rule, and what to ask for.
+"""Which files below a folder go with its images, whatever they are called: rivals of a rule, and what to ask for.
 
 Names are compared by their parts (runs of letters or of digits). A part, or some in a row, that one image of a folder
 has alone stands for that image: `21` for `21_training.tif` among its like, and so for `21_manual1.gif`.
@@ -120,7 +120,7 @@ def proposals(root: FilePath, files: Iterable[str], *, most: int = 3) -> list[Se
     found.sort(key=lambda each: (_likeness(root, each), len(each.partners), _alike(each)), reverse=True)
     best: list[Series] = []
     images_of: dict[str, str] = {}
-    for each in found:  # what goes with the likelier images goes with no others, and images are no masks
+    for each in found:  # what goes with the likelier images goes with no others, and images are not masks
         one, other = str(PurePosixPath(each.images).parent), str(PurePosixPath(each.others).parent)
         taken = {folder: images for folder, images in images_of.items() if folder != images}
         if taken.get(other, one) == one and one not in taken and (one == other or other not in taken.values()):
@@ -255,7 +255,7 @@ def _by_folder(paths: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _places(folder: str) -> list[tuple[int, tuple[str, ...]]]:
-    """What a folder has in common with those that differ from it in one name, and with the one above it."""
+    """The part of a folder's path in common with those that differ from it in one name, and with the one above it."""
     names = PurePosixPath(folder).parts
     return [(-1, names), *((at, names[:at] + names[at + 1 :]) for at in range(len(names)))] + (
         [(-1, names[:-1])] if names else []
@@ -281,7 +281,7 @@ def _looks_like_image(root: FilePath, series: Series, mask_of: dict[str, str]) -
 
 @functools.lru_cache(maxsize=64)
 def _mode(path: FilePath) -> str:
-    """Pillow's name for what a pixel of a picture is, by its header."""
+    """Pillow's name for what a pixel of an image is, by its header."""
     try:
         with opened(path.read_bytes()) as picture:
             return picture.mode

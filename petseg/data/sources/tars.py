@@ -27,7 +27,7 @@ class TarsSource:
     """Uncompressed tars whose samples are members of one name up to the first dot, wherever they stand in a tar.
 
     Where several samples have one name up to the first dot, names count up to the last one. The mask is the member
-    whose extension says so (`mask.png`, `seg.png`, `label.png`), or else the only PNG beside a picture of another kind.
+    whose extension says so (`mask.png`, `seg.png`, `label.png`), or else the only PNG beside an image of another kind.
     Hard links count as what they link to. Nothing is unpickled, and no command is run.
 
     Tars or their folders that are named like splits are the splits, where all of them are. Where keys restart in every

@@ -64,7 +64,7 @@ def test_a_padded_box_is_the_smallest_of_its_shape(height, width, size):
     box = padded(height, width, size)
     assert box.inside(height, width) == (0, 0, height, width)
     assert box.height == height or box.width == width
-    # As wide as its shape asks for, to a pixel; and the picture is in its middle, to a pixel.
+    # As wide as its shape asks for, to a pixel; and the image is in its middle, to a pixel.
     assert abs(box.height * size[1] - box.width * size[0]) < max(size)
     assert abs((box.height - height) + 2 * box.top) <= 1 and abs((box.width - width) + 2 * box.left) <= 1
 

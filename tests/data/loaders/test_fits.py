@@ -1,4 +1,4 @@
-"""The loaders' contract for boxes: padded pictures and crops, the same from every loader."""
+"""The loaders' contract for boxes: padded images and crops, the same from every loader."""
 
 import io
 

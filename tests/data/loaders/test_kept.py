@@ -1,4 +1,4 @@
-"""Whole pictures that are kept for crops: the same crops, decoded once, and memory that comes back."""
+"""Whole images that are kept for crops: the same crops, decoded once, and memory that comes back."""
 
 import os
 
@@ -91,7 +91,7 @@ def test_memory_comes_back_with_the_loader_and_not_while_somebody_writes_to_it(l
 
 
 def test_what_cannot_be_kept_is_said(load, packed):
-    with pytest.raises(PetsegError, match="--cache: for crops, whole pictures are kept by --loader webdataset"):
+    with pytest.raises(PetsegError, match="--cache: for crops, whole images are kept by --loader webdataset"):
         load("dali", packed, fit="crop", cache="host")
     with pytest.raises(PetsegError, match="every rank would keep all"):
         load("webdataset", packed, fit="crop", cache="host", rank=0, world=2)

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,25 +103,26 @@ def drawn(tmp_path_factory, environment) -> Path:
 
 def test_killed_at_any_moment_the_set_is_whole_and_the_same_command_goes_on(drawn, tmp_path, environment):
     arguments = ("synthetic:80", "--append", "--samples-per-shard", "4")
-    done = shutil.copytree(drawn, tmp_path / "done")
+    moments, done = random.Random(0), shutil.copytree(drawn, tmp_path / "done")
     said = subprocess.run(command(done, *arguments), env=environment, check=True, capture_output=True, text=True).stdout
     assert "40 pairs of synthetic:80 are in" in said and "40 are new" in said
     again = subprocess.run(
         command(done, *arguments), env=environment, check=True, capture_output=True, text=True
     ).stdout
     assert "0 are new" in again
-    out, moments, ends = shutil.copytree(drawn, tmp_path / "out"), random.Random(0), []
-    while 0 not in ends:
+    out, kills = shutil.copytree(drawn, tmp_path / "out"), 0
+    for shards in (0, 1, 3, 6):
         process = subprocess.Popen(command(out, *arguments), env=environment, stdout=subprocess.PIPE, text=True)
-        try:
-            process.wait(0.6 + moments.random() if len(ends) < 6 else 60)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
+        while process.poll() is None and len(list(out.glob(f"{WORK_FOLDER}/*.tar.json"))) < shards:
+            time.sleep(0.001)
+        time.sleep(moments.random() / 100)
+        process.send_signal(signal.SIGKILL)
         process.communicate()
-        ends.append(process.returncode)
+        kills += process.returncode == -signal.SIGKILL
         assert verify(out, Manifest.load(out)) == [], "it can be read at any time"
         assert tars(drawn).items() <= tars(out).items()
-    assert -signal.SIGKILL in ends
+    assert kills >= 2
+    subprocess.run(command(out, *arguments), env=environment, check=True, capture_output=True)
     assert content(out) == content(done)
 
 

@@ -143,7 +143,7 @@ def test_a_grey_palette_is_read_by_what_fits():
 
 @pytest.fixture
 def folder(tmp_path):
-    """Writes masks beside photos; gives the source of them under a class map."""
+    """Writes masks beside images; gives the source of them under a class map."""
 
     def make(masks: list[Image.Image], table: ClassTable, kind: str = "png") -> FolderSource:
         for n, mask in enumerate(masks):
@@ -385,7 +385,7 @@ def test_what_makes_no_class_map():
     with pytest.raises(PetsegError, match="1 different codes"):
         scan(Image.new("L", (2, 2))).class_map()
     noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-    with pytest.raises(PetsegError, match=r"different colours.*photographs are no masks"):
+    with pytest.raises(PetsegError, match=r"different colours.*photographs are not masks"):
         scan(Image.fromarray(noise)).class_map()
 
 

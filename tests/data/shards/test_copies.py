@@ -1,4 +1,4 @@
-"""Copies of a picture in two splits: found however they were saved, named with the group that keeps them together."""
+"""Copies of an image in two splits: found however they were saved, named with the group that keeps them together."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""Every kind of picture that people have: made fit, or left out with a reason, never half-decoded."""
+"""Every kind of image that people have: made fit, or left out with a reason, never half-decoded."""
 
 import io
 import struct
@@ -110,7 +110,7 @@ def test_pictures_are_turned_upright_and_their_masks_with_them(orientation, fram
     exif[274] = orientation
     data = jpeg(exif=exif)
     upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
-    # A mask of the stored frame turns with its picture; one that was drawn on the upright picture stays.
+    # A mask of the stored frame turns with its image; one that was drawn on the upright image stays.
     mask = codes() if frame == "stored" else turned(codes(), orientation)
     sample = fit(data, encoded(mask), mask_orientation="stored")
     near(sample.image, upright)

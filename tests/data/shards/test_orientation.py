@@ -28,7 +28,7 @@ def drawing(height: int, width: int) -> np.ndarray:
 
 
 def write(root: Path, key: str, orientation: int, size: tuple[int, int], frame: str, *, tagged: bool = False) -> None:
-    """A photo with an orientation whose upright image has `drawing` as its mask, saved in one of the frames."""
+    """An image with an orientation whose upright image has `drawing` as its mask, saved in one of the frames."""
     back = {6: 8, 8: 6}.get(orientation, orientation)
     upright = drawing(*size)
     stored = turned(upright, back)

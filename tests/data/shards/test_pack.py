@@ -259,7 +259,7 @@ def test_a_stopped_pack_goes_on_to_the_same_bytes(oxford, reference, tmp_path, e
         pytest.skip("it was faster than the signal")
     if how != signal.SIGKILL:
         assert process.returncode == 128 + how
-        assert stderr.strip() == "error: interrupted: what is finished is kept, and the same command goes on."
+        assert stderr.strip() == "error: interrupted: what is finished is kept, and the same command resumes."
         assert not list(out.rglob(".*.partial-*"))
     with pytest.raises(PetsegError, match="unfinished pack"):
         Manifest.load(out)

@@ -1,4 +1,4 @@
-"""The same bytes from every instruction set; and a pack begun with others is not gone on with."""
+"""The same bytes from every instruction set; and a pack begun with others is not continued."""
 
 import json
 import os

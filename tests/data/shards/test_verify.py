@@ -321,14 +321,14 @@ def sparse_tar(path: Path, layout: str) -> Path:
 def test_a_damaged_sparse_map_is_one_sentence(packed_copy, tmp_path, layout):
     (tmp_path / "tars").mkdir()
     tar = sparse_tar(tmp_path / "tars" / "train.tar", layout)
-    with pytest.raises(PetsegError, match=r"train\.tar is no whole, uncompressed tar"):
+    with pytest.raises(PetsegError, match=r"train\.tar is not a whole, uncompressed tar"):
         adopt(tmp_path / "tars", None)
-    with pytest.raises(PetsegError, match=r"train\.tar is no whole, uncompressed tar"):
+    with pytest.raises(PetsegError, match=r"train\.tar is not a whole, uncompressed tar"):
         TarsSource(str(tar), OXFORD).listing()
     shard = next(packed_copy.glob("val-*.tar"))
     sparse_tar(shard, layout)
     problems = verify(packed_copy, Manifest.load(packed_copy))
-    assert any(problem.startswith(f"{shard} is no whole, uncompressed tar") for problem in problems)
+    assert any(problem.startswith(f"{shard} is not a whole, uncompressed tar") for problem in problems)
 
 
 def test_a_file_with_holes_is_not_read_as_it_lies(tmp_path):

@@ -151,7 +151,7 @@ def test_the_border_is_a_band_of_its_thickness_on_both_sides_of_the_outline_and_
 
 def test_codes_are_oxfords_and_border_parts_pet_from_background(drawn):
     for image, codes in drawn:
-        assert set(np.unique(codes)) == {1, 2, 3}, "each picture has a pet, a border and a background"
+        assert set(np.unique(codes)) == {1, 2, 3}, "each image has a pet, a border and a background"
         r = max(1, round(BORDER * float(np.sqrt(codes.size))))
         near = cv2.dilate((codes == 1).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
         assert not (near & (codes == 2)).any(), "no pet pixel touches the background"

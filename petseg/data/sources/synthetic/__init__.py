@@ -23,7 +23,7 @@ _DIGITS = 6
 
 @dataclass(frozen=True, slots=True)
 class SyntheticSource:
-    """`n` pictures of drawn pets with exact trimaps in Oxford's codes.
+    """`n` images of drawn pets with exact trimaps in Oxford's codes.
 
     Sample i depends on (seed, i) and the sides alone: not on `n`, nor on which process draws it or what was drawn
     before. Its bytes are the same wherever numpy and OpenCV have the same versions.

@@ -1,4 +1,4 @@
-"""A picture in the making, and what of it is visibly pet."""
+"""An image in the making, and what of it is visibly pet."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ class Canvas:
         """Paint the inside of an outline.
 
         Args:
-            points: f64[n, 2] in pixels; what lies off the picture is cut.
-            paint: one colour, f32[3, 1, 1]; a texture as large as the picture, f32[3, H, W]; or a smaller swatch, laid
+            points: f64[n, 2] in pixels; what lies off the image is cut.
+            paint: one colour, f32[3, 1, 1]; a texture as large as the image, f32[3, H, W]; or a smaller swatch, laid
                 from the top left of the shape and repeated.
             kind: what it does to the silhouette.
             volume: how much brighter it gets towards the light and darker away from it, as a share.
@@ -125,7 +125,7 @@ class Canvas:
         np.maximum(self.pet, alpha, out=self.pet)
 
     def _window(self, points: Points) -> tuple[int, int, int, int, int, int]:
-        """Left and top of the shape, then the part of the picture that it can touch."""
+        """Left and top of the shape, then the part of the image that it can touch."""
         (left, top), (right, bottom) = np.floor(points.min(axis=0)) - 3, np.ceil(points.max(axis=0)) + 4
         x0, y0 = max(int(left), 0), max(int(top), 0)
         return int(left), int(top), x0, y0, min(int(right), self.width), min(int(bottom), self.height)
@@ -135,7 +135,7 @@ class Canvas:
 
         Args:
             thickness: of the border on each side of the silhouette's edge, as a share of the picture's side
-                (of the square of the same area). The picture's own frame is no edge.
+                (of the square of the same area). The picture's own frame is not an edge.
         """
         shape = (self.pet > 0.5).astype(np.uint8)
         r = max(1, round(thickness * float(np.sqrt(self.height * self.width))))

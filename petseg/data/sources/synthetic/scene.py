@@ -1,4 +1,4 @@
-"""One picture from beginning to end: place, clutter, pet, something in front, light and lens."""
+"""One image from beginning to end: place, clutter, pet, something in front, light and lens."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def draw(seed: int, index: int, *, cat: bool, min_side: int, max_side: int) -> t
         max_side: greatest height and width in pixels.
 
     Returns:
-        The picture, u8[H, W, 3] in RGB, and its trimap, u8[H, W] of Oxford's codes: 1 pet, 2 background, 3 border.
+        The image, u8[H, W, 3] in RGB, and its trimap, u8[H, W] of Oxford's codes: 1 pet, 2 background, 3 border.
     """
     for attempt in range(_ATTEMPTS):
         rng = np.random.Generator(np.random.PCG64([seed & 0xFFFFFFFFFFFFFFFF, index, attempt]))
         canvas = _compose(rng, cat=cat, min_side=min_side, max_side=max_side)
         trimap = canvas.trimap(BORDER)
-        # Something in front may hide a small pet all but wholly; such a picture teaches nothing.
+        # Something in front may hide a small pet all but wholly; such an image teaches nothing.
         if (trimap == 1).mean() >= _LEAST_PET:
             break
     return _photograph(rng, canvas.picture), trimap

@@ -20,7 +20,7 @@ from petseg.data.sources.synthetic.textures import (
 )
 
 _SWATCH = 112
-"""Side of the textures of things, in pixels: as large as most of them are, and quicker than the whole picture."""
+"""Side of the textures of things, in pixels: as large as most of them are, and quicker than the whole image."""
 
 
 def background(rng: np.random.Generator, h: int, w: int) -> tuple[np.ndarray, float, str]:

@@ -1,4 +1,4 @@
-"""Outlines of points, f64[n, 2] in (x, y) with y down, and where they go on a picture."""
+"""Outlines of points, f64[n, 2] in (x, y) with y down, and where they go on an image."""
 
 from __future__ import annotations
 
@@ -91,6 +91,6 @@ def moved(points: Points, x: float, y: float) -> Points:
 
 
 def turned(points: Points, turn: float) -> Points:
-    """Points turned about the origin by `turn` radians (clockwise on a picture)."""
+    """Points turned about the origin by `turn` radians (clockwise on an image)."""
     c, s = np.cos(turn), np.sin(turn)
     return np.asarray(points @ np.array([[c, s], [-s, c]]))

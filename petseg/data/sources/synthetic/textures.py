@@ -82,7 +82,7 @@ def coat(
 
     Args:
         rng: where the chances come from.
-        h: height of the picture in pixels.
+        h: height of the image in pixels.
         w: width.
         scale: the pet's size in pixels: stripes and spots grow with it.
         turn: the pet's own turn in radians; stripes follow it.
