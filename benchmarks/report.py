@@ -158,7 +158,9 @@ def read_results(results: Path) -> dict[str, dict[str, Any]]:
             result = json.loads(path.read_bytes())
             found[result["bench"]] = {key: result[key] for key in ("rows", "ratios", "env")}
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise PetsegError(f"{path} is no result of a benchmark ({error}): remove it, or measure again.") from error
+            raise PetsegError(
+                f"{path} is not a result of a benchmark ({error}): remove it, or measure again."
+            ) from error
     if not found:
         raise PetsegError(f"{results} holds no result: measure first: python -m benchmarks loader --quick.")
     order = list(TITLES)

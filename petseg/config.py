@@ -70,7 +70,7 @@ class TrainConfig:
         "", "Folder that petseg-shard wrote. Without it, pets are drawn and packed first.", panel="Data"
     )
     loader: Literal["auto", "dali", "webdataset"] = option(
-        "auto", "Who decodes. auto: dali on a GPU, webdataset on a CPU.", panel="Data"
+        "auto", "Decoder to use. auto: dali on a GPU, webdataset on a CPU.", panel="Data"
     )
     size: str = option("128", "Input size: N for NxN, or HxW.", panel="Data")
     fit: Literal["auto", "squash", "pad", "crop"] = option(

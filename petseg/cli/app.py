@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 import petseg.cores  # noqa: F401 - the load is measured from here on, before torch is imported
-from petseg.cli.options import with_train_flags
+from petseg.cli.options import with_flags, with_train_flags
+from petseg.cli.shard_flags import ShardFlags
 from petseg.errors import PetsegError
 from petseg.signals import Terminated, sigterm_raises
 
@@ -77,6 +78,7 @@ def _umbrella(version: VersionOption = False) -> None:
 
 @umbrella.command("shard")
 @shard_app.command()
+@with_flags(ShardFlags)
 def shard(
     context: typer.Context,
     source: Annotated[
@@ -91,129 +93,11 @@ def shard(
     out: Annotated[
         str, typer.Argument(metavar="OUT", help="Folder for the shards, or s3://, gs:// or az://.", show_default=False)
     ],
-    split: Annotated[
-        str | None,
-        typer.Option(
-            metavar="official|random",
-            help="official: the source's own lists or split folders, a seeded 10% of trainval as val; "
-            "random: about 70/20/10. Default: official where there are any.",
-            show_default=False,
-        ),
-    ] = None,
-    short_side: Annotated[int, typer.Option(help="Reduce to this short side in pixels; 0 keeps originals.")] = 256,
-    quality: Annotated[int, typer.Option(help="JPEG quality of what is encoded, 1 to 100.")] = 90,
-    encoding: Annotated[
-        str,
-        typer.Option(
-            metavar="jpeg|ppm", help="jpeg: JPEG and PNG. ppm: pixels as they are: larger, lossless, nothing to decode."
-        ),
-    ] = "jpeg",
-    mask_orientation: Annotated[
-        str,
-        typer.Option(
-            metavar="auto|upright|stored",
-            help="How masks of images that EXIF turns are drawn: as a viewer shows them, or as stored; auto looks.",
-        ),
-    ] = "auto",
-    resize_masks: Annotated[
-        bool, typer.Option("--resize-masks", help="Bring masks of their images' shape, but not size, to that size.")
-    ] = False,
-    value_range: Annotated[
-        tuple[str, str] | None,
-        typer.Option(
-            "--range",
-            metavar="LOW HIGH",
-            help="Values of images of more than 8 bits that become black and white, or percentiles of all: p1 p99. "
-            "Default: what the whole set spans.",
-            show_default=False,
-        ),
-    ] = None,
-    bands: Annotated[
-        str,
-        typer.Option(metavar="1,2,3", help="Bands of images of more than three that become red, green and blue."),
-    ] = "",
-    samples_per_shard: Annotated[
-        int | None, typer.Option(help="Samples a shard, at most. Default: 256.", show_default=False)
-    ] = None,
-    shard_bytes: Annotated[
-        str, typer.Option(metavar="256MB", help="In its place: bytes a shard, about.", show_default=False)
-    ] = "",
-    seed: Annotated[int, typer.Option(help="Seed of splits and shuffling.")] = 0,
-    workers: Annotated[int, typer.Option(help="Processes; 0 for one a core. The bytes are the same for any.")] = 0,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 if anything was rejected.")] = False,
-    classes: Annotated[
-        Path | None,
-        typer.Option(help="Class map (TOML: codes, names, colours, ignored); see petseg classes.", show_default=False),
-    ] = None,
-    pair: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="IMAGES=MASKS",
-            help="How files below SOURCE pair up, such as 'images/*.{jpg,png}=masks/*_gt.png'; may be given again.",
-            show_default=False,
-        ),
-    ] = None,
-    merge_masks: Annotated[
-        bool, typer.Option("--merge-masks", help="Unite several masks of one image: one object or one class each.")
-    ] = False,
-    train_list: Annotated[
-        Path | None, typer.Option(help="Who is in train: one key a line.", show_default=False)
-    ] = None,
-    val_list: Annotated[
-        Path | None, typer.Option(help="Who is in val; default: a tenth of train's list.", show_default=False)
-    ] = None,
-    test_list: Annotated[Path | None, typer.Option(help="Who is in test.", show_default=False)] = None,
-    group: Annotated[
-        str | None,
-        typer.Option(
-            metavar="REGEX",
-            help="What it finds in a key (its first group) is a patient, a video: they stay in one split.",
-            show_default=False,
-        ),
-    ] = None,
-    allow_rejects: Annotated[
-        bool,
-        typer.Option("--allow-rejects", help="Pack the rest, whatever was rejected and whatever class has no pixel."),
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what pairs with what and what is left over, and pack nothing.")
-    ] = False,
-    append: Annotated[
-        bool,
-        typer.Option("--append", help="Add what is new in SOURCE to the finished pack in OUT; nobody changes splits."),
-    ] = False,
-    download_dir: Annotated[Path, typer.Option(help="Folder for the download of `oxford`.")] = Path("downloads"),
-    part: Annotated[
-        str,
-        typer.Option(
-            metavar="I/N",
-            help="Pack the I-th of N parts, as one of several machines that share OUT; --finish ends it.",
-            rich_help_panel="Several machines",
-        ),
-    ] = "",
-    finish: Annotated[
-        bool,
-        typer.Option(
-            "--finish", help="Write the manifest, when all parts are packed.", rich_help_panel="Several machines"
-        ),
-    ] = False,
-    status: Annotated[
-        bool, typer.Option("--status", help="Say which shards are missing.", rich_help_panel="Several machines")
-    ] = False,
-    on: Annotated[
-        str,
-        typer.Option(metavar="ray|ray://HOST:PORT", help="Pack on a Ray cluster.", rich_help_panel="Several machines"),
-    ] = "",
-    print_slurm: Annotated[
-        int,
-        typer.Option(
-            metavar="N", help="Print a SLURM script that packs in N parts.", rich_help_panel="Several machines"
-        ),
-    ] = 0,
+    options: ShardFlags,
     version: VersionOption = False,  # noqa: ARG001
 ) -> None:
     """Pack images and masks into WebDataset shards with DALI indices."""
-    if workers != 1 and not (on or finish or status or print_slurm):
+    if options.workers != 1 and not (options.on or options.finish or options.status or options.print_slurm):
         from petseg.data.shards.pool import warm_up
 
         warm_up()
@@ -221,7 +105,7 @@ def shard(
     from petseg.cli.cluster import Cluster, show_status, slurm_script
 
     given = list(context.obj)
-    cluster = Cluster.parse(part, finish=finish, status=status, slurm=print_slurm, on=on, tasks=workers)
+    cluster = Cluster.of(options)
     if cluster.slurm:
         typer.echo(slurm_script(given[1:] if context.parent else given, cluster.slurm), nl=False)
         return
@@ -231,36 +115,10 @@ def shard(
     from petseg.cli.shards import pack_command
 
     try:
-        rejected = pack_command(
-            console.out(),
-            source,
-            out,
-            split=split,
-            short_side=short_side,
-            quality=quality,
-            encoding=encoding,
-            mask_orientation=mask_orientation,
-            resize_masks=resize_masks,
-            value_range=value_range,
-            bands=bands,
-            samples_per_shard=samples_per_shard,
-            shard_bytes=shard_bytes,
-            seed=seed,
-            workers=workers,
-            classes=classes,
-            pair=pair or (),
-            merge_masks=merge_masks,
-            lists={"train": train_list, "val": val_list, "test": test_list},
-            group=group,
-            allow_rejects=allow_rejects,
-            dry_run=dry_run,
-            append=append,
-            download_dir=download_dir,
-            cluster=cluster,
-        )
+        rejected = pack_command(console.out(), source, out, options, cluster)
     except KeyboardInterrupt as stopped:
         raise type(stopped)("interrupted: what is finished is kept, and the same command resumes.") from None
-    if strict and rejected:
+    if options.strict and rejected:
         raise typer.Exit(1)
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from petseg.cli.console import counted
+from petseg.cli.shard_flags import ShardFlags
 from petseg.data.shards.judge import some_of
 from petseg.data.shards.on_ray import RayCluster
 from petseg.data.shards.output import output_of
@@ -55,26 +56,28 @@ class Cluster:
     """Does the work of a whole pack."""
 
     @classmethod
-    def parse(cls, part: str, *, finish: bool, status: bool, slurm: int, on: str = "", tasks: int = 0) -> Self:
-        """Read the options.
+    def of(cls, flags: ShardFlags) -> Self:
+        """Read the flags.
 
         Raises:
             PetsegError: two that exclude each other, or not a part.
         """
+        part, on, slurm = flags.part, flags.on, flags.print_slurm
         if slurm < 0:
             raise PetsegError(f"--print-slurm {slurm}: give the number of parts.")
         chosen = [
             name
             for name, given in (
-                ("--part", bool(part) and not status), ("--finish", finish), ("--status", status),
+                ("--part", bool(part) and not flags.status), ("--finish", flags.finish), ("--status", flags.status),
                 ("--print-slurm", bool(slurm)), ("--on", bool(on)),
             )
             if given
         ]  # fmt: skip
         if len(chosen) > 1:
             raise PetsegError(f"{chosen[0]} and {chosen[1]}: give one of them.")
-        run = RayCluster(on, tasks) if on else run_jobs
-        return cls(part=_parsed(part) if part else None, finish=finish, status=status, slurm=slurm, run=run)
+        run = RayCluster(on, flags.workers) if on else run_jobs
+        parsed = _parsed(part) if part else None
+        return cls(part=parsed, finish=flags.finish, status=flags.status, slurm=slurm, run=run)
 
 
 def _parsed(text: str) -> tuple[int, int]:

@@ -1,11 +1,11 @@
-"""Flags of `petseg-train`, made from the one table of options in `config.TrainConfig`."""
+"""Flags of commands, made from tables: those of `petseg-train` from `config.TrainConfig`."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
@@ -21,13 +21,49 @@ def with_train_flags(command: Callable[..., None]) -> Callable[..., None]:
     """
     hints = get_type_hints(TrainConfig)
     specs = dataclasses.fields(TrainConfig)
-    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "flags"]
     made = [_parameter(spec, hints[spec.name]) for spec in specs]
+
+    def call(flags: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+        command(flags, **given)
+
+    return _expanded(command, "flags", made, call)
+
+
+def with_flags(table: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give `command(..., options, ...)` one flag for every field of a dataclass, and an instance of it.
+
+    Args:
+        table: whose fields are `Annotated[..., typer.Option(...)]`, each with a default.
+    """
+    hints = get_type_hints(table, include_extras=True)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    made = [
+        inspect.Parameter(spec.name, keyword, default=spec.default, annotation=hints[spec.name])
+        for spec in dataclasses.fields(table)
+    ]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        def call(flags: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+            command(options=table(**flags), **given)
+
+        return _expanded(command, "options", made, call)
+
+    return decorate
+
+
+def _expanded(
+    command: Callable[..., None],
+    name: str,
+    made: Sequence[inspect.Parameter],
+    call: Callable[[Mapping[str, Any], Mapping[str, Any]], None],
+) -> Callable[..., None]:
+    """A command with the parameters `made` in place of the one called `name`."""
+    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != name]
 
     @functools.wraps(command)
     def wrapper(**given: Any) -> None:
-        flags: Mapping[str, Any] = {spec.name: given.pop(spec.name) for spec in specs}
-        command(flags, **given)
+        flags = {parameter.name: given.pop(parameter.name) for parameter in made}
+        call(flags, given)
 
     parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*made, *own)]
     wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -12,6 +12,7 @@ from rich.markup import escape
 from petseg.classes import OXFORD, ClassTable
 from petseg.cli.cluster import Cluster, show_part
 from petseg.cli.console import command, counted, mask_table, packing_table, progress
+from petseg.cli.shard_flags import ShardFlags
 from petseg.data.shards.added import Base, base_of
 from petseg.data.shards.copies import Copies
 from petseg.data.shards.manifest import Manifest
@@ -32,33 +33,14 @@ from petseg.system import usable_cores
 SHOWN_REJECTS = 10
 """Rejects that are named on screen; all are in the manifest."""
 
+_SAMPLES_PER_SHARD = PackOptions().samples_per_shard
+
 
 def pack_command(
     console: Console,
     text: str,
     out: str,
-    *,
-    split: str | None,
-    short_side: int,
-    quality: int,
-    encoding: str,
-    mask_orientation: str,
-    resize_masks: bool,
-    value_range: Sequence[str] | None,
-    bands: str,
-    samples_per_shard: int | None,
-    shard_bytes: str,
-    seed: int,
-    workers: int,
-    classes: Path | None,
-    pair: Sequence[str],
-    merge_masks: bool,
-    lists: Mapping[str, Path | None],
-    group: str | None,
-    allow_rejects: bool,
-    dry_run: bool,
-    append: bool,
-    download_dir: Path,
+    flags: ShardFlags,
     cluster: Cluster,
 ) -> int:
     """Pack what SOURCE names; returns the number of rejects.
@@ -68,50 +50,32 @@ def pack_command(
     """
     from petseg.data.sources.resolve import resolve_source
 
-    table = ClassTable.from_toml(classes) if classes else None
+    table = ClassTable.from_toml(flags.classes) if flags.classes else None
     if text == "oxford":
-        console.print(
-            f"Oxford-IIIT Pet goes to {escape(str(download_dir))} (0.8 GB, checked by MD5; later runs use it again)."
-        )
-    values, percentiles = parse_range(value_range) if value_range else (None, None)
-    chosen_bands = parse_bands(bands)
+        where = escape(str(flags.download_dir))
+        console.print(f"Oxford-IIIT Pet goes to {where} (0.8 GB, checked by MD5; later runs use it again).")
+    lists = {"train": flags.train_list, "val": flags.val_list, "test": flags.test_list}
     given = {name: path for name, path in lists.items() if path is not None}
-    if shard_bytes and samples_per_shard is not None:
-        raise PetsegError("--shard-bytes: leave it out, or --samples-per-shard.")
-    if given and split == "random":
+    if given and flags.split == "random":
         raise PetsegError("--split random: leave it out, or the lists.")
-    base = base_of(output_of(out)) if append else None
+    plain = _pack_options(flags, "random")  # what is wrong with an option is said before files are listed
+    base = base_of(output_of(out)) if flags.append else None
     if base and table is None:
         table = _classes_there(base, text)
     source = resolve_source(
         text,
         classes=table,
-        pair=pair,
-        merge_masks=merge_masks,
+        pair=flags.pair or (),
+        merge_masks=flags.merge_masks,
         lists=given,
-        find_lists=split != "random",
-        seed=seed,
-        download_dir=download_dir,
+        find_lists=flags.split != "random",
+        seed=flags.seed,
+        download_dir=flags.download_dir,
     )
     listing = source.listing()
     show_listing(console, listing)
-    if split is None:
-        split = "official" if any(each.split for each in listing.pairs) else "random"
-    options = PackOptions(
-        range=values,
-        percentiles=percentiles,
-        bands=chosen_bands,
-        split=split,
-        short_side=short_side,
-        quality=quality,
-        encoding=encoding,
-        mask_orientation=mask_orientation,
-        resize_masks=resize_masks,
-        samples_per_shard=256 if samples_per_shard is None else samples_per_shard,
-        shard_bytes=parse_bytes(shard_bytes) if shard_bytes else 0,
-        seed=seed,
-        group=group,
-    )
+    official = any(each.split for each in listing.pairs)
+    options = replace(plain, split=flags.split or ("official" if official else "random"))
     if base:
         new = base.new(listing)
         there = len(listing.pairs) - new
@@ -120,10 +84,10 @@ def pack_command(
         )
         if not new:
             return 0
-    if dry_run:
+    if flags.dry_run:
         return len(listing.rejected)
     if cluster.finish:
-        report = finish(source, out, options, allow_rejects=allow_rejects, listing=listing, base=base)
+        report = finish(source, out, options, allow_rejects=flags.allow_rejects, listing=listing, base=base)
         show_report(console, report, out)
         return len(report.rejected)
     try:
@@ -134,8 +98,8 @@ def pack_command(
                     out,
                     options,
                     cluster.part,
-                    workers=process_count(workers),
-                    allow_rejects=allow_rejects,
+                    workers=process_count(flags.workers),
+                    allow_rejects=flags.allow_rejects,
                     listing=listing,
                     progress=advance,
                     planned=expect,
@@ -148,8 +112,8 @@ def pack_command(
             source,
             out,
             options,
-            workers=workers,
-            allow_rejects=allow_rejects,
+            workers=flags.workers,
+            allow_rejects=flags.allow_rejects,
             listing=listing,
             base=base,
             run=cluster.run,
@@ -159,6 +123,32 @@ def pack_command(
         raise
     show_report(console, report, out)
     return len(report.rejected)
+
+
+def _pack_options(flags: ShardFlags, split: str) -> PackOptions:
+    """What decides about the bytes, of the flags.
+
+    Raises:
+        PetsegError: a bad value, or two options of which one is enough.
+    """
+    if flags.shard_bytes and flags.samples_per_shard is not None:
+        raise PetsegError("--shard-bytes: leave it out, or --samples-per-shard.")
+    values, percentiles = parse_range(flags.value_range) if flags.value_range else (None, None)
+    return PackOptions(
+        range=values,
+        percentiles=percentiles,
+        bands=parse_bands(flags.bands),
+        split=flags.split or split,
+        short_side=flags.short_side,
+        quality=flags.quality,
+        encoding=flags.encoding,
+        mask_orientation=flags.mask_orientation,
+        resize_masks=flags.resize_masks,
+        samples_per_shard=_SAMPLES_PER_SHARD if flags.samples_per_shard is None else flags.samples_per_shard,
+        shard_bytes=parse_bytes(flags.shard_bytes) if flags.shard_bytes else 0,
+        seed=flags.seed,
+        group=flags.group,
+    )
 
 
 def _classes_there(base: Base, text: str) -> ClassTable | None:

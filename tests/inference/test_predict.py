@@ -88,11 +88,11 @@ def test_a_photo_is_never_replaced_by_a_result(segmenter, picture, save, tmp_pat
     photo = save(tmp_path / "cat.png", picture())
     (tmp_path / "link").symlink_to(tmp_path)
     for out in (tmp_path, tmp_path / "link"):
-        with pytest.raises(PetsegError, match="would replace the picture"):
+        with pytest.raises(PetsegError, match="would replace the image"):
             predict(segmenter, [photo], out)
     other = save(tmp_path / "cat_overlay.jpg", picture())
     save(tmp_path / "sub" / "cat.jpg", picture())
-    with pytest.raises(PetsegError, match="would replace the picture"):
+    with pytest.raises(PetsegError, match="would replace the image"):
         predict(segmenter, [tmp_path / "sub" / "cat.jpg", other], tmp_path)
     assert listing(tmp_path) == ["cat.png", "cat_overlay.jpg", "link", "sub"]
 

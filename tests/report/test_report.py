@@ -196,7 +196,7 @@ def test_without_configuration_and_curves(make_run):
 def test_worst_cases_stand_apart_in_the_order_given(make_run, panels):
     run = make_run()
     given = write_report(run, panels(3), worst=panels(2, key="bad"))
-    assert "pictures of the test split with the lowest" in read(given).text
+    assert "images of the test split with the lowest" in read(given).text
     gallery, _, worst = given.read_text("utf-8").partition('id="worst"')
     assert re.findall("<h3>(.*?)</h3>", worst)[:2] == ["bad", "bad"] and "<h3>drawn_" not in worst
     assert "<h3>drawn_2</h3>" in gallery and "bad" not in gallery

@@ -141,7 +141,7 @@ def test_crops_say_what_they_keep(train, shapes, tmp_path, monkeypatch):
     _, listener = train("asked", **options, cache="host")
     assert any("for whole images of train" in note for note in listener.notes)
     _, listener = train("dali", **options, loader="dali")
-    assert any("--cache none: whole pictures" in note and "--loader webdataset" in note for note in listener.notes)
+    assert any("--cache none: whole images" in note and "--loader webdataset" in note for note in listener.notes)
     monkeypatch.setitem(auto.CACHE_SHARE, "cpu", 0)
     _, listener = train("large", **options)
     assert any("a sixteenth of the free memory; --cache host keeps" in note for note in listener.notes)

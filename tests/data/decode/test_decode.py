@@ -134,7 +134,7 @@ def test_only_8_bit_grey_pngs_are_masks():
         png(palette), png(Image.fromarray(codes.astype(np.uint16))), png(Image.fromarray(codes).convert("RGB")),
         png(Image.fromarray(codes > 9)), jpeg(codes), b"",
     ):  # fmt: skip
-        with pytest.raises(DecodeError, match="no 8-bit grey PNG"):
+        with pytest.raises(DecodeError, match="not an 8-bit grey PNG"):
             decode_mask(other)
     with pytest.raises(DecodeError, match="mask is damaged"):
         decode_mask(png(Image.fromarray(codes))[:-30])

@@ -172,5 +172,5 @@ def test_names_with_paths_are_refused(both):
 
     for split in plain["splits"].values():
         split["shards"]["columns"] = hashlib.sha256(data).hexdigest()
-    with pytest.raises(PetsegError, match="no plain file name"):
+    with pytest.raises(PetsegError, match="not a plain file name"):
         Manifest.from_dict(plain, data)

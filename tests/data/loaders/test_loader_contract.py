@@ -410,7 +410,7 @@ def test_decoding_leaves_torchs_threads_to_the_one_who_trains(load, packed, name
         ({"format": 99}, "newer petseg"),
         ({"consumed": 10**6}, "does not fit"),
         ({"epoch": -1}, "does not fit"),
-        ({"surplus": 1}, "no loader state"),
+        ({"surplus": 1}, "not a valid loader state"),
     ],
 )
 def test_refuses_a_foreign_state(load, packed, name, change, words):

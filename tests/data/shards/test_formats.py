@@ -115,9 +115,9 @@ def test_pixels_are_those_that_a_jpeg_was_made_of(packed, pixels):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "no whole index"),
-        (b"v1.1 1\njpg 512 10 a.jpg\n", "no whole index"),
-        (b"v1.2 2\njpg 512 10 a.jpg\n", "no whole index"),
+        (b"", "not a whole index"),
+        (b"v1.1 1\njpg 512 10 a.jpg\n", "not a whole index"),
+        (b"v1.2 2\njpg 512 10 a.jpg\n", "not a whole index"),
         (b"v1.2 1\njpg 512 ten a.jpg\n", "line 2 is damaged"),
         (b"v1.2 1\njpg 512 -10 a.jpg\n", "line 2 is damaged"),
         (b"v1.2 1\njpg 512 10\n", "line 2 is damaged"),

@@ -81,7 +81,7 @@ def test_what_cannot_be_loaded_is_said(tmp_path):
         Manifest.load(tmp_path)
     for text, says in (
         ("{", "not JSON"),
-        ("[]", "no petseg manifest"),
+        ("[]", "not a petseg manifest"),
         ("{}", "format"),
         (json.dumps({"format": FORMAT + 1}), "newer"),
         (json.dumps({"format": 1}), "damaged"),

@@ -93,7 +93,7 @@ def test_one_flipped_bit_is_found(packed_copy, at):
         (lambda tar: tar.unlink(), "cannot be read"),
         (lambda tar: tar.write_bytes(tar.read_bytes()[:30_000]), "ends in the middle|shorter"),
         (lambda tar: tar.write_bytes(tar.read_bytes() + b"x"), "longer"),
-        (lambda tar: tar.write_bytes(b"no tar" * 1000), "no whole, uncompressed tar"),
+        (lambda tar: tar.write_bytes(b"no tar" * 1000), "not a whole, uncompressed tar"),
         (lambda tar: tar.with_suffix(".idx").unlink(), r"\.idx is missing"),
         (lambda tar: tar.with_suffix(".idx").write_text("v1.2 0\n"), r"\.idx does not fit its tar"),
     ],
@@ -266,7 +266,7 @@ def huge_png() -> bytes:
 @pytest.mark.parametrize(
     ("members", "words"),
     [
-        ({"png": palette()}, "no 8-bit grey PNG"),
+        ({"png": palette()}, "not an 8-bit grey PNG"),
         ({"png": b"", "seg.png": png(np.ones((40, 56), np.uint8))}, "its members are jpg, seg.png"),
         ({"png": png(np.zeros((40, 56), np.uint8))}, "unknown codes 0"),
         ({"png": png(np.ones((40, 55), np.uint8))}, "mask is 55x40, its image 56x40"),
@@ -369,7 +369,7 @@ def test_folders_without_tars(tmp_path):
     with pytest.raises(PetsegError, match=r"holds no \.tar"):
         adopt(tmp_path, None)
     (tmp_path / "a.tar").write_bytes(b"\x1f\x8b" + bytes(2000))
-    with pytest.raises(PetsegError, match="no whole, uncompressed tar"):
+    with pytest.raises(PetsegError, match="not a whole, uncompressed tar"):
         adopt(tmp_path, None)
 
 

@@ -195,7 +195,7 @@ def test_groups_keep_the_shares_roughly():
 
 
 def test_bad_groups():
-    for group, words in (("q", "finds nothing in the key a"), ("(", "no regular expression")):
+    for group, words in (("q", "finds nothing in the key a"), ("(", "not a regular expression")):
         with pytest.raises(PetsegError, match=f"--group .*{words}"):
             make_plan(keys_listing("abc"), "random", 0, 8, group)
 

@@ -216,7 +216,7 @@ def test_tars_without_pairs(tmp_path):
     with pytest.raises(PetsegError, match=r"no pair .* left .*its members \(txt\) are not one image and one mask"):
         TarsSource(str(tar), BINARY).listing()
     tar.write_bytes(b"no tar at all")
-    with pytest.raises(PetsegError, match="no whole, uncompressed tar"):
+    with pytest.raises(PetsegError, match="not a whole, uncompressed tar"):
         TarsSource(str(tar), BINARY).listing()
 
 
