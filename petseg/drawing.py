@@ -1,4 +1,4 @@
-"""Pictures of masks: overlays, palette images, and the legend that goes with them."""
+"""Drawings of masks: overlays, palette images, and the legend that goes with them."""
 
 from __future__ import annotations
 

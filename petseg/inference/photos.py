@@ -1,4 +1,4 @@
-"""Photos as people name them: files, folders, or pixels."""
+"""Images as people name them: files, folders, or pixels."""
 
 from __future__ import annotations
 

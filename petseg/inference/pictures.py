@@ -26,7 +26,7 @@ from petseg.model.metrics import confusion_matrices
 from petseg.threads import ComputeThreads
 
 MOST_AHEAD = 4
-"""Pictures that are decoded while one is scored."""
+"""Images that are decoded while one is scored."""
 
 Sample = tuple[int, np.ndarray, np.ndarray]
 """Index, image u8[H, W, 3], codes u8[H, W]."""

@@ -29,7 +29,7 @@ LEAST_CROP = 64
 """Pixels of the input's short side: smaller crops show too little around them."""
 
 SHAPES = 3.0
-"""Pictures are padded where the widest are so many times as wide for their height as the highest, the outermost
+"""Images are padded where the widest are so many times as wide for their height as the highest, the outermost
 twentieths left out. Pets come to 2.3."""
 
 

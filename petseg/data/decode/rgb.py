@@ -1,4 +1,4 @@
-"""Pictures of any kind as 8-bit RGB, also those of more bits or more bands."""
+"""Images of any kind as 8-bit RGB, also those of more bits or more bands."""
 
 from __future__ import annotations
 

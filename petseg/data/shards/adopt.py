@@ -19,7 +19,7 @@ from petseg.data.shards.journal import Journal
 from petseg.data.shards.manifest import ENCODINGS, Encoding, Manifest, Split
 from petseg.data.shards.normalise import frame_marker
 from petseg.data.shards.pool import Report, run_jobs
-from petseg.data.shards.stats import ShardStats, code_counts, mean_std
+from petseg.data.shards.stats import ShardStats, totals
 from petseg.data.shards.verify import check_sample
 from petseg.data.sources import TRAINVAL
 from petseg.data.sources.files import MANIFEST_NAME, named_split, refuse_unfinished
@@ -224,7 +224,7 @@ def _manifest(look: _Look, every: list[_Seen]) -> Manifest:
             digest.update(f"{key} {sha256}\n".encode())
         splits.setdefault(split_of(seen.info.name), []).append(seen.info)
     stats = [seen.stats for seen in every]
-    mean, std = mean_std([each for each in stats if split_of(each.name) == "train"] or stats)
+    trained = [each for each in stats if split_of(each.name) == "train"]
     image, mask = every[0].extensions
     return Manifest(
         splits={
@@ -234,12 +234,7 @@ def _manifest(look: _Look, every: list[_Seen]) -> Manifest:
         },
         classes=look.classes,
         encoding=Encoding(short_side=0, quality=0, image=image, mask=mask),
-        max_height=max(each.max_height for each in stats),
-        max_width=max(each.max_width for each in stats),
-        pixel_counts=code_counts(stats, look.classes),
-        mean=mean,
-        std=std,
-        progressive=sum(each.progressive for each in stats),
+        **totals(stats, trained, look.classes),
         source_digest=digest.hexdigest(),
     )
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from petseg.data.shards.added import Base
 from petseg.data.shards.index import index_name
+from petseg.data.shards.judge import Judge
 from petseg.data.shards.options import PackOptions
 from petseg.data.shards.output import PLAN_NAME, Output
 from petseg.data.shards.plan import Plan, compact, make_plan, shard_sizes
@@ -42,6 +43,11 @@ class Begun:
     """Of all shards."""
     base: Base | None
     """What it is added to."""
+
+    @property
+    def judge(self) -> Judge:
+        """The judge of what is lost."""
+        return Judge(self.source, self.pairs, self.base.manifest.pixel_counts if self.base else {})
 
     def jobs(self, part: tuple[int, int] = (1, 1)) -> Sequence[ShardJob]:
         """The shards of a part, the largest first, each made when it is asked for.

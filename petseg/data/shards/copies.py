@@ -21,7 +21,7 @@ size, and others in 21 or more."""
 
 _BANDS = 8
 _CROWD = 256
-"""Pictures that agree in 16 bits with one are compared, so many at most."""
+"""Images that agree in 16 bits with one are compared, so many at most."""
 
 _MOST_COMPARED = 100_000
 
@@ -66,7 +66,7 @@ def look_of(pixels: np.ndarray) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Copies:
-    """Pictures that stand in two splits."""
+    """Images that stand in two splits."""
 
     pairs: tuple[tuple[str, str], ...]
     """Keys; the first one's split comes before the second one's."""
@@ -101,7 +101,7 @@ def _named_copies(split_of: Mapping[str, str]) -> set[tuple[str, str]]:
 
 
 def find_copies(looks: Mapping[str, str], split_of: Mapping[str, str]) -> Copies | None:
-    """Pictures that look alike, as they stand or flipped, or say that they were made of each other, in two splits.
+    """Images that look alike, as they stand or flipped, or say that they were made of each other, in two splits.
 
     Of more than 100,000 images, those that look the same are found, and not those that nearly do.
 

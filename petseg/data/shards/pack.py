@@ -12,13 +12,12 @@ from petseg.data.shards.added import Base, together
 from petseg.data.shards.begun import Begun, begun
 from petseg.data.shards.collected import Collected
 from petseg.data.shards.copies import Copies, find_copies
-from petseg.data.shards.judge import Judge
 from petseg.data.shards.manifest import ENCODINGS, Dealt, Encoding, Manifest, Split
 from petseg.data.shards.options import PackOptions
 from petseg.data.shards.output import Output, output_of
 from petseg.data.shards.plan import SPLITS, Plan, split_of
 from petseg.data.shards.pool import Runner, run_jobs
-from petseg.data.shards.stats import ShardStats, code_counts, mean_std
+from petseg.data.shards.stats import ShardStats, totals
 from petseg.data.shards.thinning import Thinned, thinned_classes
 from petseg.data.shards.work import ShardJob, ShardWork, finished_shard
 from petseg.data.sources import Listing, Rejected, Source
@@ -51,7 +50,7 @@ class PackReport:
     there: int
     """Samples that were there before, where it was added to them."""
     copies: Copies | None
-    """Pictures that stand in two splits; not looked for in more than `collected.MOST_LOOKS` samples."""
+    """Images that stand in two splits; not looked for in more than `collected.MOST_LOOKS` samples."""
     thinned: tuple[Thinned, ...]
     """Classes of which making masks smaller left little, or pieces."""
     resumed_shards: int
@@ -124,7 +123,7 @@ def packed(
     run: Runner = run_jobs,
 ) -> Collected:
     """Pack shards; what was counted of them."""
-    judge = Judge(found.source, found.pairs, found.base.manifest.pixel_counts if found.base else {})
+    judge = found.judge
     work = ShardWork(source=found.source, out=out, options=found.options, machine=found.machine)
     done = Collected(found.plan)
     every = ShardStats(name="")
@@ -156,9 +155,7 @@ def concluded(found: Begun, out: Output, done: Collected, *, allow_rejects: bool
         _add_palette(every, stats)
     manifest = added = _manifest(found.source, listing, plan, options, done)
     if not (allow_rejects and manifest.splits):
-        Judge(found.source, found.pairs, found.base.manifest.pixel_counts if found.base else {}).at_the_end(
-            done, listing.rejected
-        )
+        found.judge.at_the_end(done, listing.rejected)
     copies = find_copies(done.looks, done.splits)
     if found.base:
         found.base.check_unchanged(out)
@@ -203,18 +200,12 @@ def _manifest(source: Source, listing: Listing, plan: Plan, options: PackOptions
             splits[split] = Split(samples=sum(shard.samples for shard in shards), shards=tuple(shards))
     every = list(done.stats.values())
     trained = [stats for name, stats in done.stats.items() if split_of(name) == "train" and stats.pixels]
-    mean, std = mean_std(trained or every)
     rejected = [*listing.rejected, *(each for stats in every for each in stats.rejected)]
     return Manifest(
         splits=splits,
         classes=source.classes,
         encoding=_encoding(options),
-        max_height=max(stats.max_height for stats in every),
-        max_width=max(stats.max_width for stats in every),
-        pixel_counts=code_counts(every, source.classes),
-        mean=mean,
-        std=std,
-        progressive=sum(stats.progressive for stats in every),
+        **totals(every, trained, source.classes),
         source_digest=done.digest(),
         rejected=tuple(sorted(rejected, key=lambda each: (each.key, each.reason))),
         dealt=Dealt(split=options.split, seed=options.seed, group=options.group),

@@ -44,6 +44,8 @@ class Plan:
     """At most."""
     first: Mapping[str, int]
     """The number of each split's first shard; 0 where it has none."""
+    sizes: dict[str, int]
+    """Samples of every shard, by file name; see `shard_sizes`."""
     unlisted: tuple[str, ...]
     """Keys that were left out because they are on no list."""
 
@@ -51,12 +53,6 @@ class Plan:
     def samples(self) -> int:
         """How many samples all shards have."""
         return sum(map(len, self.orders.values()))
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Samples of every shard, by file name; see `shard_sizes`."""
-        counts = {split: len(order) for split, order in self.orders.items()}
-        return shard_sizes(counts, self.samples_per_shard, self.first)
 
     def members(self, name: str) -> tuple[Pair, ...]:
         """The samples of a shard, in the order in which they are written."""
@@ -163,11 +159,13 @@ def make_plan(
     if there and group is not None:
         _join(pairs, parts, dealt, there, _compiled(group))
     orders = {split: _ordered(hashes, parts == number, seed, _ORDER) for number, split in enumerate(SPLITS)}
+    first = first or {}
     return Plan(
         pairs=pairs,
         orders=orders,
         samples_per_shard=samples_per_shard,
-        first=first or {},
+        first=first,
+        sizes=shard_sizes({split: len(order) for split, order in orders.items()}, samples_per_shard, first),
         unlisted=listing.unlisted,
     )
 
@@ -265,27 +263,19 @@ def _by_threshold(
     if group is not None:
         rows = np.flatnonzero(dealt)
         groups = _Groups.of(pairs, rows, group)
-        found = _places(groups.hashes, seed, cuts)
-        _fill(found, groups.hashes, seed, cuts, fill=fill)
-        parts[rows] = numbers[found[groups.of_row]]
+        parts[rows] = numbers[_cut(groups.hashes, seed, cuts, fill=fill)[groups.of_row]]
         return
     for begin in range(0, len(hashes), _AT_ONCE):
         some = slice(begin, begin + _AT_ONCE)
-        parts[some][dealt[some]] = numbers[_places(hashes[some][dealt[some]], seed, cuts)]
+        parts[some][dealt[some]] = numbers[_cut(hashes[some][dealt[some]], seed, cuts, fill=False)]
     if fill and len(np.unique(parts[dealt])) < len(splits):
-        found = _places(hashes[dealt], seed, cuts)
-        _fill(found, hashes[dealt], seed, cuts, fill=True)
-        parts[dealt] = numbers[found]
+        parts[dealt] = numbers[_cut(hashes[dealt], seed, cuts, fill=True)]
 
 
-def _places(hashes: np.ndarray, seed: int, cuts: Sequence[float]) -> np.ndarray:
-    """i64[n]: between which cuts each falls."""
-    return np.searchsorted(np.asarray(cuts), keyed_hash(hashes, seed, _SPLIT).astype(np.float64) / 2**64, side="right")
-
-
-def _fill(found: np.ndarray, hashes: np.ndarray, seed: int, cuts: Sequence[float], *, fill: bool) -> None:
-    """Fill parts that chance left empty by what is nearest to them."""
+def _cut(hashes: np.ndarray, seed: int, cuts: Sequence[float], *, fill: bool) -> np.ndarray:
+    """i64[n]: between which cuts each falls; with `fill`, parts that chance left empty get what is nearest to them."""
     places = keyed_hash(hashes, seed, _SPLIT).astype(np.float64) / 2**64
+    found = np.searchsorted(np.asarray(cuts), places, side="right")
     edges = [0.0, *cuts, 1.0]
     for part in range(len(edges) - 1) if fill else ():
         times = np.bincount(found, minlength=len(edges) - 1)
@@ -293,6 +283,7 @@ def _fill(found: np.ndarray, hashes: np.ndarray, seed: int, cuts: Sequence[float
         if not times[part] and free.any():
             away = np.maximum(edges[part] - places, places - edges[part + 1])
             found[np.where(free, away, np.inf).argmin()] = part
+    return found
 
 
 def _deal(

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import TypedDict
 
 import numpy as np
 
@@ -130,3 +131,33 @@ def code_counts(every: Sequence[ShardStats], classes: ClassTable) -> dict[int, i
     return {
         code: sum(stats.pixel_counts.get(code, 0) for stats in every) for code in (*classes.codes, *classes.ignored)
     }
+
+
+class Totals(TypedDict):
+    """What a manifest says of all samples."""
+
+    max_height: int
+    max_width: int
+    pixel_counts: dict[int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    progressive: int
+
+
+def totals(every: Sequence[ShardStats], trained: Sequence[ShardStats], classes: ClassTable) -> Totals:
+    """The statistics of all shards together.
+
+    Args:
+        every: shards, at least one.
+        trained: those of train, whose means and deviations count; those of all where it is empty.
+        classes: whose codes are counted.
+    """
+    mean, std = mean_std(trained or every)
+    return Totals(
+        max_height=max(stats.max_height for stats in every),
+        max_width=max(stats.max_width for stats in every),
+        pixel_counts=code_counts(every, classes),
+        mean=mean,
+        std=std,
+        progressive=sum(stats.progressive for stats in every),
+    )

@@ -1,4 +1,4 @@
-"""Pictures of more than 8 bits or three bands: one range and one choice of bands for a whole set."""
+"""Images of more than 8 bits or three bands: one range and one choice of bands for a whole set."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""Photos that EXIF turns: masks that were drawn upright, or in the stored frame, and what tells which."""
+"""Images that EXIF turns: masks that were drawn upright, or in the stored frame, and what tells which."""
 
 from pathlib import Path
 
