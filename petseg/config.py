@@ -90,6 +90,12 @@ class TrainConfig:
         maximum=1,
         panel="Data",
     )
+    chroma: Literal["fancy", "simple"] = option(
+        "fancy",
+        "How a JPEG's colour, stored at half size, is enlarged. fancy: interpolated, as most programs do; simple: each "
+        "value repeated, which GPUs decode faster.",
+        panel="Data",
+    )
     epochs: int = option(60, "Times through the train split.", minimum=1)
     max_minutes: float = option(
         0.0, "Fit the epochs to so many minutes, scores and report included; 0 for --epochs.", minimum=0

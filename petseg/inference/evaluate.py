@@ -163,6 +163,7 @@ def score(
         num_threads=config.num_threads,
         verify=config.verify,
         on_bad_sample=config.on_bad_sample,
+        chroma=config.chroma,
     )
     try:
         with following(config, device) as threads:

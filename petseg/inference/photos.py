@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from petseg.data.decode.images import Chroma
 from petseg.data.decode.pictures import DAMAGED, MAX_SIDE, PictureError, opened, turned
 from petseg.data.decode.rgb import AS_IT_IS, Tones, decode_picture, is_deep, to_rgb
 from petseg.data.sources.files import IMAGES
@@ -17,18 +18,19 @@ Picture = Path | str | Image.Image | np.ndarray
 """A photo's path, or its pixels."""
 
 
-def as_pixels(picture: Picture, tones: Tones = AS_IT_IS) -> np.ndarray:
+def as_pixels(picture: Picture, tones: Tones = AS_IT_IS, chroma: Chroma = "fancy") -> np.ndarray:
     """u8[H, W, 3], RGB and upright, of an image in any form.
 
     Args:
         picture: its path, or its pixels.
         tones: what becomes of more than 8 bits or three bands.
+        chroma: how a JPEG of a path is decoded.
 
     Raises:
         PetsegError: it cannot be read, or is not an image.
     """
     if isinstance(picture, Path | str):
-        return read_photo(Path(picture).expanduser(), tones)
+        return read_photo(Path(picture).expanduser(), tones, chroma)
     if isinstance(picture, Image.Image):
         try:
             return to_rgb(picture, tones)
@@ -67,12 +69,15 @@ def pictures_in(images: Sequence[Path]) -> list[Path]:
     return list(found.values())
 
 
-def read_photo(path: Path, tones: Tones = AS_IT_IS, *, allow_damaged: bool = False) -> np.ndarray:
+def read_photo(
+    path: Path, tones: Tones = AS_IT_IS, chroma: Chroma = "fancy", *, allow_damaged: bool = False
+) -> np.ndarray:
     """An image, upright and in RGB.
 
     Args:
         path: a file of a format that petseg packs.
         tones: what becomes of more than 8 bits or three bands.
+        chroma: how a JPEG is decoded.
         allow_damaged: take one of which a part is missing, filled up by its decoder.
 
     Returns:
@@ -95,7 +100,7 @@ def read_photo(path: Path, tones: Tones = AS_IT_IS, *, allow_damaged: bool = Fal
                 if max(picture.size) > MAX_SIDE:
                     raise PictureError(f"is too large ({picture.width}x{picture.height})")
                 return to_rgb(picture, tones)
-        found = decode_picture(data, tones, max_side=MAX_SIDE)  # beyond that its overlay could not be written
+        found = decode_picture(data, tones, chroma, max_side=MAX_SIDE)  # beyond that its overlay could not be written
         return turned(found.pixels, found.orientation)
     except PictureError as error:
         kind = DamagedError if error.kind == DAMAGED else PetsegError

@@ -12,6 +12,7 @@ import torch
 
 from petseg.classes import ClassTable
 from petseg.config import TrainConfig
+from petseg.data.decode.images import Chroma
 from petseg.data.loaders.build import decoders, open_reader
 from petseg.data.order import keyed_hash
 from petseg.data.shards.manifest import Manifest
@@ -43,6 +44,7 @@ class Pictures:
         verify: check the shards' hashes first.
         on_bad: what a damaged sample leads to, as in `build_loader`.
         num_threads: decoding threads; 0 for one a usable core.
+        chroma: how JPEGs are decoded.
 
     Raises:
         PetsegError: no such split, or shards that are not what the manifest says.
@@ -58,8 +60,11 @@ class Pictures:
         verify: bool = True,
         on_bad: OnBad = "stop",
         num_threads: int = 0,
+        chroma: Chroma = "fancy",
     ) -> None:
-        self._reader, bad = open_reader(folder, manifest, split, world=world.size, verify=verify, on_bad=on_bad)
+        self._reader, bad = open_reader(
+            folder, manifest, split, world=world.size, verify=verify, on_bad=on_bad, chroma=chroma
+        )
         self._world = world
         self._pool = ThreadPoolExecutor(min(MOST_AHEAD, decoders(num_threads)), "petseg-pictures")
         self.split = split
@@ -79,6 +84,7 @@ class Pictures:
             verify=config.verify,
             on_bad=config.on_bad_sample,
             num_threads=config.num_threads,
+            chroma=config.chroma,
         )
 
     def some(self, count: int) -> np.ndarray:

@@ -90,7 +90,7 @@ def predict(
 
     def work(planned: _Results) -> Prediction | PetsegError:
         try:
-            picture = read_photo(planned.photo, segmenter.tones, allow_damaged=allow_damaged)
+            picture = read_photo(planned.photo, segmenter.tones, segmenter.chroma, allow_damaged=allow_damaged)
         except PetsegError as error:
             return error
         return _predict_one(segmenter, picture, planned)

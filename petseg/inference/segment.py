@@ -14,6 +14,7 @@ from torch import nn
 
 from petseg.classes import ClassTable
 from petseg.data.decode.boxes import Box, frame_image, padded, whole
+from petseg.data.decode.images import chroma_of
 from petseg.device import Amp, resolve_amp
 from petseg.errors import PetsegError
 from petseg.inference.photos import Picture, as_pixels
@@ -58,7 +59,8 @@ class Segmenter:
         tile: int = 0,
         overlap: float = 0.25,
     ) -> None:
-        if trained.decode_policy not in {"", "fancy-upsampling"}:
+        chroma = chroma_of(trained.decode_policy)
+        if chroma is None:
             raise PetsegError(
                 f"{trained.path} was trained on images decoded by '{trained.decode_policy}', which this petseg does "
                 "not know: upgrade petseg."
@@ -72,7 +74,7 @@ class Segmenter:
         if not 0 <= overlap <= 0.9:
             raise PetsegError(f"--overlap: {overlap} is out of range; give 0 to 0.9 of a tile.")
         self.classes: ClassTable = trained.classes
-        self.tones = trained.tones
+        self.tones, self.chroma = trained.tones, chroma
         self.network: nn.Module = trained.network
         self.height, self.width = trained.config.height_width
         self._trained = trained.mirrored() if tta else trained
@@ -100,7 +102,7 @@ class Segmenter:
         Raises:
             PetsegError: it cannot be read, or is not an image.
         """
-        return self.classes.to_codes(self.segment(as_pixels(picture, self.tones)))
+        return self.classes.to_codes(self.segment(as_pixels(picture, self.tones, self.chroma)))
 
     def probabilities(self, picture: Picture) -> np.ndarray:
         """Class probabilities of an image at its own size, enlarged bilinearly: f32[C, H, W], in the classes' order.
@@ -111,7 +113,7 @@ class Segmenter:
         Raises:
             PetsegError: it cannot be read, or is not an image.
         """
-        pixels = as_pixels(picture, self.tones)
+        pixels = as_pixels(picture, self.tones, self.chroma)
         found = np.empty((len(self.classes), *pixels.shape[:2]), np.float32)
         for rows, band in self.bands(pixels):
             found[:, rows] = band

@@ -58,7 +58,7 @@ def make_panels(
     """
     drawn, worst = choose(image_iou, count)
     segmenter = Segmenter(trained, device)
-    reader = ShardReader(shards, manifest, split, verify=False)  # what was scored was checked for that
+    reader = ShardReader(shards, manifest, split, verify=False, chroma=segmenter.chroma)  # scoring has verified it
     try:
         panels = {
             index: _panel(segmenter, reader, index, image_iou[index], whole=trained.config.scores_whole_pictures)

@@ -15,6 +15,7 @@ from torch import nn
 
 from petseg.classes import ClassTable
 from petseg.config import TrainConfig
+from petseg.data.decode.images import policy_of
 from petseg.data.loaders.build import build_loader, keeps_pictures
 from petseg.data.loaders.cache import cache_bytes, check_room, whole_bytes
 from petseg.data.loaders.loader import Loader
@@ -56,9 +57,6 @@ ANNOUNCED_CACHE = 500_000_000
 
 ANNOUNCED_BYTES = 2_000_000_000
 """Hashing more shards than this takes seconds, so it is said."""
-
-DECODE_POLICY = "fancy-upsampling"
-"""How images are decoded, in every loader."""
 
 UNKNOWN = 2**62
 """Samples of a run whose end is not known yet: until then it stands at the beginning of its schedule."""
@@ -109,7 +107,7 @@ class Setup:
             classes=self.classes,
             config=self.config,
             path=self.run.path,
-            decode_policy=DECODE_POLICY,
+            decode_policy=policy_of(self.config.chroma),
             tones=self.manifest.encoding.tones,
         )
         return Segmenter(trained, self.world.device, amp=self.config.amp)
@@ -459,6 +457,7 @@ def _open(
         cache=cast(Any, config.cache if training or split == "val" else "none"),
         verify=config.verify,
         on_bad_sample=config.on_bad_sample,
+        chroma=config.chroma,
     )
     _note_skipped(loader.skipped, split, reporter, skipped, training=training)
     return loader

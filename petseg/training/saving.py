@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from petseg.data.decode.images import policy_of
 from petseg.run.checkpoint import save_run
-from petseg.training.prepare import DECODE_POLICY, Setup
+from petseg.training.prepare import Setup
 
 SAVE_SHARE, QUICK_SAVE_SECONDS = 0.05, 0.1
 """Checkpoints at the ends of epochs take this share of the time at most, and are left out only where one takes so long.
@@ -84,7 +85,7 @@ def _described(setup: Setup) -> dict[str, Any]:
         "classes": setup.classes.to_dict(),
         "mean": mean,
         "std": std,
-        "decode_policy": DECODE_POLICY,
+        "decode_policy": policy_of(setup.config.chroma),
         "class_weights": None if (weights := setup.step.objective.weights) is None else weights.tolist(),
         "tones": setup.manifest.encoding.tones.to_dict(),
         "data_digest": setup.manifest.digest,

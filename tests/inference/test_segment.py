@@ -6,10 +6,16 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import petseg.inference.segment as module
+from petseg import Manifest
+from petseg.data.decode.images import decode_image, policy_of
 from petseg.data.decode.resize import resize_image
+from petseg.data.shards.reader import ShardReader
+from petseg.device import World
 from petseg.errors import PetsegError
+from petseg.inference.pictures import Pictures
 from petseg.inference.segment import Segmenter, enlarge, likeliest
 from petseg.inference.trained import load_trained
 
@@ -136,6 +142,27 @@ def test_an_unknown_decode_policy_is_refused(saved_run, tmp_path):
     trained = load_trained(saved_run(tmp_path, decode_policy="by-hand"), CPU)
     with pytest.raises(PetsegError, match="by-hand"):
         Segmenter(trained, CPU)
+
+
+def test_whole_images_and_photos_are_decoded_by_the_policy(saved_run, packed, tmp_path):
+    manifest = Manifest.load(packed)
+    reader = ShardReader(packed, manifest, "train", verify=False)
+    jpeg = bytes(reader.read(0)[0])
+    reader.close()
+    (tmp_path / "photo.jpg").write_bytes(jpeg)
+    decoded = {chroma: decode_image(jpeg, chroma) for chroma in ("fancy", "simple")}
+    assert (decoded["fancy"] != decoded["simple"]).any()
+    for chroma, pixels in decoded.items():
+        pictures = Pictures(packed, manifest, "train", World(rank=0, size=1, device=CPU), chroma=chroma)
+        (_, found, _), *_ = pictures.decoded(np.array([0]))
+        pictures.close()
+        assert np.array_equal(found, pixels)
+        (tmp_path / chroma).mkdir()
+        run = saved_run(tmp_path / chroma, decode_policy=policy_of(chroma), chroma=chroma)
+        segmenter = Segmenter(load_trained(run, CPU), CPU)
+        by_file = segmenter.probabilities(tmp_path / "photo.jpg")
+        assert np.array_equal(by_file, segmenter.probabilities(pixels))
+        assert not np.array_equal(by_file, segmenter.probabilities(Image.fromarray(255 - pixels)))
 
 
 @pytest.mark.gpu

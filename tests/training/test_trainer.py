@@ -22,7 +22,7 @@ from petseg.config import TrainConfig
 from petseg.data.shards.adopt import adopt
 from petseg.errors import PetsegError
 from petseg.inference.trained import load_trained
-from petseg.run.checkpoint import checkpoint_path, load_checkpoint
+from petseg.run.checkpoint import checkpoint_path, load_checkpoint, read_saved
 from petseg.run.folder import RunFolder, new_run_folder, newest_run_folder
 from petseg.training import saving
 
@@ -122,6 +122,16 @@ def test_a_stopped_and_resumed_run_ends_with_the_same_bits(train, loader, stop_a
     assert_equal(weights(whole.run, "best.pt"), weights(resumed.run, "best.pt"))
     assert untimed(whole.run) == untimed(resumed.run)
     assert whole.summary["mean_iou"] == resumed.summary["mean_iou"]
+
+
+def test_a_run_names_how_it_decodes_and_is_resumed_with_nothing_else(train):
+    result, _ = train(epochs=1, chroma="simple")
+    saved = read_saved(result.run.path)
+    assert (saved.decode_policy, saved.config.chroma) == ("simple-upsampling", "simple")
+    with pytest.raises(PetsegError, match="--chroma fancy: .* begun with simple"):
+        train(resume=True, epochs=2, chroma="fancy")
+    again, _ = train(resume=True, epochs=2)
+    assert again.summary["epochs"] == 2
 
 
 class Killed(Exception):

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import struct
+from typing import Literal
 
 import numpy as np
 import simplejpeg
 
 from petseg.data.decode import netpbm
 from petseg.data.decode.pictures import MAX_PIXELS, DecodeError
+
+Chroma = Literal["fancy", "simple"]
+"""How a JPEG's colour, stored at half size, is enlarged: interpolated by a triangle filter, as libjpeg does unless told
+otherwise; or each value repeated."""
+
+_POLICIES: dict[str, Chroma] = {"": "fancy", "fancy-upsampling": "fancy", "simple-upsampling": "simple"}
 
 _PLAIN = struct.Struct(">6s 14x 4s 65x 4s 65x 5s HH")
 _PLAIN_MARKERS = [b"\xff\xd8\xff\xe0\x00\x10", b"\xff\xdb\x00\x43", b"\xff\xdb\x00\x43", b"\xff\xc0\x00\x11\x08"]
@@ -19,8 +26,18 @@ a call that gives the interpreter's lock away and has to wait for it.
 """
 
 
-def decode_image(data: bytes | memoryview) -> np.ndarray:
-    """A JPEG in full, with libjpeg's fancy upsampling, or a PPM: u8[H, W, 3], RGB; it may be a view, read-only.
+def policy_of(chroma: Chroma) -> str:
+    """The name of a decode policy, for checkpoints."""
+    return f"{chroma}-upsampling"
+
+
+def chroma_of(policy: str) -> Chroma | None:
+    """The inverse of `policy_of`, also for checkpoints that name none; None for an unknown policy."""
+    return _POLICIES.get(policy)
+
+
+def decode_image(data: bytes | memoryview, chroma: Chroma = "fancy") -> np.ndarray:
+    """A JPEG in full, by libjpeg-turbo, or a PPM: u8[H, W, 3], RGB; it may be a view, read-only.
 
     Raises:
         DecodeError: it is damaged, too large or neither.
@@ -30,7 +47,9 @@ def decode_image(data: bytes | memoryview) -> np.ndarray:
     check_image_header(data)
     try:
         # strict: libjpeg's warnings are errors, or a truncated file would come back with its rest grey.
-        image: np.ndarray = simplejpeg.decode_jpeg(data, colorspace="RGB", fastdct=False, fastupsample=False)
+        image: np.ndarray = simplejpeg.decode_jpeg(
+            data, colorspace="RGB", fastdct=False, fastupsample=chroma == "simple"
+        )
     except ValueError as error:
         raise DecodeError(f"image is damaged ({error})") from error
     return image

@@ -11,6 +11,7 @@ import torch
 from torch.utils.dlpack import from_dlpack
 
 from petseg.data.decode.boxes import OUTSIDE, Box
+from petseg.data.decode.images import Chroma
 from petseg.data.decode.netpbm import IMAGE, decode_pixels
 from petseg.data.decode.resize import resize_image_on_device
 
@@ -39,9 +40,10 @@ class BatchDecoder:
     Args:
         device: a GPU; `cpu` decodes on the CPU with the same library (slower than libjpeg-turbo, but testable).
         num_threads: CPU threads for what the GPU does not take.
+        chroma: how JPEGs are decoded.
     """
 
-    def __init__(self, device: torch.device, num_threads: int) -> None:
+    def __init__(self, device: torch.device, num_threads: int, chroma: Chroma = "fancy") -> None:
         from nvidia import nvimgcodec
 
         self._device = device
@@ -50,9 +52,11 @@ class BatchDecoder:
         self._stream = torch.cuda.Stream(device) if on_gpu else None  # type: ignore[no-untyped-call]
         # Without the backend named, the CPU-only device still asks a driver how many GPUs there are, and fails.
         backends = {} if on_gpu else {"backends": [nvimgcodec.Backend(nvimgcodec.CPU_ONLY)]}
-        # Fancy upsampling is libjpeg's: what a network is trained on is what `predict` shows it.
         self._decoder: Any = nvimgcodec.Decoder(
-            device_id=index, max_num_cpu_threads=num_threads, options=":fancy_upsampling=1", **backends
+            device_id=index,
+            max_num_cpu_threads=num_threads,
+            options=f":fancy_upsampling={int(chroma == 'fancy')}",
+            **backends,
         )
         self._params: Any = nvimgcodec.DecodeParams(apply_exif_orientation=False, color_spec=nvimgcodec.ColorSpec.SRGB)
         self._stream_of: Any = nvimgcodec.CodeStream

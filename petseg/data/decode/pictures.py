@@ -156,8 +156,13 @@ def check_whole(data: bytes, image: Image.Image) -> None:
         _check_tiff(data, image)
 
 
-def decode_jpeg(data: bytes, colorspace: str = "RGB") -> tuple[np.ndarray, bool]:
+def decode_jpeg(data: bytes, colorspace: str = "RGB", *, simple: bool = False) -> tuple[np.ndarray, bool]:
     """Decode a JPEG by libjpeg-turbo, whose warnings are taken as errors.
+
+    Args:
+        data: the whole file.
+        colorspace: of the result, by simplejpeg's names.
+        simple: repeat colour that is stored at half size, in place of interpolating it.
 
     Returns:
         (u8[H, W, C]; whether there was nothing to warn of). A padded end is warned of and harmless.
@@ -167,14 +172,15 @@ def decode_jpeg(data: bytes, colorspace: str = "RGB") -> tuple[np.ndarray, bool]
         PictureError: a chroma subsampling that libjpeg-turbo's strict decoder does not take.
     """
     try:
-        pixels: np.ndarray = simplejpeg.decode_jpeg(data, colorspace=colorspace, strict=True)
+        pixels: np.ndarray = simplejpeg.decode_jpeg(data, colorspace=colorspace, fastupsample=simple, strict=True)
     except ValueError as error:
         if "subsampling level" in str(error):
             raise PictureError("has a rare chroma subsampling, which hides missing parts: save it anew") from error
         extra = re.search(r"(\d+) extraneous bytes before marker 0xd9", str(error))
         if not (extra and _is_padding(data, int(extra[1]))):
             raise
-        return simplejpeg.decode_jpeg(data, colorspace=colorspace, strict=False), False
+        pixels = simplejpeg.decode_jpeg(data, colorspace=colorspace, fastupsample=simple, strict=False)
+        return pixels, False
     return pixels, True
 
 

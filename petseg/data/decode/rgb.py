@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
+from petseg.data.decode.images import Chroma
 from petseg.data.decode.pictures import (
     DAMAGED,
     MAX_PIXELS,
@@ -106,13 +107,19 @@ class Picture(NamedTuple):
 
 
 def decode_picture(
-    data: bytes, tones: Tones = AS_IT_IS, *, max_pixels: int = MAX_PIXELS, max_side: int | None = None
+    data: bytes,
+    tones: Tones = AS_IT_IS,
+    chroma: Chroma = "fancy",
+    *,
+    max_pixels: int = MAX_PIXELS,
+    max_side: int | None = None,
 ) -> Picture:
     """Decode an image of which no part is missing.
 
     Args:
         data: the whole file.
         tones: what becomes of more bits and bands.
+        chroma: how a JPEG is decoded.
         max_pixels: larger ones are refused by their header.
         max_side: longest side in pixels, likewise.
 
@@ -128,7 +135,7 @@ def decode_picture(
         _check_sides(picture.size, max_side)
         one_page(picture)
         orientation = exif_orientation(picture)
-        pixels, sound = whole_rgb(data, picture, tones)
+        pixels, sound = whole_rgb(data, picture, tones, chroma)
         # Grey JPEGs, images in images and foreign colour transforms are not decoded alike everywhere.
         plain = picture.format == "JPEG" and picture.mode == "RGB" and picture.info.get("adobe_transform", 1) == 1
         return Picture(pixels, orientation, sound and plain)
@@ -139,13 +146,16 @@ def _check_sides(size: tuple[int, ...], max_side: int | None) -> None:
         raise PictureError(f"is too large ({size[0]}x{size[1]})", TOO_LARGE)
 
 
-def whole_rgb(data: bytes, image: Image.Image, tones: Tones = AS_IT_IS) -> tuple[np.ndarray, bool]:
+def whole_rgb(
+    data: bytes, image: Image.Image, tones: Tones = AS_IT_IS, chroma: Chroma = "fancy"
+) -> tuple[np.ndarray, bool]:
     """Pixels of an image of which no part is missing, as they are stored; a JPEG is decoded once.
 
     Args:
         data: the whole file.
         image: the same, opened.
         tones: what becomes of bands.
+        chroma: how a JPEG is decoded.
 
     Returns:
         (u8[H, W, 3], RGB; whether it is a JPEG with nothing to warn of, and its bands are as they were).
@@ -155,7 +165,7 @@ def whole_rgb(data: bytes, image: Image.Image, tones: Tones = AS_IT_IS) -> tuple
         PictureError: nobody can tell.
     """
     if image.format in {"JPEG", "MPO"} and image.mode in {"RGB", "L"}:
-        pixels, sound = decode_jpeg(data)
+        pixels, sound = decode_jpeg(data, simple=chroma == "simple")
         if tones.bands in {(), RGB_BANDS}:
             return pixels, sound
         return rgb_of(Bands(pixels, 1, False), tones), False

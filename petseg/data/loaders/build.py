@@ -13,6 +13,7 @@ import torch
 
 from petseg.data.decode import nvimgcodec
 from petseg.data.decode.boxes import SQUASH, Fit, Kind, as_fit
+from petseg.data.decode.images import Chroma, policy_of
 from petseg.data.loaders.cache import CachedEngine, check_room, make_store, whole_bytes
 from petseg.data.loaders.codec import CodecEngine
 from petseg.data.loaders.cpu import CpuEngine
@@ -104,7 +105,8 @@ def make_engine(
             raise PetsegError(
                 "--cache: for crops, whole images are kept by --loader webdataset on a CPU alone: go without."
             )
-        if name == "dali":
+        # DALI's CPU decoder interpolates colour whatever it is told (2.4).
+        if name == "dali" and (device.type == "cuda" or reader.chroma == "fancy"):
             # DALI's threads do most of the work; as many again beside them would take each other's cores.
             helpers = max(1, num_threads // 2)
             # On a CPU, where they resize too, threads are a third faster than processes. Where a GPU decodes, they
@@ -146,7 +148,14 @@ def make_crew(workers: int) -> Crew:
 
 
 def open_reader(
-    shards: Place, manifest: Manifest, split: str, *, world: int, verify: bool, on_bad: OnBad
+    shards: Place,
+    manifest: Manifest,
+    split: str,
+    *,
+    world: int,
+    verify: bool,
+    on_bad: OnBad,
+    chroma: Chroma = "fancy",
 ) -> tuple[ShardReader, tuple[int, ...]]:
     """A split's reader, and what is damaged in it: the same on all ranks, which share the hashing.
 
@@ -154,10 +163,10 @@ def open_reader(
         PetsegError: see `ShardReader`, on every rank.
     """
     if world > 1 and on_bad == "skip":
-        return _agreed(lambda: ShardReader(shards, manifest, split, verify=verify, on_bad="skip"), world)
+        return _agreed(lambda: ShardReader(shards, manifest, split, verify=verify, on_bad="skip", chroma=chroma), world)
     # The ranks of a machine share the hashing, where it is torchrun that says which ranks those are.
     share = local_share() if 1 < world == count_from_environment("WORLD_SIZE", 1) else (0, 1)
-    reader = ShardReader(shards, manifest, split, verify=verify, share=share, on_bad=on_bad)
+    reader = ShardReader(shards, manifest, split, verify=verify, share=share, on_bad=on_bad, chroma=chroma)
     return reader, reader.bad
 
 
@@ -224,6 +233,7 @@ def build_loader(
     cache: Literal["none", "host", "device"] = "none",
     verify: bool = True,
     on_bad_sample: OnBad = "stop",
+    chroma: Chroma = "fancy",
 ) -> Loader:
     """A loader over one split of a shard folder.
 
@@ -258,6 +268,7 @@ def build_loader(
             once, and the damaged ones are replaced in training (each by the next sound one) and left out in
             evaluation; `Loader.skipped` names them. Several ranks agree on them through their process group, so each
             of them must build the loader.
+        chroma: how JPEGs' colour is enlarged: `fancy` (interpolated) or `simple` (repeated; faster on a GPU).
 
     Raises:
         PetsegError: no such loader, device, folder or split; DALI is not installed; shards that are not what the
@@ -318,7 +329,7 @@ def build_loader(
         if callable(size):
             raise PetsegError("--cache: samples are kept at one size, not at one that changes: go without.")
         store = make_store(cache, chosen.samples, size, device, world)
-    reader, bad = open_reader(shards, manifest, split, world=world, verify=verify, on_bad=on_bad_sample)
+    reader, bad = open_reader(shards, manifest, split, world=world, verify=verify, on_bad=on_bad_sample, chroma=chroma)
     plan = dataclasses.replace(plan, bad=bad)
     engine = make_engine(
         name,
@@ -335,4 +346,6 @@ def build_loader(
     if store is not None:
         engine = CachedEngine(store, engine)
     skipped = tuple(map(reader.where, bad))
-    return Loader(plan, manifest.classes, size, device, engine, prefetch_batches, skipped, fit)
+    return Loader(
+        plan, manifest.classes, size, device, engine, prefetch_batches, skipped, fit, decode=policy_of(chroma)
+    )

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from petseg.data.decode.boxes import Framing, frame_image, frame_mask
-from petseg.data.decode.images import check_encoded, decode_image
+from petseg.data.decode.images import Chroma, check_encoded, decode_image
 from petseg.data.decode.masks import decode_mask
 from petseg.data.decode.pictures import DecodeError
 from petseg.data.loaders.kept import Kept
@@ -35,7 +35,7 @@ class Task(NamedTuple):
     number: int
     """Of this task in its batch."""
     images_at: list[int]
-    """Where each image begins, and where the last one ends, in bytes of the memory that they go to."""
+    """Where the room of each image begins, and where the last one's ends, in bytes of the memory that they go to."""
     codes_at: int
     """Where its codes u8[n, H, W] begin."""
     boxes_at: int
@@ -47,6 +47,8 @@ class Task(NamedTuple):
     """Whether images go as they are, for a decoder elsewhere."""
     kept: Kept | None = None
     """Where whole images are kept, if they are."""
+    chroma: Chroma = "fancy"
+    """How JPEGs are decoded."""
 
     @property
     def ends(self) -> int:
@@ -108,7 +110,7 @@ def work(task: Task, files: TarFiles, memory: np.ndarray, kept: np.ndarray) -> D
             if task.encoded:
                 encoded, mask = files.read(span)
                 check_encoded(encoded)
-                image_out[:] = np.frombuffer(encoded, np.uint8)
+                image_out[: len(encoded)] = np.frombuffer(encoded, np.uint8)
                 whole = decode_mask(mask)
             else:
                 image, whole = _picture(span, task, files, kept)
@@ -132,7 +134,7 @@ def _picture(span: Span, task: Task, files: TarFiles, kept: np.ndarray) -> tuple
     if task.kept and (found := task.kept.find(kept, span[0])):
         return found
     encoded, mask = files.read(span)
-    codes, image = decode_mask(mask), decode_image(encoded)
+    codes, image = decode_mask(mask), decode_image(encoded, task.chroma)
     if task.kept:
         task.kept.put(kept, span[0], image, codes)
     return image, codes

@@ -52,7 +52,7 @@ class CodecEngine:
         self._crew = crew
         self._close_crew = weakref.finalize(self, crew.close)
         self._device = device
-        self._decoder = BatchDecoder(device, num_threads)
+        self._decoder = BatchDecoder(device, num_threads, reader.chroma)
         self._thread = Threads(1, "petseg-nvimgcodec")
 
     def submit(self, indices: np.ndarray, framing: Framing) -> Pending:

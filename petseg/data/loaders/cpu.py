@@ -55,7 +55,9 @@ class CpuEngine:
         """See `Engine`."""
         count, pixels = len(indices), math.prod(framing.size)
         starts = range(0, 3 * pixels * count + 1, 3 * pixels)
-        work = self._crew.submit(self._reader.spans(indices), framing, starts, kept=self._kept)
+        work = self._crew.submit(
+            self._reader.spans(indices), framing, starts, kept=self._kept, chroma=self._reader.chroma
+        )
         return _Decoding(work, self._reader, (count, *framing.size), self._device)
 
     def close(self) -> None:

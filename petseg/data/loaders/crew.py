@@ -25,6 +25,7 @@ from typing import Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar
 import numpy as np
 
 from petseg.data.decode.boxes import Framing
+from petseg.data.decode.images import Chroma
 from petseg.data.loaders import child
 from petseg.data.loaders.child import BOX_BYTES, LARGEST_MESSAGE, Done, Failure, SharedFile, Task
 from petseg.data.loaders.kept import Kept
@@ -87,16 +88,18 @@ class Crew(Protocol):
         *,
         encoded: bool = False,
         kept: Kept | None = None,
+        chroma: Chroma = "fancy",
     ) -> Work:
         """Start on a batch of n samples.
 
         Args:
             spans: where the samples are.
             framing: of the codes, and of the images unless they stay encoded.
-            starts: n + 1 ascending numbers: where each image begins in the batch's memory, and where the codes do.
-                The boxes follow these, i32[n, 6] with their pictures' heights and widths.
+            starts: n + 1 ascending numbers: where the room of each image begins in the batch's memory, and where the
+                codes do. The boxes follow these, i32[n, 6] with their pictures' heights and widths.
             encoded: images go as they are.
             kept: whole images are looked for there first, and kept there; of one split.
+            chroma: how JPEGs are decoded.
         """
         ...
 
@@ -114,6 +117,7 @@ def tasks_of(
     workers: int,
     at: int = 0,
     kept: Kept | None = None,
+    chroma: Chroma = "fancy",
 ) -> Iterator[Task]:
     """A batch cut into tasks: one to two for two workers, as batches overlap.
 
@@ -125,7 +129,8 @@ def tasks_of(
         encoded: images go as they are.
         workers: who will share the tasks.
         at: the batch's first byte in the memory that it is part of.
-        kept: see `Crew.submit`.
+        kept: see `Crew.submit`, as for the next one.
+        chroma: how JPEGs are decoded.
     """
     step = min(MOST_SAMPLES, math.ceil(2 * len(spans) / workers))
     codes_at, pixels = at + starts[-1], math.prod(framing.size)
@@ -143,6 +148,7 @@ def tasks_of(
             part,
             encoded,
             kept,
+            chroma,
         )
 
 
@@ -251,10 +257,11 @@ class ThreadCrew:
         *,
         encoded: bool = False,
         kept: Kept | None = None,
+        chroma: Chroma = "fancy",
     ) -> Work:
         """See `Crew`."""
         memory = np.empty(bytes_of(spans, framing, starts), np.uint8)
-        tasks = tasks_of(0, spans, framing, starts, encoded, self._threads.count, kept=kept)
+        tasks = tasks_of(0, spans, framing, starts, encoded, self._threads.count, kept=kept, chroma=chroma)
         return _ThreadWork(
             memory, [self._threads.start(child.work, task, self._files, memory, self._kept) for task in tasks]
         )
@@ -404,6 +411,7 @@ class Processes:
         *,
         encoded: bool = False,
         kept: Kept | None = None,
+        chroma: Chroma = "fancy",
     ) -> Work:
         """See `Crew`."""
         with self._lock:
@@ -412,7 +420,7 @@ class Processes:
             memory = self._shared.upto(place.offset + length)[place.offset : place.offset + length]
             weakref.finalize(memory, self._dropped.append, number).atexit = False
             batch = self._batches[number] = _Batch(place, kept=kept.at if kept else -1)
-            for task in tasks_of(number, spans, framing, starts, encoded, self.count, place.offset, kept):
+            for task in tasks_of(number, spans, framing, starts, encoded, self.count, place.offset, kept, chroma):
                 message = pickle.dumps(task)
                 # First: if an exception comes now, the place is never used again, as the task may have been sent.
                 batch.outstanding.add(task.number)

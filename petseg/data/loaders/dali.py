@@ -14,6 +14,7 @@ import torch
 from torch.utils.dlpack import from_dlpack
 
 from petseg.data.decode.boxes import OUTSIDE, Box, Framing, Kind, frame_part
+from petseg.data.decode.images import Chroma
 from petseg.data.decode.netpbm import decode_pixels
 from petseg.data.loaders.cpu import upload
 from petseg.data.loaders.crew import Crew, Threads
@@ -60,7 +61,7 @@ class DaliEngine:
     nearest one rounds in float32.
 
     Args:
-        reader: says where samples are; closed together with the engine.
+        reader: says where samples are; closed together with the engine. On a CPU, DALI's decoder knows `fancy` alone.
         crew: reads, and makes the masks; closed together with the engine.
         threads: resize where there is no GPU; closed by the crew, or by whoever made them.
         manifest: the largest image sizes the decoders' buffers.
@@ -100,6 +101,7 @@ class DaliEngine:
             device_id=(device.index or 0) if self._on_gpu else None,
             num_threads=num_threads,
             kind=kind,
+            chroma=reader.chroma,
             hw_decoder_load=hw_decoder_load,
         )
         self._kind = kind
@@ -169,17 +171,20 @@ class DaliEngine:
             run = self._waiting[0]
             encoded = run.encoded
             self._torn = True
-            images, boxes = encoded.images(), encoded.boxes()
+            boxes = encoded.boxes()
             run.boxes, run.parts = boxes[:, :4], _parts(boxes)
             parts = run.parts
             if self._raw:
-                images = [decode_pixels(image.data, "image") for image in images]
+                images = [decode_pixels(image.data, "image") for image in encoded.images()]
                 if self._kind == "crop":
                     images = [
                         np.ascontiguousarray(image[top : top + height, left : left + width])
                         for image, (top, left, height, width) in zip(images, parts.tolist(), strict=True)
                     ]
-            self._pipeline.feed_input("images", images)  # copies them
+                self._pipeline.feed_input("images", images)  # copies them
+            else:
+                self._pipeline.feed_input("images", encoded.rows())  # which `encoded` holds until it is received
+                self._pipeline.feed_input("lengths", encoded.lengths[:, None])
             if self._kind == "crop" and not self._raw:
                 self._pipeline.feed_input("part starts", np.ascontiguousarray(parts[:, :2]))
                 self._pipeline.feed_input("part shapes", np.ascontiguousarray(parts[:, 2:]))
@@ -256,6 +261,7 @@ def _pipeline(
     device_id: int | None,
     num_threads: int,
     kind: Kind,
+    chroma: Chroma,
     hw_decoder_load: float,
 ) -> Pipeline:
     """Images, of which a crop decodes no more than it shows; on a GPU put on their canvas and resized there."""
@@ -280,9 +286,6 @@ def _pipeline(
     )
     with pipeline:
         raw = manifest.encoding.image == "ppm"
-        images = fn.external_source(
-            name="images", dtype=types.UINT8, ndim=3 if raw else 1, layout="HWC" if raw else "", device="cpu"
-        )
         hints: dict[str, Any] = (
             {
                 "hw_decoder_load": hw_decoder_load,
@@ -296,7 +299,14 @@ def _pipeline(
         def numbers(name: str) -> Any:
             return fn.external_source(name=name, dtype=types.INT32, ndim=1)
 
-        if not raw:
+        if raw:
+            images = fn.external_source(name="images", dtype=types.UINT8, ndim=3, layout="HWC")
+            images = images.gpu() if gpu else images
+        else:
+            # Rows are taken as they lie, and cut to length by DALI's threads, into pinned memory for a GPU: a list of
+            # images would be copied by this thread, and once more by DALI.
+            images = fn.external_source(name="images", dtype=types.UINT8, ndim=1, no_copy=True)
+            images = fn.slice(images, start=[0], shape=numbers("lengths"), axes=[0])
             decode = fn.decoders.image
             if kind == "crop":
                 decode = functools.partial(
@@ -307,13 +317,9 @@ def _pipeline(
                 device="mixed" if gpu else "cpu",
                 output_type=types.RGB,
                 adjust_orientation=False,
-                # One policy for chroma on every device and in `predict`: GPU decoders skip libjpeg's interpolation
-                # otherwise.
-                jpeg_fancy_upsampling=True,
+                jpeg_fancy_upsampling=chroma == "fancy",  # DALI's own default depends on the device
                 **hints,
             )
-        elif gpu:
-            images = images.gpu()
         if gpu and kind != "squash":
             images = fn.slice(
                 images,

@@ -25,7 +25,7 @@ Size = tuple[int, int]
 _NOWHERE: tuple[int, int, Iterator[np.ndarray]] = (-1, 0, iter(()))
 
 _FORMAT = 2
-"""Of a loader's state. The first had neither `order`, `lanes`, `weights` nor `fit`."""
+"""Of a loader's state. The first had neither `order`, `lanes`, `weights`, `fit` nor `decode`."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -80,6 +80,8 @@ class LoaderState:
     """Digest of the samples' weights; None where each is visited once an epoch."""
     fit: str = "squash"
     """How images become inputs, as `Fit` says it."""
+    decode: str = "fancy-upsampling"
+    """How JPEGs are decoded, as checkpoints say it."""
     format: int = _FORMAT
 
 
@@ -243,6 +245,7 @@ class Loader:
         engine: makes the pixels; closed together with the loader.
         prefetch_batches: batches that are under way while the receiver works on one.
         skipped: names of the plan's damaged samples.
+        decode: the engine's decode policy.
 
     Examples:
         >>> state = loader.state_dict()  # after any batch  # doctest: +SKIP
@@ -259,10 +262,12 @@ class Loader:
         prefetch_batches: int = 2,
         skipped: tuple[str, ...] = (),
         fit: Fit = SQUASH,
+        decode: str = "fancy-upsampling",
     ) -> None:
         if not plan.steps(0):
             raise ValueError("there is no batch to make")
         self.fit = fit
+        self.decode = decode
         self._weights_digest = digest_of(plan.weights)
         self._codes, self._outside = bytes(classes.codes), classes.outside
         self.plan = plan
@@ -334,6 +339,7 @@ class Loader:
                 lanes=plan.lanes,
                 weights=self._weights_digest,
                 fit=str(self.fit),
+                decode=self.decode,
             )
         )
 
@@ -356,11 +362,11 @@ class Loader:
                 "resume, or begin a new run from its weights (--init-from)."
             )
         mine = LoaderState(**self.state_dict())
-        for name in ("split", "seed", "window", "order", "lanes", "weights", "fit"):
+        for name in ("split", "seed", "window", "order", "lanes", "weights", "fit", "decode"):
             if getattr(found, name) != getattr(mine, name):
                 raise PetsegError(
                     f"the loader state is of {name} {getattr(found, name)}, not {getattr(mine, name)}: the "
-                    f"{'pictures' if name == 'fit' else 'order'} would differ; resume with the same."
+                    f"{'images' if name in {'fit', 'decode'} else 'order'} would differ; resume with the same."
                 )
         if found.epoch < 0 or not 0 <= found.consumed <= plan.total:
             raise PetsegError("this loader state does not fit its data set: resume from another checkpoint.")

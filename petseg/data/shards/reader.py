@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-from petseg.data.decode.images import decode_image
+from petseg.data.decode.images import Chroma, decode_image
 from petseg.data.decode.masks import decode_mask
 from petseg.data.decode.pictures import DecodeError
 from petseg.data.shards.columns import ShardColumns
@@ -55,6 +55,7 @@ class ShardReader:
         share: of the checking, among the ranks of one machine.
         on_bad: what a tar with other bytes than the manifest says leads to. `stop`: an error. `skip`: all its samples
             are decoded, and those that are damaged are listed in `bad`; every rank does so for itself.
+        chroma: how JPEGs are decoded, here and by the engines that read through this.
 
     Raises:
         PetsegError: no such split, a tar or index that is missing, or one that is not what the manifest says; under
@@ -70,10 +71,12 @@ class ShardReader:
         verify: bool = True,
         share: tuple[int, int] = (0, 1),
         on_bad: OnBad = "stop",
+        chroma: Chroma = "fancy",
     ) -> None:
         if on_bad == "skip" and not verify:
             raise PetsegError("--on-bad-sample skip goes by the shards' hashes: leave --no-verify out.")
         self.folder = folder
+        self.chroma = chroma
         shards = self._shards = manifest.split(split).shards
         self._components = manifest.encoding.image, manifest.encoding.mask
         self._starts = np.concatenate([[0], np.cumsum([shard.samples for shard in shards])]).astype(np.int64)
@@ -199,7 +202,7 @@ class ShardReader:
         """
 
         def decode(_: int, image: memoryview, mask: memoryview) -> tuple[np.ndarray, np.ndarray]:
-            picture, codes = decode_image(image), decode_mask(mask)
+            picture, codes = decode_image(image, self.chroma), decode_mask(mask)
             if picture.shape[:2] != codes.shape:
                 height, width = picture.shape[:2]
                 raise DecodeError(f"mask is {codes.shape[1]}x{codes.shape[0]}, its image {width}x{height}")

@@ -1,6 +1,8 @@
 """What a decoder of images is given, by threads and by processes."""
 
+import gc
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from petseg.data.decode.boxes import Framing
 from petseg.data.decode.masks import decode_mask
 from petseg.data.decode.resize import resize_nearest
 from petseg.data.loaders.crew import Processes, ThreadCrew, Threads
-from petseg.data.loaders.encoded import read_encoded
+from petseg.data.loaders.encoded import ALIGNED, read_encoded
 from petseg.data.shards.reader import ShardReader
 from petseg.errors import PetsegError
 from tests.data.loaders.ways import open_loader
@@ -88,3 +90,50 @@ def test_dali_decodes_the_same_from_both(packed, same, monkeypatch):
     monkeypatch.setattr(build, "ThreadCrew", lambda threads: Processes.shared(2))
     for ours, theirs in zip(batches(), by_threads, strict=True):
         assert same(ours, theirs)
+
+
+def test_rows_begin_with_the_images(packed, crew, reader_of):
+    reader = reader_of(packed)
+    encoded = read_encoded(reader, crew, np.arange(9), Framing(SIZE))
+    encoded.check()
+    rows, codes = encoded.rows(), encoded.codes()
+    assert isinstance(rows, np.ndarray) and rows.shape[0] == 9 and rows.shape[1] % ALIGNED == 0
+    assert rows.shape[1] - ALIGNED < encoded.lengths.max() <= rows.shape[1]
+    for index, (row, length) in enumerate(zip(rows, encoded.lengths.tolist(), strict=True)):
+        image, mask = reader.read(index)
+        assert row[:length].tobytes() == bytes(image)
+        assert np.array_equal(codes[index], resize_nearest(decode_mask(mask), *SIZE))
+
+
+def test_nothing_is_padded_to_an_image_far_larger_than_the_others(packed, crew, reader_of, monkeypatch):
+    monkeypatch.setattr("petseg.data.loaders.encoded.MOST_ROOM", 1)
+    reader = reader_of(packed)
+    encoded = read_encoded(reader, crew, np.arange(9), Framing(SIZE))
+    encoded.check()
+    rows = encoded.rows()
+    assert isinstance(rows, list) and len(encoded.work.memory) < encoded.lengths.sum() + 9 * (40 * 48 + 24) + 1
+    assert [row.tobytes() for row in rows] == [bytes(reader.read(index)[0]) for index in range(9)]
+
+
+@pytest.mark.parametrize("most_room", [4, 1], ids=["rows", "list"])
+def test_dali_holds_no_batch_that_was_received(packed, monkeypatch, most_room):
+    """It reads a batch's own memory, which has to stay until the batch is there, and to go then."""
+    monkeypatch.setattr("petseg.data.loaders.encoded.MOST_ROOM", most_room)
+    made = []
+
+    def noted(*args):
+        encoded = read_encoded(*args)
+        made.append(weakref.ref(encoded.work.memory))
+        return encoded
+
+    monkeypatch.setattr("petseg.data.loaders.dali.read_encoded", noted)
+    loader = open_loader("dali", packed, batch_size=3, prefetch_batches=2)
+    alive = []
+    for _ in range(2):
+        for _batch in loader:
+            gc.collect()
+            alive.append(sum(memory() is not None for memory in made))
+    loader.close()
+    assert len(made) > 20 and max(alive) <= 5
+    gc.collect()
+    assert not any(memory() is not None for memory in made[:-4])

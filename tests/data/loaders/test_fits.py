@@ -137,7 +137,7 @@ def test_a_state_says_the_fit_and_an_older_one_squashed(load, packed):
         with pytest.raises(PetsegError, match="of fit squash, not"):
             other.load_state_dict(state)
     finer = load("webdataset", packed, fit=Fit(kind="crop", scale=(0.5, 1.0)))
-    with pytest.raises(PetsegError, match="pictures would differ"):
+    with pytest.raises(PetsegError, match="images would differ"):
         finer.load_state_dict(load("webdataset", packed, fit=CROP).state_dict())
     with pytest.raises(PetsegError, match="of lanes 2"):
         again.load_state_dict({**state, "lanes": 2})
