@@ -128,7 +128,7 @@ def test_a_run_names_how_it_decodes_and_is_resumed_with_nothing_else(train):
     result, _ = train(epochs=1, chroma="simple")
     saved = read_saved(result.run.path)
     assert (saved.decode_policy, saved.config.chroma) == ("simple-upsampling", "simple")
-    with pytest.raises(PetsegError, match="--chroma fancy: .* begun with simple"):
+    with pytest.raises(PetsegError, match=r"--chroma fancy: .* begun with simple"):
         train(resume=True, epochs=2, chroma="fancy")
     again, _ = train(resume=True, epochs=2)
     assert again.summary["epochs"] == 2

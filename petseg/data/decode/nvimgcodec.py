@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch.utils.dlpack import from_dlpack
 
-from petseg.data.decode.boxes import OUTSIDE, Box
+from petseg.data.decode.boxes import Box, whole
 from petseg.data.decode.images import Chroma
 from petseg.data.decode.netpbm import IMAGE, decode_pixels
-from petseg.data.decode.resize import resize_image_on_device
+from petseg.data.decode.on_device import frame_on_device
 
 
 class Decoded(NamedTuple):
@@ -60,6 +60,8 @@ class BatchDecoder:
         )
         self._params: Any = nvimgcodec.DecodeParams(apply_exif_orientation=False, color_spec=nvimgcodec.ColorSpec.SRGB)
         self._stream_of: Any = nvimgcodec.CodeStream
+        self._buffers: list[Any] = []
+        self._nothing = torch.zeros((1, 1, 3), dtype=torch.uint8, device=device)
 
     def decode(
         self, encoded: Sequence[np.ndarray], size: tuple[int, int], boxes: Sequence[Box] | None = None
@@ -91,34 +93,30 @@ class BatchDecoder:
     def _decode(
         self, encoded: Sequence[np.ndarray], size: tuple[int, int], boxes: Sequence[Box] | None, handle: int
     ) -> tuple[torch.Tensor, list[int]]:
-        images = torch.empty((len(encoded), *size, 3), dtype=torch.uint8, device=self._device)
-        if all(data[:2].tobytes() == IMAGE for data in encoded):
-            for row, data in enumerate(encoded):
-                pixels = torch.from_numpy(decode_pixels(data.data, "image"))
-                images[row] = _framed(pixels.to(self._device), boxes[row] if boxes else None, size)
-            return images, []
-        streams = [self._stream_of(data.tobytes()) for data in encoded]
-        decoded = self._decoder.decode(streams, params=self._params, cuda_stream=handle)
         failed: list[int] = []
-        for row, image in enumerate(decoded):
-            if image is None:
-                failed.append(row)
-            else:
-                # DLPack asks the CUDA runtime even of host memory, which a machine without a driver cannot answer.
-                pixels = torch.from_numpy(np.asarray(image)) if self._stream is None else from_dlpack(image)
-                images[row] = _framed(pixels, boxes[row] if boxes else None, size)
-        return images, failed
+        if all(data[:2].tobytes() == IMAGE for data in encoded):
+            # Each of these is waited for until it is there; the next batch is read meanwhile.
+            images = [torch.from_numpy(decode_pixels(data.data, "image")).to(self._device) for data in encoded]
+        else:
+            decoded = self._decoded([self._stream_of(data) for data in encoded], handle)
+            failed = [row for row, image in enumerate(decoded) if image is None]
+            images = [self._nothing if image is None else self._tensor(image) for image in decoded]
+        boxes = boxes or [whole(*image.shape[:2]) for image in images]
+        return frame_on_device(images, boxes, size), failed
 
+    def _decoded(self, streams: list[Any], handle: int) -> list[Any]:
+        """The images, None for those that cannot be decoded, written where earlier ones were.
 
-def _framed(image: torch.Tensor, box: Box | None, size: tuple[int, int]) -> torch.Tensor:
-    """`boxes.frame_image` on the device."""
-    if box is None:
-        return resize_image_on_device(image, *size)
-    part = box.inside(*image.shape[:2])
-    pixels = image[part.top : part.top + part.height, part.left : part.left + part.width]
-    if part != box:
-        canvas = torch.full((box.height, box.width, 3), OUTSIDE, dtype=torch.uint8, device=image.device)
-        top, left = part.top - box.top, part.left - box.left
-        canvas[top : top + part.height, left : left + part.width] = pixels
-        pixels = canvas
-    return resize_image_on_device(pixels, *size)
+        What read those comes before on the same stream.
+        """
+        again = {"images": self._buffers[: len(streams)]} if len(streams) <= len(self._buffers) else {}
+        decoded: list[Any] = self._decoder.decode(streams, params=self._params, cuda_stream=handle, **again)
+        if None in decoded:
+            self._buffers = []
+        elif not again:
+            self._buffers = decoded
+        return decoded
+
+    def _tensor(self, image: Any) -> torch.Tensor:
+        # DLPack asks the CUDA runtime even of host memory, which a machine without a driver cannot answer.
+        return torch.from_numpy(np.asarray(image)) if self._stream is None else from_dlpack(image)

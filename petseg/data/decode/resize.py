@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import threading
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -13,9 +12,6 @@ try:
     import cykooz_resizer
 except ImportError:  # there is no wheel for this machine
     cykooz_resizer = None
-
-if TYPE_CHECKING:  # it takes seconds to import, and packing does without
-    import torch
 
 _thread = threading.local()
 _TRIANGLE = cykooz_resizer and cykooz_resizer.ResizeOptions(
@@ -139,15 +135,3 @@ def _copied(image: np.ndarray, out: np.ndarray | None) -> np.ndarray:
         return image
     out[:] = image
     return out
-
-
-def resize_image_on_device(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """`resize_image` for an image u8[H, W, 3] on a GPU, whose kernels take floats only; u8[height, width, 3]."""
-    import torch
-    import torch.nn.functional as F
-
-    if image.shape[:2] == (height, width):
-        return image
-    picture = image.permute(2, 0, 1).unsqueeze(0).float()
-    small = F.interpolate(picture, size=(height, width), mode="bilinear", antialias=True, align_corners=False)
-    return small[0].permute(1, 2, 0).round_().clamp_(0, 255).to(torch.uint8)

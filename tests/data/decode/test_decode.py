@@ -19,7 +19,6 @@ from petseg.data.decode.resize import (
     nearest_indices,
     resize_by_formula,
     resize_image,
-    resize_image_on_device,
     resize_nearest,
 )
 from petseg.data.decode.rgb import to_rgb
@@ -78,10 +77,6 @@ def test_images_are_resized_as_pillow_does(height, width, new_height, new_width,
         image[:, ::-1], new_height, new_width
     ))  # fmt: skip
     assert np.abs(row - expected).max() <= 1
-    if new_width == 1:
-        return  # torch's float kernel for the CPU, which stands in for the GPU's here, is wrong for that width alone
-    on_device = resize_image_on_device(torch.from_numpy(image), new_height, new_width).numpy()
-    assert np.abs(on_device - expected).max() <= 2
 
 
 @settings(deadline=None, max_examples=60)
@@ -168,5 +163,11 @@ def test_nvimagecodec_decodes_a_batch_and_names_what_it_could_not():
     for n, picture in enumerate(pictures):
         expected = np.asarray(Image.open(io.BytesIO(jpeg(picture))).resize((44, 33), Image.Resampling.BILINEAR))
         assert np.abs(images[n].numpy().astype(int) - expected).mean() < 2
+    kept = images.clone()
+    for again in (encoded[::-1], encoded[:2], encoded):  # into the buffers of the images before
+        found = decoder.take(decoder.decode(again, (33, 44)))
+        assert torch.equal(found, decoder.take(BatchDecoder(torch.device("cpu"), 2).decode(again, (33, 44))))
+    assert torch.equal(images, kept) and torch.equal(found, kept)
     encoded[3] = np.frombuffer(b"\xff\xd8 no picture", np.uint8)
     assert decoder.decode(encoded, (33, 44)).failed == [3]
+    assert decoder.decode(encoded[:3], (33, 44)).failed == []
