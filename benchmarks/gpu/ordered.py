@@ -37,7 +37,8 @@ def write_order(shards: Path, split: str, order: np.ndarray, out: Path) -> tuple
     starts = np.concatenate([[0], np.cumsum([shard.samples for shard in chosen])])
     lines = [(shards / index_name(shard.name)).read_text().splitlines()[1:] for shard in chosen]
     of_shard = np.searchsorted(starts, order, "right") - 1
-    tars, indices = [], []
+    tars: list[str] = []
+    indices: list[str] = []
     for shard, run in itertools.groupby(range(len(order)), lambda place: int(of_shard[place])):
         taken = [lines[shard][order[place] - starts[shard]] for place in run]
         index = out / f"{len(indices):07}.idx"
@@ -63,24 +64,24 @@ def epoch_of(
     The nearest resize of the masks is bit-equal to `resize_nearest`: DALI rounds positions down in float32, and a
     quarter of a result's pixel moves them off the ties without moving any to another pixel.
     """
-    from nvidia.dali import fn, pipeline_def, types
+    from nvidia.dali import Pipeline, types
+    from nvidia.dali import fn as typed
+
+    fn: Any = typed  # its stubs take every input for optional
 
     on_gpu = device.type == "cuda"
-
-    @pipeline_def(
+    pipe = Pipeline(
         batch_size=batch,
         num_threads=threads,
         device_id=(device.index or 0) if on_gpu else None,
         prefetch_queue_depth=2,
         exec_dynamic=True,
     )
-    def pipeline() -> Any:
+    with pipe:
         jpegs, pngs = fn.readers.webdataset(
             paths=tars, index_paths=indices, ext=["jpg", "png"], random_shuffle=False,
             missing_component_behavior="error",
         )  # fmt: skip
-        if encoded:
-            return jpegs, pngs
         images = fn.decoders.image(
             jpegs,
             device="mixed" if on_gpu else "cpu",
@@ -99,9 +100,7 @@ def epoch_of(
             roi_start=[quarter, quarter],
             roi_end=sides + quarter,
         )
-        return images, masks.gpu() if on_gpu else masks
-
-    pipe = pipeline()
+        pipe.set_outputs(*((jpegs, pngs) if encoded else (images, masks.gpu() if on_gpu else masks)))
     pipe.build()
     return pipe
 
@@ -116,7 +115,7 @@ def batches(
     device: torch.device,
     chroma: Chroma = "simple",
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Full batches of the train split, epoch after epoch: images u8[N, H, W, 3] and codes u8[N, H, W], on the device."""
+    """Full batches of the train split, epoch after epoch: images u8[N, H, W, 3], codes u8[N, H, W]; on the device."""
     for order in orders:
         with tempfile.TemporaryDirectory() as folder:
             tars, indices = write_order(shards, "train", order, Path(folder))

@@ -73,7 +73,7 @@ def augment(
 
     Args:
         x: f32[N, 3, H, W] in 0-1.
-        masks: i64[N, H, W], class indices (IGNORE_INDEX stays what it is: masks are moved by nearest neighbour).
+        masks: u8 or i64[N, H, W], class indices (IGNORE_INDEX stays as it is: masks are moved by nearest neighbour).
         indices: i64[N], sample indices.
         epoch: i64 scalar tensor.
         seed: the run's seed.
@@ -89,7 +89,7 @@ def augment(
     moved = F.grid_sample(
         masks.unsqueeze(1).float(), grid, mode="nearest", padding_mode="reflection", align_corners=False
     )
-    return _recolour(x, u, policy), moved.squeeze(1).long()
+    return _recolour(x, u, policy), moved.squeeze(1).to(masks.dtype)
 
 
 def _affine(u: torch.Tensor, aspect: float, policy: Policy) -> torch.Tensor:

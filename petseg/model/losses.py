@@ -52,6 +52,7 @@ class Objective(nn.Module):
     def forward(self, outputs: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         """The sums of a batch, as `loss_sums` gives them."""
         if self._own is not None:
+            masks = masks.long()
             value = self._own(outputs.float(), masks.masked_fill(masks == IGNORE_INDEX, CROSS_ENTROPY_IGNORES))
             pixels = counted_pixels(masks, None).view(1)
             return torch.cat([value.float().view(1) * pixels, pixels, outputs.new_zeros(3 * outputs.shape[1]).float()])
@@ -67,7 +68,7 @@ class Objective(nn.Module):
         return combine(sums, dice=self.dice)
 
     def count(self, masks: torch.Tensor) -> torch.Tensor:
-        """The divisor of cross-entropy: the pixels of masks i64[N, H, W] that count, or their weights' sum."""
+        """The divisor of cross-entropy: the pixels of masks [N, H, W] that count, or their weights' sum."""
         return counted_pixels(masks, self.weights)
 
     def part(self, sums: torch.Tensor, count: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
@@ -100,7 +101,7 @@ def loss_sums(
 
     Args:
         outputs: f[N, C, H, W], logits.
-        masks: i64[N, H, W], class indices, IGNORE_INDEX where a pixel does not count.
+        masks: u8 or i64[N, H, W], class indices, IGNORE_INDEX where a pixel does not count.
         dice: whether the Dice loss is asked for; else its part is zeros.
         weights: f32[C], of the classes in cross-entropy; None for all alike.
         gamma: cross-entropy is scaled by (1 - p) ** gamma, p the probability of the true class (the focal loss of Lin
@@ -114,14 +115,14 @@ def loss_sums(
     counts = (masks != IGNORE_INDEX).unsqueeze(1)
     pixels = counted_pixels(masks, weights).view(1)
     # One softmax for both losses: it is the largest part of either.
-    logs = outputs.float().log_softmax(dim=1)
+    logs, targets = outputs.float().log_softmax(dim=1), masks.long()
     if gamma:
-        plain = F.nll_loss(logs, masks, ignore_index=IGNORE_INDEX, reduction="none")
-        each = F.nll_loss(logs, masks, weights, ignore_index=IGNORE_INDEX, reduction="none")
+        plain = F.nll_loss(logs, targets, ignore_index=IGNORE_INDEX, reduction="none")
+        each = F.nll_loss(logs, targets, weights, ignore_index=IGNORE_INDEX, reduction="none")
         # exp(-0) is 1, so that pixels that do not count stay at 0.
         entropy = ((1 - (-plain).exp()).clamp_min(1e-7) ** gamma * each).sum()
     else:
-        entropy = F.nll_loss(logs, masks, weights, ignore_index=IGNORE_INDEX, reduction="sum")
+        entropy = F.nll_loss(logs, targets, weights, ignore_index=IGNORE_INDEX, reduction="sum")
     if not dice:
         return torch.cat([entropy.view(1), pixels, outputs.new_zeros(3 * outputs.shape[1]).float()])
     classes = torch.arange(outputs.shape[1], device=outputs.device).view(1, -1, 1, 1)
@@ -133,9 +134,9 @@ def loss_sums(
 
 
 def counted_pixels(masks: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
-    """How many pixels of masks i64[N, H, W] count, or the sum of their classes' weights f32[C]; a scalar."""
+    """How many pixels of masks [N, H, W], u8 or i64, count, or the sum of their classes' weights f32[C]; a scalar."""
     counts = masks != IGNORE_INDEX
-    return counts.sum() if weights is None else (weights[masks.masked_fill(~counts, 0)] * counts).sum()
+    return counts.sum() if weights is None else (weights[masks.masked_fill(~counts, 0).long()] * counts).sum()
 
 
 def lovasz(probabilities: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
@@ -145,7 +146,7 @@ def lovasz(probabilities: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
 
     Args:
         probabilities: f32[N, C, H, W].
-        masks: i64[N, H, W], class indices, IGNORE_INDEX where a pixel does not count.
+        masks: u8 or i64[N, H, W], class indices, IGNORE_INDEX where a pixel does not count.
     """
     counted = (masks != IGNORE_INDEX).reshape(-1)
     flat = probabilities.movedim(1, 0).flatten(1)

@@ -13,6 +13,7 @@ from torch import nn
 
 from petseg.errors import PetsegError
 from petseg.model.freezing import Freezable
+from petseg.model.gradients import dense_gradient
 from petseg.model.padding import pad_to_multiple
 from petseg.model.smp import PREFIX, SmpNetwork
 
@@ -147,9 +148,11 @@ class SeedUNet(Freezable):
         skip1 = self.down1(x)
         skip2 = self.down2(F.max_pool2d(skip1, 2))
         x = self.bottom(F.max_pool2d(skip2, 2))
-        x = self.merge2(torch.cat([self.up2(x), skip2], dim=1))
-        x = self.merge1(torch.cat([self.up1(x), skip1], dim=1))
-        outputs: torch.Tensor = self.head(x).sigmoid()
+        # What comes back from a concatenation is a slice, and from the loss in the other memory format: there a GPU's
+        # BatchNorm in bf16 would fall back on kernels for any strides.
+        x = self.merge2(torch.cat([dense_gradient(self.up2(x)), skip2], dim=1))
+        x = self.merge1(torch.cat([dense_gradient(self.up1(x)), skip1], dim=1))
+        outputs: torch.Tensor = dense_gradient(self.head(x)).sigmoid()
         return outputs[..., :height, :width]
 
     @staticmethod

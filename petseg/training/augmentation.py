@@ -33,7 +33,7 @@ class Augment(Protocol):
     def __call__(
         self, x: torch.Tensor, masks: torch.Tensor, indices: torch.Tensor, epoch: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images f32[N, 3, H, W] in 0-1 and class indices i64[N, H, W] of samples i64[N], to both."""
+        """Images f32[N, 3, H, W] in 0-1 and class indices u8[N, H, W] of samples i64[N], to both."""
         ...
 
 
@@ -72,6 +72,6 @@ def own_augment(own: OwnAugment) -> Augment:
         x: torch.Tensor, masks: torch.Tensor, indices: torch.Tensor, epoch: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         del indices, epoch
-        return own(x, masks)
+        return own(x, masks.long())
 
     return by_own

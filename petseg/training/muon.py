@@ -12,6 +12,10 @@ from torch import nn
 
 MOMENTUM = 0.95
 
+LEAST_ROWS = {"cpu": 64, "cuda": 128}
+"""Squares of fewer rows are filled up with zeros to this many, and worked on together: a network has filters of five
+sizes, and each size would start twenty kernels. Zeros stay zeros. A CPU has no time for more of them."""
+
 # Polar Express (Amsel, Persson, Musco and Gower, 2025), the first four of its steps: the best polynomials of degree 5
 # for singular values from 0.001 to 1. Above 1 they explode, so all are widened by a little for rounding, as there.
 _WIDER = 1.01
@@ -45,9 +49,9 @@ def whitening(grams: torch.Tensor) -> torch.Tensor:
     Returns:
         f32[N, m, m], to be multiplied with X from the left.
     """
-    # No singular value is above the Frobenius norm.
-    norm = (_WIDER * grams.diagonal(dim1=1, dim2=2).sum(1).sqrt()).clamp(min=1e-15).view(-1, 1, 1)
-    gram, found = grams / norm**2, None
+    # The squared Frobenius norm: no singular value is above its root.
+    square = (_WIDER**2 * grams.diagonal(dim1=1, dim2=2).sum(1)).clamp(min=1e-30).view(-1, 1, 1)
+    gram, found = grams / square, None
     for place, (a, b, c) in enumerate(_POLYNOMIALS):
         factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         factor.diagonal(dim1=1, dim2=2).add_(a)
@@ -55,16 +59,16 @@ def whitening(grams: torch.Tensor) -> torch.Tensor:
         if place + 1 < len(_POLYNOMIALS):
             gram = factor @ gram @ factor
     assert found is not None
-    return found / norm
+    return found * square.rsqrt()
 
 
 class Muon(torch.optim.Optimizer):
     """Momentum whose every step is made orthogonal (Jordan and others, "Muon", 2024); AdamW where that has no meaning.
 
-    torch.optim.Muon takes matrices alone, one by one. Here a filter [out, in, h, w] is a matrix [out, h * w * in],
-    those of as many rows are worked on together, nothing waits for the device, and fp16's GradScaler can leave a step
-    out. Its length is 0.2 * sqrt(longer side of the matrix) of the rate (Liu and others, "Muon is Scalable", 2025),
-    about that of AdamW's steps, so both share one rate.
+    torch.optim.Muon takes matrices alone, one by one. Here a filter [out, in, h, w] is a matrix [out, h * w * in], the
+    squares of many are worked on together, nothing waits for the device, and fp16's GradScaler can leave a step out.
+    Its length is 0.2 * sqrt(longer side of the matrix) of the rate (Liu and others, "Muon is Scalable", 2025), about
+    that of AdamW's steps, so both share one rate.
 
     Args:
         groups: parameter groups with `lr` and `weight_decay`; Muon's own have `"filters": True`.
@@ -103,7 +107,12 @@ class Muon(torch.optim.Optimizer):
         found_inf = getattr(self, "found_inf", None)
         if found_inf is not None:
             self._adamw.found_inf, self._adamw.grad_scale = found_inf, None  # type: ignore[attr-defined]
-        self._adamw.step()
+        try:
+            self._adamw.step()
+        finally:
+            # As GradScaler does with this optimiser's own: a later step may have no scaler.
+            if found_inf is not None:
+                del self._adamw.found_inf, self._adamw.grad_scale  # type: ignore[attr-defined]
         for group in self.param_groups:
             if group["filters"]:
                 self._step_filters(group, found_inf)
@@ -125,15 +134,18 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_lerp_(momenta, grads, 1 - MOMENTUM)
         ahead = torch._foreach_lerp(grads, momenta, MOMENTUM)
         torch._foreach_mul_(learning, 1 - rate * group["weight_decay"])
-        alike: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = defaultdict(list)
+        together: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = defaultdict(list)
         for p, direction in zip(learning, ahead, strict=True):
             weights, x = _wide_matrices(p, direction)
-            alike[len(x)].append((weights, x))
-        for pairs in alike.values():
+            together[max(len(x), LEAST_ROWS.get(p.device.type, 1))].append((weights, x))
+        for rows, pairs in together.items():
+            grams = pairs[0][1].new_zeros(len(pairs), rows, rows)
             with _exact_products():
-                factors = whitening(torch.stack([x @ x.mT for _, x in pairs])) * rate
+                for gram, (_, x) in zip(grams, pairs, strict=True):
+                    torch.mm(x, x.mT, out=gram[: len(x), : len(x)])
+                factors = whitening(grams) * rate
             for (weights, x), factor in zip(pairs, factors, strict=True):
-                weights.addmm_(factor, x, alpha=-0.2 * x.shape[1] ** 0.5)
+                weights.addmm_(factor[: len(x), : len(x)], x, alpha=-0.2 * x.shape[1] ** 0.5)
 
 
 @contextmanager

@@ -85,7 +85,8 @@ class TrainStep:
         self._wrapped = wrapped
         # After the wrapping, which gives every rank the weights of the first.
         self.ema = Ema(network, config.ema) if config.ema else None
-        self._table = classes.device_table(world.device)
+        # Bytes until the loss, which alone needs more.
+        self._table = classes.device_table(world.device).to(torch.uint8)
         self.compiled = config.compile == "on"
         self._eager = cast(Any, self._eager_loss if config.accumulate == 1 else self._eager_part)
         self._loss = cast(Any, self._compiled_loss if self.compiled else self._eager)
@@ -115,7 +116,7 @@ class TrainStep:
     def _augmented(
         self, images: torch.Tensor, codes: torch.Tensor, indices: torch.Tensor, epoch: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images f32[N, 3, H, W] in 0-1 and class indices i64[N, H, W] that are learned from."""
+        """Images f32[N, 3, H, W] in 0-1 and class indices u8[N, H, W] that are learned from."""
         masks = class_indices(self._table, codes, indices)
         x = to_float(images, channels_last=self.config.channels_last)
         return self._augment(x, masks, indices, epoch)

@@ -5,10 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from petseg.config import TrainConfig
 from petseg.model.networks import UNet
-from petseg.training.muon import MOMENTUM, Muon, filters_of, whitening
+from petseg.training.muon import LEAST_ROWS, MOMENTUM, Muon, filters_of, whitening
 from petseg.training.recipe import build_optimizer
 
 CPU = torch.device("cpu")
@@ -77,6 +78,35 @@ def steps(optimizer, network, count):
         optimizer.zero_grad()
 
 
+class Operators(TorchDispatchMode):
+    """Counts what would be a kernel on a GPU."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += not (func.is_view or "record_function" in str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_squares_are_worked_on_together(monkeypatch):
+    found = []
+    for rows in (1, 64, 128):
+        monkeypatch.setitem(LEAST_ROWS, "cpu", rows)
+        torch.manual_seed(0)
+        network = UNet()
+        optimizer = build_optimizer(network, TrainConfig(optimizer="muon"), CPU)
+        for p in network.parameters():
+            p.grad = torch.randn_like(p)
+        with Operators() as operators:
+            optimizer.step()
+        found.append((operators.count, network.state_dict()))
+    counts = [count for count, _ in found]
+    # The first step makes the momenta too.
+    assert counts[0] - counts[1] > 50 and counts[1] - counts[2] > 20
+    for _, weights in found[1:]:
+        torch.testing.assert_close(weights, found[0][1], rtol=1e-4, atol=1e-5)
+
+
 def test_going_on_from_a_state_is_bit_equal():
     torch.manual_seed(0)
     network = UNet(width=4, depth=3, head_width=0)
@@ -108,6 +138,8 @@ def test_a_step_that_does_not_count_leaves_nothing(bad):
         p.grad = torch.ones_like(p)
     optimizer.step()
     assert not torch.equal(network.state_dict()["head.weight"], before[0]["head.weight"])
+    # Whoever has a scaler no more is not held back by the last one's word.
+    assert not hasattr(optimizer._adamw, "found_inf") and not hasattr(optimizer._adamw, "grad_scale")
 
 
 def test_momentum_is_an_average_of_gradients():
