@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 import petseg
+from petseg.data.decode.images import Chroma
 from petseg.data.decode.resize import resize_nearest
 from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.options import PackOptions
@@ -166,9 +167,9 @@ class Reference:
     """u8[n, size, size]."""
 
     @classmethod
-    def of(cls, cell: Cell, size: int) -> Reference:
-        """The reference of all samples of a cell, at `size` px."""
-        reader = ShardReader(cell.shards, cell.manifest, "train")
+    def of(cls, cell: Cell, size: int, chroma: Chroma = "fancy") -> Reference:
+        """The reference of all samples of a cell, at `size` px, under a decode policy."""
+        reader = ShardReader(cell.shards, cell.manifest, "train", chroma=chroma)
         images, codes = [], []
         for index in range(len(reader)):
             picture, mask = reader.decoded(index)

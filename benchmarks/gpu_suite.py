@@ -20,16 +20,34 @@ from typing import Annotated
 import torch
 import typer
 
+from benchmarks.gpu.feeding import feeding, ordered, tuning, upsampling
 from benchmarks.gpu.loading import GATHERED, caches, loaders
 from benchmarks.gpu.measure import ON_GPU, SIZE, Plan
 from benchmarks.gpu.runs import learning, whole
-from benchmarks.gpu.steps import CEILING, NNUNET, NNUNET_ON_A100, ceilings, ladder, profile, seed, unet
+from benchmarks.gpu.steps import (
+    CEILING,
+    NNUNET,
+    NNUNET_ON_A100,
+    ceilings,
+    compiled,
+    ladder,
+    optimisers,
+    profile,
+    seed,
+    unet,
+)
 from benchmarks.harness import RESULTS, Row, environment, number, write_result
 
 SIDES = (128, 256, 0)
 
 SECTIONS: dict[str, tuple[Callable[[Plan], None], float]] = {
     "ceilings": (ceilings, 20),
+    "upsampling": (upsampling, 120),
+    "feeding": (feeding, 120),
+    "ordered": (ordered, 90),
+    "tuning": (tuning, 180),
+    "optimisers": (optimisers, 90),
+    "compiled": (compiled, 180),
     "whole": (whole, 90),
     "packed 256": (lambda plan: loaders(plan, 256), 60),
     "learning": (learning, 90),
@@ -43,7 +61,7 @@ SECTIONS: dict[str, tuple[Callable[[Plan], None], float]] = {
 }
 """What is measured, and the seconds that it may take."""
 
-READ = {"whole", "packed 256", "caches", "packed 128", "originals"}
+READ = {"upsampling", "feeding", "ordered", "tuning", "whole", "packed 256", "caches", "packed 128", "originals"}
 """Sections that read samples."""
 
 
@@ -81,6 +99,22 @@ def ratios(rows: list[Row]) -> dict[str, float | None]:
         "loader_256_over_dali": over(
             most("Loading, packed at 256", kind="petseg"), most("Loading, packed at 256", kind="library")
         ),
+        **{
+            f"{way}_over_reader_{chroma}": over(
+                most("Decode policies", f"petseg {title}, {chroma}"),
+                most("Decode policies", f"DALI's own reader, {chroma}"),
+            )
+            for way, title in (("dali", "dali"), ("webdataset", "nvImageCodec"))
+            for chroma in ("fancy", "simple")
+        },
+        **{
+            f"mfu_{name.replace(' ', '_')}_256": over(
+                most(f"Steps at 256 px: {name}", per_sample="gflop_an_image"),
+                most(f"{CEILING}bf16 matrix product"),
+                1e-3,
+            )
+            for name in ("default", "width 32", "width 64", "oxford")
+        },
         "device_cache_over_copy": over(
             most("Caches", f"bare gather of {GATHERED}"), most(f"{CEILING}copy on the device"), 8 * SIZE * SIZE / 1e9
         ),
@@ -129,7 +163,9 @@ def main(
     seconds: Annotated[float, typer.Option(help="Length of one window.")] = 1.0,
     repeats: Annotated[int, typer.Option(help="Windows of each contender.")] = 3,
     minutes: Annotated[float, typer.Option(help="Sections that begin later than this are left out.")] = 8.0,
-    only: Annotated[str, typer.Option(help="Names of sections, with commas; all of them by default.")] = "",
+    only: Annotated[
+        str, typer.Option(help="Names of sections, with commas, in a result file of their own; default: all.")
+    ] = "",
     section: Annotated[str, typer.Option(hidden=True)] = "",
     out: Annotated[Path, typer.Option(help="Folder for the result file.")] = RESULTS,
 ) -> None:
@@ -152,7 +188,7 @@ def main(
     ]
     began, rows, line = time.perf_counter(), list[Row](), ""
     device = gpu()
-    bench = title_of(device)
+    bench = title_of(device) + (f"-{'-'.join(names).replace(' ', '-')}" if only else "")
     for side in SIDES if not READ.isdisjoint(names) else ():
         plan.cell(side)  # once, before anything is measured
     for name in names:

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.data import Reference
+from benchmarks.data import Cell, Reference
 from benchmarks.gpu.measure import BATCH, DEVICE, ON_GPU, SIZE, Make, Once, Plan, compare, endless, peers
 from petseg import build_loader
 from petseg.classes import OXFORD
+from petseg.data.decode.images import Chroma
 from petseg.data.loaders.build import make_crew
 from petseg.data.loaders.cache import DeviceStore
 from petseg.data.loaders.codec import CodecEngine
@@ -24,15 +25,30 @@ from petseg.system import usable_cores
 GATHERED = 4096
 
 
-def loaders(plan: Plan, side: int) -> None:
-    """Every way to batches on the device, 128 px out."""
-    cell = plan.cell(side)
-    cores = usable_cores()
-    reference = Reference.of(cell, SIZE)
-    chart = f"Loading, {cell.label}, {SIZE} px out, batch {BATCH}"
+def ours(
+    cell: Cell,
+    kind: str,
+    threads: int,
+    *,
+    hw: float = 0.65,
+    chroma: Chroma = "fancy",
+    ahead: int = 2,
+    pipelines: int = 1,
+) -> Make:
+    """A loader of petseg's, judged by the contract under its own decode policy.
 
-    def engine_of(kind: str, threads: int, hw: float) -> Any:
-        reader = ShardReader(cell.shards, cell.manifest, "train")
+    Args:
+        cell: the samples.
+        kind: `dali`, `processes` or `nvimgcodec`.
+        threads: that decode.
+        hw: share of the images for the JPEG engines.
+        chroma: how JPEGs are decoded.
+        ahead: batches that are made ahead.
+        pipelines: loaders that take turns, each with its share of the samples.
+    """
+
+    def engine() -> Any:
+        reader = ShardReader(cell.shards, cell.manifest, "train", chroma=chroma)
         if kind == "dali":
             beside = Threads(threads // 2 or 1)
             crew = make_crew(threads // 2 or 1) if ON_GPU else ThreadCrew(beside)
@@ -43,42 +59,53 @@ def loaders(plan: Plan, side: int) -> None:
         crew = make_crew(threads)
         return CpuEngine(reader, crew, DEVICE) if kind == "processes" else CodecEngine(reader, crew, DEVICE, threads)
 
-    def ours(kind: str, threads: int, hw: float = 0.65) -> Make:
-        def make() -> tuple[Once, dict[str, Any]]:
-            split = cell.manifest.split("train")
-            sizes = tuple(split.sizes)
-            plan_ = LoaderPlan(
-                digest=cell.manifest.digest, split="train", sizes=sizes, batch_size=BATCH, seed=0, training=True
+    def make() -> tuple[Once, dict[str, Any]]:
+        sizes = tuple(cell.manifest.split("train").sizes)
+        made = [
+            Loader(
+                LoaderPlan(
+                    digest=cell.manifest.digest, split="train", sizes=sizes, batch_size=BATCH, seed=0, training=True,
+                    rank=rank, world=pipelines,
+                ),
+                OXFORD, (SIZE, SIZE), DEVICE, engine(), ahead,
             )
-            loader = Loader(plan_, OXFORD, (SIZE, SIZE), DEVICE, engine_of(kind, threads, hw))
-            batches = endless(loader)
-            first = [next(batches) for _ in range(len(loader))]
-            wrong = reference.judge(
-                *(np.concatenate([np.asarray(getattr(b, part).cpu()) for b in first]) for part in ("images", "codes"))
-            )
-            return lambda: len(next(batches).indices), {"hw_decoder_load": hw, "detail": wrong}
+            for rank in range(pipelines)
+        ]  # fmt: skip
+        turns = itertools.chain.from_iterable(zip(*map(endless, made), strict=True))
+        first = [next(turns) for _ in range(len(made[0]) * pipelines)]
+        wrong = Reference.of(cell, SIZE, chroma).judge(
+            *(np.concatenate([np.asarray(getattr(b, part).cpu()) for b in first]) for part in ("images", "codes"))
+        )
+        return lambda: len(next(turns).indices), {"hw_decoder_load": hw, "chroma": chroma, "detail": wrong}
 
-        return make
+    return make
 
-    def theirs(stream_of: str, threads: int) -> Make:
-        def make() -> tuple[Once, dict[str, Any]]:
-            stream = getattr(peers("_device_loading"), stream_of)(cell.folder, threads, SIZE, BATCH, DEVICE)
-            return lambda: len(next(stream)[0]), {}
 
-        return make
+def theirs(cell: Cell, stream_of: str, threads: int, **options: Any) -> Make:
+    """A loader of `peers/_device_loading.py`."""
 
+    def make() -> tuple[Once, dict[str, Any]]:
+        stream = getattr(peers("_device_loading"), stream_of)(cell.folder, threads, SIZE, BATCH, DEVICE, **options)
+        return lambda: len(next(stream)[0]), dict(options)
+
+    return make
+
+
+def loaders(plan: Plan, side: int) -> None:
+    """Every way to batches on the device, 128 px out."""
+    cell = plan.cell(side)
+    cores = usable_cores()
     half = max(1, cores // 2)
     many = sorted({half, max(1, cores - 2)})
     contenders = [
-        *((f"petseg dali, {n} threads", "petseg", ours("dali", n)) for n in sorted({max(1, cores // 4), *many})),
-        (f"petseg dali, {half} threads, no JPEG engine", "petseg", ours("dali", half, 0.0)),
-        (f"petseg dali, {half} threads, JPEG engine 0.9", "petseg", ours("dali", half, 0.9)),
-        *((f"petseg processes, {n}", "petseg", ours("processes", n)) for n in many),
-        (f"petseg nvImageCodec, {half} threads", "petseg", ours("nvimgcodec", half)),
-        *((f"DALI's own reader, {n} threads", "library", theirs("dali_native", n)) for n in many),
-        (f"torchvision's CUDA decoder, {half} threads", "library", theirs("torchvision_cuda", half)),
+        *((f"petseg dali, {n} threads", "petseg", ours(cell, "dali", n)) for n in sorted({max(1, cores // 4), *many})),
+        (f"petseg dali, {half} threads, no JPEG engine", "petseg", ours(cell, "dali", half, hw=0.0)),
+        *((f"petseg processes, {n}", "petseg", ours(cell, "processes", n)) for n in many),
+        (f"petseg nvImageCodec, {half} threads", "petseg", ours(cell, "nvimgcodec", half)),
+        *((f"DALI's own reader, {n} threads", "library", theirs(cell, "dali_native", n, fancy=True)) for n in many),
+        (f"torchvision's CUDA decoder, {half} threads", "library", theirs(cell, "torchvision_cuda", half)),
     ]
-    compare(plan, chart, contenders)
+    compare(plan, f"Loading, {cell.label}, {SIZE} px out, batch {BATCH}", contenders)
 
 
 def caches(plan: Plan) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.measure import DEVICE, ON_GPU, SEED, Make, Once, Plan, compare, emit, fail, peers, settle
+from benchmarks.gpu.roofline import roofline_seconds
 from petseg.classes import OXFORD
 from petseg.config import resolve
 from petseg.data.loaders.loader import Batch
+from petseg.model.build import network_for
 from petseg.training.auto import training_flops
 
 CEILING = "What the device can do at most: "
@@ -19,6 +22,16 @@ NNUNET, NNUNET_ON_A100 = "192x160, batch 128", 1345.0
 """nnU-Net 2D with DALI and AMP: its published images/s on one A100, of a U-Net of this many pixels."""
 
 LADDER = ("channels_last", "bf16", "fused", "compile", "graphs")
+NETWORKS: dict[str, dict[str, Any]] = {
+    "default, 128 px": {},
+    "default, 256 px": {"size": "256"},
+    "width 32, 256 px": {"width": 32, "size": "256"},
+    "width 64, 256 px": {"width": 64, "size": "256"},
+    "oxford, 256 px": {"recipe": "oxford", "size": "256"},
+    "the notebook's, 100 px": SEED,
+}
+"""Networks whose rooflines are said."""
+
 MEAN, STD = (0.48, 0.45, 0.40), (0.26, 0.26, 0.27)
 
 
@@ -32,6 +45,7 @@ def ceilings(plan: Plan) -> None:
         ("bf16 matrix product", "TFLOP/s", lambda: torch.mm(a, b), 2 * side**3 / 1e12),
         ("copy on the device", "GB/s", lambda: target.copy_(source), 2 * len(source) / 1e9),
     )
+    reached = dict[str, float]()
     for name, unit, work, amount in works:
         found = []
         for _ in range(plan.repeats + 1):
@@ -42,6 +56,21 @@ def ceilings(plan: Plan) -> None:
             settle()
             found.append(20 * amount / (time.perf_counter() - began))
         emit(name, found[1:], unit=unit, chart=f"{CEILING}{name}", kind="ceiling")
+        reached[name] = statistics.median(found[1:])
+    for name, options in NETWORKS.items():
+        config = resolve(options)
+        height, width = config.height_width
+        network = network_for(config, OXFORD)
+        seconds = roofline_seconds(
+            network, height, width, flops=1e12 * reached["bf16 matrix product"],
+            bandwidth=1e9 * reached["copy on the device"],
+        )  # fmt: skip
+        flops = training_flops(network, height, width)
+        share = flops / seconds / (1e12 * reached["bf16 matrix product"])
+        emit(
+            name, [1 / seconds], chart="Rooflines: what no step can pass", kind="ceiling", gflop_an_image=flops / 1e9,
+            share=share, detail=f"{100 * share:.0f}% of the matrix product",
+        )  # fmt: skip
 
 
 def drawn(batch: int, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -169,6 +198,45 @@ def unet(plan: Plan) -> None:
     )
 
 
+def optimisers(plan: Plan) -> None:
+    """Muon beside AdamW, at small and large batches."""
+    small: dict[str, Any] = {} if ON_GPU else {"size": "32"}
+    compare(
+        plan,
+        "Steps by optimiser, default network",
+        [
+            (
+                f"{optimizer}, batch {n}",
+                "petseg",
+                our_step({"optimizer": optimizer, "batch_size": n, **small}, compiled=False),
+            )
+            for n in ((16, 128, 1024) if ON_GPU else (2,))
+            for optimizer in ("adamw", "muon")
+        ],
+    )
+
+
+def compiled(plan: Plan) -> None:
+    """Networks at 256 px, compiled and not."""
+    small: dict[str, Any] = {} if ON_GPU else {"size": "32", "batch_size": 2}
+    base: dict[str, Any] = {"size": "256", "batch_size": 128}
+    cases: dict[str, dict[str, Any]] = {
+        "default": base,
+        "width 32": {**base, "width": 32},
+        "width 64": {**base, "width": 64},
+        "oxford": {"recipe": "oxford"},
+    }
+    for name, options in cases.items():
+        compare(
+            plan,
+            f"Steps at 256 px: {name}",
+            [
+                (f"{name}{', compiled' * on}", "petseg", our_step({**options, **small}, compiled=on))
+                for on in ((False, True) if ON_GPU else (False,))
+            ],
+        )
+
+
 def profile(_: Plan) -> None:
     """Which kernels a step of the notebook's network and one of the U-Net spend their time in."""
     small: dict[str, Any] = {} if ON_GPU else {"size": "32", "batch_size": 2}
@@ -176,6 +244,8 @@ def profile(_: Plan) -> None:
         "seed, batch 512": ({**SEED, "batch_size": 512, **small}, False),
         "seed, batch 512, compiled": ({**SEED, "batch_size": 512, **small}, True),
         "default, batch 128": ({"batch_size": 128, **small}, False),
+        "default, batch 128, compiled": ({"batch_size": 128, **small}, True),
+        "width 64, 256 px, batch 128, compiled": ({"width": 64, "size": "256", "batch_size": 128, **small}, True),
     }
     kind = torch.profiler.ProfilerActivity.CUDA if ON_GPU else torch.profiler.ProfilerActivity.CPU
     for title, (options, compiled) in cases.items():

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 
-def dali_native(folder, threads, size, batch, device):
+def dali_native(folder, threads, size, batch, device, fancy=False):
     """DALI's webdataset reader, mixed decoder and GPU resize, as its documentation shows them."""
     from nvidia.dali import fn, pipeline_def, types
     from torch.utils.dlpack import from_dlpack
@@ -32,7 +32,7 @@ def dali_native(folder, threads, size, batch, device):
             paths=[str(path) for path in shards], index_paths=[str(path.with_suffix(".idx")) for path in shards],
             ext=["jpg", "png"], random_shuffle=True, initial_fill=512, missing_component_behavior="error",
         )  # fmt: skip
-        images = fn.decoders.image(jpegs, output_type=types.RGB, **where)
+        images = fn.decoders.image(jpegs, output_type=types.RGB, jpeg_fancy_upsampling=fancy, **where)
         images = fn.resize(images, size=[size, size], interp_type=types.INTERP_LINEAR, antialias=True)
         masks = fn.decoders.image(pngs, device="cpu", output_type=types.GRAY)
         masks = fn.resize(masks, size=[size, size], interp_type=types.INTERP_NN)
