@@ -81,7 +81,7 @@ def read_encoded(reader: ShardReader, crew: Crew, indices: np.ndarray, framing: 
     """Start to read a batch."""
     spans = reader.spans(indices)
     lengths = np.array([span[3] for span in spans], np.int32)
-    stride = -(-int(lengths.max()) // ALIGNED) * ALIGNED
+    stride = max(1, -(-int(lengths.max()) // ALIGNED)) * ALIGNED
     if stride * len(lengths) > MOST_ROOM * int(lengths.sum()):
         stride, starts = 0, [0, *itertools.accumulate(lengths.tolist())]
     else:

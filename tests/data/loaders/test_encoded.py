@@ -115,6 +115,14 @@ def test_nothing_is_padded_to_an_image_far_larger_than_the_others(packed, crew, 
     assert [row.tobytes() for row in rows] == [bytes(reader.read(index)[0]) for index in range(9)]
 
 
+def test_an_image_of_no_bytes_is_damaged(packed, crew, reader_of, monkeypatch):
+    reader = reader_of(packed)
+    spans = [(*span[:3], 0, *span[4:]) for span in reader.spans(np.arange(2))]
+    monkeypatch.setattr(reader, "spans", lambda indices: [spans[index] for index in indices])
+    with pytest.raises(PetsegError, match="damaged"):
+        read_encoded(reader, crew, np.arange(2), Framing(SIZE)).check()
+
+
 @pytest.mark.parametrize("most_room", [4, 1], ids=["rows", "list"])
 def test_dali_holds_no_batch_that_was_received(packed, monkeypatch, most_room):
     """It reads a batch's own memory, which has to stay until the batch is there, and to go then."""
