@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch.utils.dlpack import from_dlpack
 
-from benchmarks.data import Cell, Reference
-from benchmarks.gpu.loading import ours, theirs
+from benchmarks.data import Cell
+from benchmarks.gpu.loading import ours, reference, theirs
 from benchmarks.gpu.measure import BATCH, DEVICE, ON_GPU, SIZE, Make, Once, Plan, compare
-from benchmarks.gpu.ordered import batches
+from benchmarks.gpu.ordered import batches, empty_pipeline
 from petseg.data.decode.boxes import Framing
 from petseg.data.decode.images import Chroma
 from petseg.data.loaders import dali
@@ -75,7 +75,7 @@ def ordered(plan: Plan) -> None:
         stream = batches(cell.shards, orders, threads=half, size=SIZE, batch=BATCH, device=DEVICE, chroma=chroma)
         first = [next(stream) for _ in range(sum(sizes) // BATCH)]
         parts = (np.concatenate([np.asarray(pair[part].cpu()) for pair in first]) for part in (0, 1))
-        return lambda: len(next(stream)[0]), {"detail": Reference.of(cell, SIZE, chroma).judge(*parts)}
+        return lambda: len(next(stream)[0]), {"detail": reference(cell, chroma).judge(*parts)}
 
     contenders: list[tuple[str, str, Make]] = [
         (f"DALI's own reader in our order, {chroma}", "library", functools.partial(make, chroma)) for chroma in POLICIES
@@ -102,21 +102,15 @@ def _constant(cell: Cell, threads: int, how: str) -> Make:
     """A pipeline as the loader's, whose input is there already."""
 
     def make() -> tuple[Once, dict[str, Any]]:
-        from nvidia.dali import Pipeline, types
         from nvidia.dali import fn as typed
+        from nvidia.dali import types
 
         fn: Any = typed
         reader = ShardReader(cell.shards, cell.manifest, "train")
         crew = make_crew(2)
         encoded = read_encoded(reader, crew, np.arange(min(BATCH, len(reader))), Framing((SIZE, SIZE)))
         encoded.check()
-        pipe = Pipeline(
-            batch_size=BATCH,
-            num_threads=threads,
-            device_id=(DEVICE.index or 0) if ON_GPU else None,
-            prefetch_queue_depth=1,
-            exec_dynamic=True,
-        )
+        pipe = empty_pipeline(threads=threads, batch=BATCH, device=DEVICE, ahead=1)
         with pipe:
             images = fn.external_source(name="images", dtype=types.UINT8, ndim=1, no_copy=how != "list")
             if how == "rows":

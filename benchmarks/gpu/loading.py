@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import Any
 
@@ -23,6 +24,12 @@ from petseg.data.shards.reader import ShardReader
 from petseg.system import usable_cores
 
 GATHERED = 4096
+
+
+@functools.cache
+def reference(cell: Cell, chroma: Chroma) -> Reference:
+    """What the contenders of a section are judged by, made once for all of them."""
+    return Reference.of(cell, SIZE, chroma)
 
 
 def ours(
@@ -73,7 +80,7 @@ def ours(
         ]  # fmt: skip
         turns = itertools.chain.from_iterable(zip(*map(endless, made), strict=True))
         first = [next(turns) for _ in range(len(made[0]) * pipelines)]
-        wrong = Reference.of(cell, SIZE, chroma).judge(
+        wrong = reference(cell, chroma).judge(
             *(np.concatenate([np.asarray(getattr(b, part).cpu()) for b in first]) for part in ("images", "codes"))
         )
         return lambda: len(next(turns).indices), {"hw_decoder_load": hw, "chroma": chroma, "detail": wrong}

@@ -48,6 +48,19 @@ def write_order(shards: Path, split: str, order: np.ndarray, out: Path) -> tuple
     return tars, indices
 
 
+def empty_pipeline(*, threads: int, batch: int, device: torch.device, ahead: int) -> Any:
+    """A pipeline of DALI's dynamic executor that nothing is in yet; it works `ahead` batches ahead by itself."""
+    from nvidia.dali import Pipeline
+
+    return Pipeline(
+        batch_size=batch,
+        num_threads=threads,
+        device_id=(device.index or 0) if device.type == "cuda" else None,
+        prefetch_queue_depth=ahead,
+        exec_dynamic=True,
+    )
+
+
 def epoch_of(
     tars: list[str],
     indices: list[str],
@@ -64,19 +77,13 @@ def epoch_of(
     The nearest resize of the masks is bit-equal to `resize_nearest`: DALI rounds positions down in float32, and a
     quarter of a result's pixel moves them off the ties without moving any to another pixel.
     """
-    from nvidia.dali import Pipeline, types
     from nvidia.dali import fn as typed
+    from nvidia.dali import types
 
     fn: Any = typed  # its stubs take every input for optional
 
     on_gpu = device.type == "cuda"
-    pipe = Pipeline(
-        batch_size=batch,
-        num_threads=threads,
-        device_id=(device.index or 0) if on_gpu else None,
-        prefetch_queue_depth=2,
-        exec_dynamic=True,
-    )
+    pipe = empty_pipeline(threads=threads, batch=batch, device=device, ahead=2)
     with pipe:
         jpegs, pngs = fn.readers.webdataset(
             paths=tars, index_paths=indices, ext=["jpg", "png"], random_shuffle=False,
