@@ -188,6 +188,50 @@ def test_ranks_that_are_stopped_end_in_one_sentence(packed, tmp_path, environmen
         )
 
 
+HURRIED = """
+import sys
+from torch.distributed.elastic.rendezvous import dynamic_rendezvous, utils
+from petseg.cli.app import run, umbrella
+
+begin = utils._PeriodicTimer.__init__
+beats = 0
+
+def hurried(timer, interval, *rest, **named):
+    begin(timer, interval / 1e6, *rest, **named)
+
+def beat(weak):
+    global beats
+    beats += 1
+    handler = weak()
+    for _ in range(100 if handler is not None else 0):
+        handler._state_holder._backend.get_state()
+
+utils._PeriodicTimer.__init__ = hurried
+dynamic_rendezvous.DynamicRendezvousHandler._keep_alive_weak = staticmethod(beat)
+code = run(umbrella, "petseg", sys.argv[1:])
+assert beats < 10, "torchrun's heartbeat was not slowed down"
+sys.exit(code)
+"""
+
+
+@pytest.mark.slow
+def test_no_heartbeat_is_on_its_way_when_ranks_are_stopped(packed, tmp_path, environment):
+    """A million of torchrun's heartbeats where there is one; each that met the end of the process aborted it."""
+    script = tmp_path / "hurried.py"
+    script.write_text(HURRIED)
+    command = [sys.executable, "-u", str(script), *LONG[2:], "--shards", str(packed), "--run-dir", str(tmp_path / "r")]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout and process.stderr
+        for line in process.stdout:
+            if line.startswith("epoch"):
+                break
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "")
+
+
 def test_ranks_that_cannot_be_started(monkeypatch):
     with pytest.raises(PetsegError, match="--ranks: 0 is out of range"):
         wants_ranks(0, "cpu")

@@ -13,6 +13,10 @@ from petseg.device import count_from_environment, resolve_device
 from petseg.errors import PetsegError
 from petseg.system import process_began, usable_cores
 
+HEARTBEAT_S = 365 * 24 * 3600
+"""Seconds between the signs of life that torchrun gives other machines, of which `--ranks` has none. One that is on its
+way while the process ends aborts it: its thread is then unwound through C++ code that cannot throw."""
+
 BEGAN = "PETSEG_BEGAN"
 """Variable that tells ranks when the command was started: one clock counts for all processes of a machine."""
 
@@ -55,9 +59,9 @@ def launch(ranks: int, args: Sequence[str]) -> int:
     for name in list(logging.root.manager.loggerDict):
         if name.startswith("torch.distributed."):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-    command = ["--standalone", "--nproc-per-node", str(ranks), "-m", "petseg", "train", *args]
+    launcher = ["--standalone", "--rdzv-conf", f"keep_alive_interval={HEARTBEAT_S}", "--nproc-per-node", str(ranks)]
     try:
-        torchrun.run(torchrun.parse_args(command))  # type: ignore[no-untyped-call]
+        torchrun.run(torchrun.parse_args([*launcher, "-m", "petseg", "train", *args]))  # type: ignore[no-untyped-call]
     except SignalException as stopped:
         return 128 + int(stopped.sigval)
     except ChildFailedError as failed:
