@@ -92,7 +92,7 @@ def step_command(
     quick: QuickOption = False,
     repeats: RepeatsOption = 0,
     no_peers: NoPeersOption = False,
-    size: Annotated[int, typer.Option(help="Height and width of the pictures in pixels.")] = 100,
+    size: Annotated[int, typer.Option(help="Height and width of the images in pixels.")] = 100,
     batch: Annotated[int, typer.Option(help="Samples a step; 0 for 32, or 8 under --quick.")] = 0,
     seconds: Annotated[float, typer.Option(help="Length of one window; one step at least.")] = 5.0,
     out: OutOption = RESULTS,
@@ -200,7 +200,7 @@ def scale_command(
 @app.command("remote")
 def remote_command(
     source: SourceOption = "synthetic",
-    samples: Annotated[int, typer.Option(help="Drawn pictures.")] = 4000,
+    samples: Annotated[int, typer.Option(help="Drawn images.")] = 4000,
     quick: QuickOption = False,
     repeats: RepeatsOption = 0,
     no_peers: NoPeersOption = False,

@@ -172,8 +172,8 @@ class Reference:
         reader = ShardReader(cell.shards, cell.manifest, "train", chroma=chroma)
         images, codes = [], []
         for index in range(len(reader)):
-            picture, mask = reader.decoded(index)
-            images.append(np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BILINEAR)))
+            image, mask = reader.decoded(index)
+            images.append(np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR)))
             codes.append(resize_nearest(mask, size, size))
         reader.close()
         return cls(np.stack(images), np.stack(codes))

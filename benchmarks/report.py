@@ -23,7 +23,7 @@ TITLES = {
     "train": ("Training end to end", "Loader and step together, against what each can do alone."),
     "pack": ("Packing", "From source files to shards, wall time of the whole command."),
     "learn": ("Learning", "Scores of the test split against seconds of training; evaluation is not counted."),
-    "learn-camvid": ("Learning streets", "Mean IoU over CamVid's 11 classes, on whole pictures of val."),
+    "learn-camvid": ("Learning streets", "Mean IoU over CamVid's 11 classes, on whole images of val."),
     "remote": ("Shards of a store", "A server on loopback, which shares the cores, beside the disk."),
     "scale": ("Scale", "What a data set costs before its first sample is read."),
 }

@@ -1,4 +1,4 @@
-"""CamVid's streets: mean IoU on whole pictures of val, petseg's `scenes` recipe beside smp's U-Net in a plain loop."""
+"""CamVid's streets: mean IoU on whole images of val, petseg's `scenes` recipe beside smp's U-Net in a plain loop."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ PAIRS = ("train/*.{jpg,png}=trainannot/*.png", "val/*.{jpg,png}=valannot/*.png")
 
 
 def source_of(folder: str) -> Source:
-    """The train and val pictures of a folder in the layout of SegNet's tutorial.
+    """The train and val images of a folder in the layout of SegNet's tutorial.
 
     Raises:
-        PetsegError: it is no such folder.
+        PetsegError: it is not such a folder.
     """
     classes = ClassTable.from_dict({"codes": list(range(11)), "names": list(NAMES), "ignored": [11]})
     return resolve_source(folder, classes=classes, pair=PAIRS)
 
 
 def prepare(source: Source) -> Path:
-    """Its shards at their own size, and the same pictures of train as files beside them; kept between runs."""
+    """Its shards at their own size, and the same images of train as files beside them; kept between runs."""
     folder, whole = folder_for("scenes", source, WORK)
     if whole:
         return folder
@@ -99,7 +99,7 @@ def _row(entry: Entry, curves: Sequence[Sequence[Point]], minutes: float, note: 
     return Row(
         name=entry.name, unit="mean IoU", samples=[point.mean_iou for point in best], note=note,
         facts={
-            "chart": f"CamVid, whole pictures of val, after {minutes:g} minutes of training at most",
+            "chart": f"CamVid, whole images of val, after {minutes:g} minutes of training at most",
             "kind": entry.kind, "detail": detail,
             "curves": [[{"seconds": p.seconds, "mean_iou": p.mean_iou, **p.facts} for p in curve] for curve in curves],
         },

@@ -62,7 +62,7 @@ def run_network(
 
     Args:
         recipe: whose network it is.
-        size: height and width of the pictures in pixels.
+        size: height and width of the images in pixels.
         batch: samples a step.
         contenders: the loops.
         repeats: windows of each.
