@@ -1,4 +1,4 @@
-"""Training and using networks from Python: what the commands do, without what a person sees of them."""
+"""Train and use networks from Python: what the commands do, without their terminal output."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from petseg.data.shards.place import Place, RemoteShards, place_of, shards_for
 from petseg.device import open_world, resolve_device
 from petseg.errors import OptionError, PetsegError
 from petseg.inference.evaluate import score
-from petseg.inference.pictures import at_own_size, score_pictures
 from petseg.inference.predict import Prediction, Probabilities
 from petseg.inference.predict import predict as write_predictions
 from petseg.inference.remote_runs import local_run
 from petseg.inference.segment import Segmenter
 from petseg.inference.trained import TrainedModel, load_trained
+from petseg.inference.whole_images import at_own_size, score_whole_images
 from petseg.model.augment import OwnAugment
 from petseg.model.losses import OwnLoss
 from petseg.report.panels import report_run
@@ -63,7 +63,7 @@ def train(
             `resume`.
         resume: resume `run_dir` (or the newest run in `runs/`) from its last checkpoint; other options may be left
             out. `"auto"` resumes where `run_dir` holds a run that saved something, and else starts it there.
-        reporter: shows the run to a person. Default: progress in a notebook; elsewhere the logger `petseg`
+        reporter: shows the run's progress. Default: progress in a notebook; elsewhere the logger `petseg`
             (`logging.basicConfig(level="INFO")` shows it).
         began: when the run began, by `time.perf_counter`, for `max_minutes`; default: now.
 
@@ -83,15 +83,15 @@ def train(
     if not settled.shards:
         raise OptionError("shards", "name a folder that petseg-shard wrote.")
     with open_world(settled.device) as world, _shown(reporter) as person:
-        heard = [person, *callbacks]
+        reporters = [person, *callbacks]
         if settled.tensorboard and world.is_main:
-            heard.append(EventWriter())
+            reporters.append(EventWriter())
         where = run or RunFolder(Path(world.broadcast(folder_for(settled))))
         result = fit(
             settled,
             where,
             world,
-            Reporters(heard),
+            Reporters(reporters),
             resume=run is not None,
             own=Own(network, loss, augment),
             began=began,
@@ -105,7 +105,7 @@ def train(
 
 @contextmanager
 def _shown(reporter: Reporter | None) -> Iterator[Reporter]:
-    """The reporter that shows a run: as asked, else by where it runs."""
+    """The reporter of a run: as given, else by where it runs (a terminal, a notebook, a log)."""
     if reporter is None and in_notebook():
         with ConsoleReporter(Console(soft_wrap=True, highlight=False)) as bar:
             yield bar
@@ -126,14 +126,14 @@ def evaluate(
     progress: Callable[[int], None] | None = None,
     **changes: Any,
 ) -> dict[str, Any]:
-    """Score a run on a split, as the run itself did unless told otherwise.
+    """Score a run on a split, with the run's own options unless given others.
 
     Args:
         run: run folder, a checkpoint in it, or what `load_trained` gave, on the device.
         split: name of a split.
         shards: shard folder; default: the run's own.
         network: one of the same kind, where the run trained a network of your own; it stays as it is.
-        full_size: score at each picture's own size in the shards, as a run does itself that learns from crops or from
+        full_size: score at each image's own size in the shards, as a run does itself that learns from crops or from
             padded images.
         tta: average with the mirrored image, in twice the time.
         tta_scales: average over the image enlarged by these factors; others than 1 mean `full_size`.
@@ -158,7 +158,7 @@ def evaluate(
     folder = shards_of(trained, shards)
     manifest = Manifest.load(folder)
     if at_own_size(trained, tta_scales, full_size=full_size):
-        return score_pictures(
+        return score_whole_images(
             trained, folder, manifest, split, device=where, tta=tta, scales=tta_scales, progress=progress
         ).metrics
     trained = trained.mirrored() if tta else trained
@@ -200,10 +200,10 @@ def predict(
         (PosixPath('predictions/photo.png'), 0.31)
     """
     segmenter = run if isinstance(run, Segmenter) else load(run, device, network)
-    photos = [images] if isinstance(images, Path | str) else images
+    inputs = [images] if isinstance(images, Path | str) else images
     return write_predictions(
         segmenter,
-        [Path(photo) for photo in photos],
+        [Path(image) for image in inputs],
         Path(out),
         probabilities=probabilities,
         allow_damaged=allow_damaged,
@@ -248,7 +248,7 @@ def write_report(
 
 
 def shards_of(trained: TrainedModel, given: Path | str | RemoteShards | None) -> Place:
-    """The shards that a call is about: those that were given, or the run's own.
+    """The shards to use: as given, else the run's own.
 
     Raises:
         PetsegError: the run's own are gone.

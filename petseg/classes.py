@@ -1,4 +1,4 @@
-"""Which codes a mask may hold, what they are called, and how they become class indices."""
+"""Class tables: the codes that masks may hold, their names and colours, and their class indices."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IGNORE_INDEX = 255
 """Class index of pixels that neither the loss nor a metric counts (ignored codes, padding rows)."""
 
 CROSS_ENTROPY_IGNORES = -100
-"""The class index that torch's cross-entropy passes over unless told otherwise."""
+"""The class index that torch's cross-entropy ignores by default."""
 
 _TOML_EXAMPLE = "codes = [0, 1]\nnames = ['background', 'road']\nignored = [255]"
 
@@ -76,7 +76,7 @@ class ClassTable:
         if len(self.codes) > IGNORE_INDEX:
             raise PetsegError(f"a class table holds at most {IGNORE_INDEX} codes, not {len(self.codes)}: merge some.")
         if len(set(every)) != len(every):
-            raise PetsegError(f"a class code stands twice among {list(every)}: name each code once.")
+            raise PetsegError(f"a class code occurs twice in {list(every)}: name each code once.")
         if len(self.names) != len(self.codes) or len(self.colours) != len(self.codes):
             raise PetsegError(
                 f"{len(self.codes)} class codes have {len(self.names)} names and {len(self.colours)} colours: "
@@ -113,7 +113,7 @@ class ClassTable:
         if any(not isinstance(v, int) or isinstance(v, bool) or not 0 <= v <= 255 for v in every):
             raise PetsegError(f"values are whole numbers from 0 to 255, not {every}: correct the class map.")
         if len({*every, *self.ignored}) != len(every) + len(self.ignored):
-            raise PetsegError(f"a value stands twice among {[*every, *self.ignored]}: name each once.")
+            raise PetsegError(f"a value occurs twice in {[*every, *self.ignored]}: name each once.")
 
     def __len__(self) -> int:
         return len(self.codes)

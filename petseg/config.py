@@ -18,7 +18,7 @@ Recipe = Literal["default", "oxford", "scenes", "seed", "demo"]
 
 
 class _Unset:
-    """The value of an option that nobody gave: its recipe's, else its default."""
+    """Marks an option that was not given: its value is the recipe's, else its default."""
 
     def __repr__(self) -> str:
         return "<its recipe's>"
@@ -36,7 +36,7 @@ def option(
     maximum: float | None = None,
     before: Any = None,
 ) -> Any:
-    """A field with what its flag and its check need.
+    """A field with its default, and with what its flag and its check need.
 
     `panel` is the part of `--help` that it stands in; `before` what runs did that were begun before the option was
     there, where that is not its default.
@@ -96,14 +96,16 @@ class TrainConfig:
         "value repeated, which GPUs decode faster.",
         panel="Data",
     )
-    epochs: int = option(60, "Times through the train split.", minimum=1)
+    epochs: int = option(60, "Passes over the train split.", minimum=1)
     max_minutes: float = option(
-        0.0, "Fit the epochs to so many minutes, scores and report included; 0 for --epochs.", minimum=0
+        0.0,
+        "Choose the number of epochs that fits in this many minutes, scores and report included; 0 for --epochs.",
+        minimum=0,
     )
-    batch_size: int = option(16, "Samples a step, on each rank.", minimum=1, panel="Data")
+    batch_size: int = option(16, "Samples per batch, on each rank.", minimum=1, panel="Data")
     accumulate: int = option(
         1,
-        "Batches that a step learns from, one after another: a larger batch in the memory of a smaller one. "
+        "Gradient accumulation: batches per optimiser step, for a larger batch in the memory of a smaller one. "
         "Cross-entropy is divided by the pixels of all of them; Dice is each batch's own.",
         minimum=1,
     )
@@ -124,7 +126,7 @@ class TrainConfig:
     max_width: int = option(128, "Most channels of a level (unet); 128 is fast on a CPU.", minimum=1, panel="Network")
     stem: int = option(
         2,
-        "Side of the squares that are folded into channels first (unet); 2 works at half size.",
+        "Space-to-depth factor at the input (unet); 2 works at half resolution.",
         minimum=1,
         maximum=4,
         panel="Network",
@@ -142,13 +144,15 @@ class TrainConfig:
     )
     norm: Literal["batch", "group"] = option("batch", "Normalisation (unet).", panel="Network")
     upsample: Literal["transpose", "bilinear"] = option(
-        "transpose", "How the decoder enlarges (unet).", panel="Network"
+        "transpose", "Upsampling in the decoder (unet).", panel="Network"
     )
     loss: Literal["ce", "ce+dice", "focal", "lovasz", "own"] = option(
-        "ce+dice", "What is minimised. ce: cross-entropy; lovasz: with cross-entropy; own: from Python."
+        "ce+dice", "Loss function. ce: cross-entropy; lovasz: with cross-entropy; own: from Python."
     )
     dice: float = option(1.0, "Weight of the Dice loss beside cross-entropy (ce+dice); 0 for none.", minimum=0)
-    focal_gamma: float = option(2.0, "How much less sure pixels count (focal).", minimum=0, maximum=10)
+    focal_gamma: float = option(
+        2.0, "Gamma of the focal loss: the larger, the less easy pixels count (focal).", minimum=0, maximum=10
+    )
     class_weights: str = option(
         "none",
         "Weights of the classes in cross-entropy: `none`, `balanced` (median frequency, by the shards' pixels), or a "
@@ -161,11 +165,11 @@ class TrainConfig:
     )
     lr: float = option(6e-3, "Highest learning rate.", minimum=0)
     weight_decay: float = option(0.1, "Weight decay (muon, adamw).", minimum=0)
-    schedule: Literal["cosine", "onecycle", "constant"] = option("onecycle", "Course of the learning rate.")
-    warmup: float = option(0.1, "Share of the run in which the learning rate rises (cosine).", minimum=0, maximum=0.9)
-    grad_clip: float = option(1.0, "Largest gradient norm; 0 for no limit.", minimum=0)
+    schedule: Literal["cosine", "onecycle", "constant"] = option("onecycle", "Learning-rate schedule.")
+    warmup: float = option(0.1, "Warmup of the learning rate, as a share of the run (cosine).", minimum=0, maximum=0.9)
+    grad_clip: float = option(1.0, "Clip gradients to this norm; 0 for no clipping.", minimum=0)
     ema: float = option(
-        0.98, "Decay of the averaged weights that are evaluated; 0 for none.", minimum=0, maximum=0.99999
+        0.98, "Decay of the EMA of the weights, which is evaluated; 0 for no EMA.", minimum=0, maximum=0.99999
     )
     sample_weights: str = option(
         "none",
@@ -173,17 +177,19 @@ class TrainConfig:
         "FILE of lines KEY WEIGHT.",
         panel="Data",
     )
-    augment: bool = option(True, "Move and recolour training images, on the device; how is said below.")
+    augment: bool = option(True, "Augment training images on the device, as the options below say.")
     hflip: bool = option(
         True,
-        "Mirror left and right, half of the time; off where the sides differ. --tta goes by it.",
+        "Flip left and right, half of the time; turn it off if left and right differ. --tta follows it.",
         panel="Augmentation",
     )
     vflip: bool = option(
-        False, "Mirror top and bottom, half of the time: for images from above. --tta too.", panel="Augmentation"
+        False,
+        "Flip top and bottom, half of the time: for images from above. --tta follows it too.",
+        panel="Augmentation",
     )
-    right_angles: bool = option(False, "Turn by multiples of 90 degrees.", panel="Augmentation")
-    rotate: float = option(20.0, "Turn by up to so many degrees.", minimum=0, maximum=180, panel="Augmentation")
+    right_angles: bool = option(False, "Rotate by multiples of 90 degrees.", panel="Augmentation")
+    rotate: float = option(20.0, "Rotate by up to this many degrees.", minimum=0, maximum=180, panel="Augmentation")
     zoom: float = option(
         -1.0,
         "Enlarge by a factor from 1 / (1 + zoom) to 1 + zoom; -1 for 0.5, and for 0 in crops, which --scale scales.",
@@ -193,7 +199,7 @@ class TrainConfig:
     )
     shift: float = option(
         -1.0,
-        "Move by up to this share of each side; -1 for 0.15, and for 0 in crops, which lie anywhere.",
+        "Shift by up to this share of each side; -1 for 0.15, and for 0 in crops, which lie anywhere.",
         minimum=-1,
         maximum=1,
         panel="Augmentation",
@@ -209,7 +215,9 @@ class TrainConfig:
         "Whose channel means and deviations those are. auto: those that the first weights learned with, else the "
         "shards' own.",
     )
-    patience: int = option(0, "Stop after so many epochs without a better mean IoU; 0 for never.", minimum=0)
+    patience: int = option(
+        0, "Early stopping: stop after this many epochs without a better mean IoU; 0 for never.", minimum=0
+    )
     sync_batchnorm: bool = option(False, "One BatchNorm over the batches of all ranks (GPUs only).", panel="Machine")
     amp: Literal["auto", "bf16", "fp16", "off"] = option(
         "auto", "Mixed precision. auto: bf16 where the hardware has it.", panel="Machine"
@@ -218,7 +226,7 @@ class TrainConfig:
         "auto", "torch.compile. auto: on a GPU, where it pays for itself in this run.", panel="Machine"
     )
     cuda_graphs: bool = option(
-        True, "Record the whole step once and replay it (one GPU): the host starts it by one call.", panel="Machine"
+        True, "Capture the whole step as a CUDA graph (one GPU), so that one call launches it.", panel="Machine"
     )
     channels_last: bool = option(True, "NHWC memory format, the layout that decoders give.", panel="Machine")
     device: str = option("auto", "auto, cpu, cuda or cuda:N.", panel="Machine")
@@ -237,14 +245,14 @@ class TrainConfig:
         minimum=0,
         panel="Machine",
     )
-    prefetch_batches: int = option(2, "Batches that are made ahead.", minimum=1, maximum=64, panel="Data")
+    prefetch_batches: int = option(2, "Batches to prefetch.", minimum=1, maximum=64, panel="Data")
     verify: bool = option(True, "Check the shards' hashes, once after each change, before they are used.", panel="Data")
     on_bad_sample: Literal["stop", "skip"] = option(
         "stop", "What to do when a shard fails its hash check. skip: leave its damaged samples out.", panel="Data"
     )
     window: int = option(
         -1,
-        "Shards in play at once when shuffling; 0 for all of them; -1 for all, and under --shard-cache-limit as many "
+        "Shards that are shuffled together; 0 for all of them; -1 for all, and under --shard-cache-limit as many "
         "as it holds two such windows of.",
         minimum=-1,
         panel="Data",
@@ -252,34 +260,37 @@ class TrainConfig:
     )
     lanes: int = option(
         0,
-        "Parts that shards are dealt to, a multiple of the nodes, so that each node needs its own alone; 0 for as many "
+        "Groups that the shards are divided into, a multiple of the number of nodes, so that each node reads "
+        "only its own; 0 for as many "
         "as there are nodes where shards come from a store, else 1.",
         minimum=0,
         panel="Remote",
         before=1,
     )
-    shard_cache: str = option("", "Folder for shards of a store. Default: the user's cache folder.", panel="Remote")
-    shard_cache_limit: str = option("", "What it may take, such as 200GB. Default: what the disk has.", panel="Remote")
+    shard_cache: str = option("", "Cache folder for remote shards. Default: the user's cache folder.", panel="Remote")
+    shard_cache_limit: str = option(
+        "", "Size limit of the cache, such as 200GB. Default: the free space of the disk.", panel="Remote"
+    )
     remote_patience: float = option(
-        10.0, "Minutes without progress after which a store is given up.", minimum=0, panel="Remote"
+        10.0, "Give up on a store after this many minutes without progress.", minimum=0, panel="Remote"
     )
     offline: bool = option(
-        False, "Use shards of a store that are on this machine already, and no network.", panel="Remote"
+        False, "Use only remote shards that are cached on this machine, and no network.", panel="Remote"
     )
     seed: int = option(0, "Seed of order, augmentation and weights.", minimum=0, maximum=2**63 - 1)
     run_dir: str = option("", "Folder for the run. Default: runs/ and the time.", panel="Run")
     save_every_steps: int = option(
-        0, "Save after so many steps too; 0 for at the ends of epochs alone.", minimum=0, panel="Run"
+        0, "Also save after this many steps; 0 for only at the end of each epoch.", minimum=0, panel="Run"
     )
     save_every_minutes: float = option(
-        0.0, "Save after so many minutes too; 0 for at the ends of epochs alone.", minimum=0, panel="Run"
+        0.0, "Also save after this many minutes; 0 for only at the end of each epoch.", minimum=0, panel="Run"
     )
     init_from: str = option("", "Run folder or checkpoint to take the first weights from.")
     init_head: Literal["auto", "keep", "new"] = option(
         "auto", "The last layers of --init-from. auto: kept for the same classes, new for another number of them."
     )
     freeze: Literal["none", "encoder"] = option(
-        "none", "What keeps its first weights: the encoder, its BatchNorm too.", panel="Network"
+        "none", "What is not trained: the encoder, with its BatchNorm.", panel="Network"
     )
     gallery: int = option(8, "Test images in the report.", minimum=0, maximum=64, panel="Run")
     tensorboard: bool = option(False, "Write TensorBoard events too.", panel="Run")
@@ -305,9 +316,7 @@ class TrainConfig:
                 "encoder_weights", f"--arch {self.arch} has no encoder to pretrain; give smp:ARCH:ENCODER."
             )
         if self.freeze != "none" and not (self.encoder_weights or self.init_from):
-            raise OptionError(
-                "freeze", "only trained weights are worth keeping: give --encoder-weights or --init-from too."
-            )
+            raise OptionError("freeze", "freezing needs trained weights: give --encoder-weights or --init-from too.")
         if self.freeze != "none" and self.arch == "own":
             raise OptionError("freeze", "set requires_grad of your own network's parameters instead.")
         if self.encoder_weights and self.init_from:
@@ -332,7 +341,7 @@ class TrainConfig:
         return parse_size(self.size)
 
     @property
-    def scores_whole_pictures(self) -> bool:
+    def scores_whole_images(self) -> bool:
         """Whether images are scored at their own size, as crops or padded images are learned from."""
         return self.fit in {"pad", "crop"}
 
@@ -342,7 +351,7 @@ class TrainConfig:
 
     @classmethod
     def recorded(cls, options: Mapping[str, Any]) -> TrainConfig:
-        """The configuration of a run that was begun by this petseg or by one without its newer options.
+        """The configuration of a run, also of one by an older petseg without the newer options.
 
         Raises:
             PetsegError: a bad value.
@@ -367,7 +376,7 @@ class TrainConfig:
                 ("width", "depth", "max_width", "stem", "head_width", "dropout", "norm", "upsample"),
                 (self.arch == "unet", unet),
             ),
-            "warmup": (self.schedule == "cosine", f"--schedule {self.schedule} has a rise of its own, or none"),
+            "warmup": (self.schedule == "cosine", f"--schedule {self.schedule} has its own warmup, or none"),
             **dict.fromkeys(
                 ("vflip", "right_angles", "rotate", "zoom", "shift", "brightness", "contrast", "saturation"),
                 (self.augment, "--no-augment leaves images as they are"),
@@ -378,7 +387,7 @@ class TrainConfig:
             "weight_decay": (self.optimizer != "adam", "--optimizer adam has none; adamw is the one with it"),
             "statistics": (self.normalise, "--no-normalise leaves images as they are"),
             **dict.fromkeys(
-                ("scale", "crop_max_share"), (self.fit in {"auto", "crop"}, f"--fit {self.fit} takes whole pictures")
+                ("scale", "crop_max_share"), (self.fit in {"auto", "crop"}, f"--fit {self.fit} takes whole images")
             ),
             "init_head": (bool(self.init_from), "it is for --init-from"),
             "encoder_lr_scale": (
@@ -411,7 +420,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "scenes": {
         "size": "256", "fit": "crop", "scale": (0.5, 1.5), "batch_size": 4, "epochs": 200, "rotate": 0.0,
     },
-    # The teaching notebook's, with its three faults put right (README, "The seed recipe").
+    # The teaching notebook's, with its three faults put right (docs/recipes.md, "The seed recipe").
     "seed": {
         "arch": "seed", "size": "100", "fit": "squash", "epochs": 5, "batch_size": 32, "optimizer": "adam", "lr": 1e-3,
         "weight_decay": 0.0, "schedule": "constant", "dice": 0.0, "grad_clip": 0.0, "ema": 0.0, "augment": False,
@@ -428,7 +437,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 def resolve(
     flags: Mapping[str, Any], file: Path | None = None, *, recipe: Recipe = "default", resumed: bool = False
 ) -> TrainConfig:
-    """Put a configuration together: defaults < the file's recipe < the file < a recipe among the flags < flags.
+    """Resolve a configuration: defaults < the file's recipe < the file < the flags' recipe < flags.
 
     `epochs` and `max_minutes` exclude each other: that of the flags drops that of the file.
 
@@ -456,7 +465,7 @@ def resolve(
 
 
 def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of several layers, those of a later one before those of an earlier, its recipe's too.
+    """Merge layers of options: later layers win, and each layer's recipe comes just below it.
 
     Raises:
         OptionError: a layer has both `epochs` and `max_minutes`, of which a later one drops the other.
@@ -466,7 +475,7 @@ def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(named := layer.get("recipe"), str):
             values.update(RECIPES.get(named, {}))
         if layer.get("max_minutes") and "epochs" in layer:
-            raise OptionError("max_minutes", "it settles the epochs, so leave --epochs out.")
+            raise OptionError("max_minutes", "it sets the number of epochs, so leave --epochs out.")
         if "epochs" in layer:
             values.pop("max_minutes", None)
         values.update(layer)

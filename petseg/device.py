@@ -113,7 +113,7 @@ def cpu_has_bf16() -> bool:
 
 
 def local_share() -> tuple[int, int]:
-    """(this process's number among torchrun's on this machine, how many those are); (0, 1) where nobody says both.
+    """(this process's number among torchrun's on this machine, how many those are); (0, 1) without both variables.
 
     Raises:
         PetsegError: the environment's numbers do not fit each other.

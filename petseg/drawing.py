@@ -21,11 +21,11 @@ _LIGHT = np.rint(0.25 * np.arange(256) + 0.75 * 255).astype(np.uint8)
 _BAND_PIXELS = 1_000_000
 
 
-def overlay(picture: np.ndarray, mask: np.ndarray, classes: ClassTable) -> np.ndarray:
+def overlay(image: np.ndarray, mask: np.ndarray, classes: ClassTable) -> np.ndarray:
     """The classes' colours blended over an image, with a thin light line between the classes.
 
     Args:
-        picture: u8[H, W, 3], RGB; it is not changed.
+        image: u8[H, W, 3], RGB; it is not changed.
         mask: u8[H, W], class indices.
         classes: colours by class index.
 
@@ -33,14 +33,14 @@ def overlay(picture: np.ndarray, mask: np.ndarray, classes: ClassTable) -> np.nd
         u8[H, W, 3].
     """
     height, width = mask.shape
-    result = np.empty_like(picture)
+    result = np.empty_like(image)
     palette = classes.palette()
     reach = max(1, round(min(height, width) / 500))
     step = max(1, _BAND_PIXELS // width)
     for first in range(0, height, step):
         last = min(first + step, height)
         colours = np.take(palette, mask[first:last], axis=0)
-        band = cv2.addWeighted(picture[first:last], 1 - _FILL, colours, _FILL, 0).reshape(-1, 3)
+        band = cv2.addWeighted(image[first:last], 1 - _FILL, colours, _FILL, 0).reshape(-1, 3)
         # Rows beyond the band are looked at too, so that no seam shows where two bands meet.
         line = np.flatnonzero(_edges(mask[first : last + reach], reach)[: last - first])
         band[line] = _LIGHT[band[line]]

@@ -1,4 +1,4 @@
-"""The one exception that speaks to the person at the keyboard."""
+"""Exceptions whose text is meant for the user."""
 
 
 class PetsegError(Exception):

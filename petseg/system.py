@@ -1,4 +1,4 @@
-"""Services of the operating system: whole files, reads at an offset, cores and memory with their limits."""
+"""Operating-system services: atomic writes, reads at an offset, cores and memory with their limits."""
 
 from __future__ import annotations
 

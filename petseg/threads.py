@@ -1,4 +1,4 @@
-"""How many threads a network computes on: one a core, and fewer while other programs keep cores busy.
+"""Number of compute threads: one a core, and fewer while other programs keep cores busy.
 
 The threads of a convolution's gradient meet at barriers that spin. Where there are more threads than free cores, one of
 them spins its time away while the one it waits for is not running: two runs at once on two cores were nine times slower
@@ -25,7 +25,7 @@ _START_S = 1.0, 30.0
 
 
 def threads_beside(others: float, cores: int, allowed: int) -> int:
-    """Threads that fit beside other programs, never fewer than a quarter: who comes second must come in too.
+    """Threads that fit beside other programs, never fewer than a quarter of the cores.
 
     Args:
         others: cores that they keep busy.
@@ -40,7 +40,7 @@ class ComputeThreads:
 
     Args:
         asked: a fixed number; 0 for one a core.
-        note: told once, when the number changes.
+        note: called once, when the number changes.
     """
 
     def __init__(self, asked: int = 0, note: Callable[[str], None] = lambda _: None) -> None:

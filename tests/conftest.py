@@ -1,5 +1,6 @@
 """Options, skips and data that all tests share."""
 
+import gc
 import io
 import os
 import shutil
@@ -24,6 +25,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--pets", type=Path, help="folder with Oxford-IIIT Pet or a part of it, for the tests that learn it"
     )
+
+
+def pytest_collection_finish() -> None:
+    """Leave the modules and tests that are there by now out of every garbage collection."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

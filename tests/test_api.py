@@ -50,7 +50,7 @@ def test_it_is_the_commands_run(options, tmp_path):
     assert result.summary["mean_iou"] == json.loads((tmp_path / "command" / "summary.json").read_text())["mean_iou"]
 
 
-def test_callbacks_hear_of_every_epoch(options, caplog):
+def test_callbacks_are_called_after_every_epoch(options, caplog):
     heard = []
     with caplog.at_level(logging.INFO, "petseg"):
         petseg.train(options, callbacks=[heard.append, lambda record: record.clear()])
@@ -226,11 +226,13 @@ def test_a_reporter_is_a_callback_and_tensorboard_writes_from_python_too(options
     assert list(result.run.path.glob("events.out.tfevents.*"))
 
 
-def test_options_that_do_nothing_are_named(options, caplog):
+def test_options_that_do_nothing_are_named(options, pixels, caplog):
+    given = {"shards": str(pixels), "epochs": 1, "warmup": 0.3, "sync_batchnorm": True, "chroma": "simple"}
     with caplog.at_level(logging.INFO, "petseg"):
-        petseg.train({**options, "epochs": 1, "warmup": 0.3, "sync_batchnorm": True, "gallery": 0})
-    assert "--warmup 0.3 does nothing here: --schedule onecycle has a rise of its own" in caplog.text
+        petseg.train({**options, **given, "gallery": 0})
+    assert "--warmup 0.3 does nothing here: --schedule onecycle has its own warmup" in caplog.text
     assert "--sync-batchnorm does nothing here: this run has one rank" in caplog.text
+    assert "--chroma simple does nothing here: these shards hold PPM images, not JPEGs" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -257,7 +259,7 @@ def test_what_train_refuses(options):
         petseg.load(options["run_dir"], network=Own())
 
 
-def test_a_loaded_network_takes_any_picture(options, tmp_path):
+def test_a_loaded_network_takes_any_image(options, tmp_path):
     petseg.train(options)
     pets = petseg.load(options["run_dir"], device="cpu")
     assert pets.classes.names == ("pet", "background", "border") and isinstance(pets.network, nn.Module)
@@ -273,11 +275,11 @@ def test_a_loaded_network_takes_any_picture(options, tmp_path):
     assert np.array_equal(pets.classes.to_codes(found.argmax(0)), masks[0])
 
 
-@pytest.mark.parametrize("picture", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), 3])
-def test_what_is_no_picture(options, picture):
+@pytest.mark.parametrize("image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), 3])
+def test_what_is_no_image(options, image):
     petseg.train({**options, "epochs": 1})
     with pytest.raises(PetsegError, match=r"an image is a path, a PIL image or u8\[H, W, 3\], not"):
-        petseg.load(options["run_dir"]).predict(picture)
+        petseg.load(options["run_dir"]).predict(image)
 
 
 def test_what_is_shown_of_a_result_is_a_line(options, packed):

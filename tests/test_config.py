@@ -26,7 +26,7 @@ def test_a_recipe_acts_wherever_it_is_named(tmp_path):
 
 
 def test_epochs_and_minutes_exclude_each_other(tmp_path):
-    with pytest.raises(PetsegError, match="--max-minutes: it settles the epochs, so leave --epochs out"):
+    with pytest.raises(PetsegError, match="--max-minutes: it sets the number of epochs, so leave --epochs out"):
         resolve({"epochs": 3, "max_minutes": 2.0})
     for written, given, epochs, minutes in (
         ({"max_minutes": 2.0}, {"epochs": 7}, 7, 0.0),

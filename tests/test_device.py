@@ -85,7 +85,7 @@ assert (result.summary is None) == bool(stop_at), result
 
 
 @pytest.mark.slow
-def test_two_ranks_stopped_in_the_middle_of_an_epoch_go_on_to_the_same_bits(packed, tmp_path, environment):
+def test_two_ranks_stopped_in_the_middle_of_an_epoch_resume_to_the_same_bits(packed, tmp_path, environment):
     """By the default options. Each rank has a loss of its own, and all of them belong to the epoch's mean."""
     script = tmp_path / "script.py"
     script.write_text(STOPPED)
@@ -155,11 +155,8 @@ LONG = ("-m", "petseg", "train", "--ranks", "2", "--size", "32", "--width", "4",
         "--epochs", "9999", "--compile", "off")  # fmt: skip
 
 
-@pytest.mark.parametrize("how", [
-    signal.SIGINT,
-    pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
-    pytest.param(signal.SIGKILL, marks=pytest.mark.slow),
-])  # fmt: skip
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_ranks_that_are_stopped_end_in_one_sentence(packed, tmp_path, environment, how):
     """Ctrl-C reaches the process that started the ranks; a rank that is killed takes the others with it."""
     command = [sys.executable, "-u", *LONG, "--shards", str(packed), "--run-dir", str(tmp_path / "run")]
@@ -184,7 +181,7 @@ def test_ranks_that_are_stopped_end_in_one_sentence(packed, tmp_path, environmen
     else:
         assert (process.returncode, err) == (128 + how, "")
         assert out.strip().splitlines()[-1] == (
-            f"Stopped and saved. Go on with: petseg-train --resume --run-dir {tmp_path / 'run'} --ranks 2"
+            f"Stopped and saved. Resume with: petseg-train --resume --run-dir {tmp_path / 'run'} --ranks 2"
         )
 
 
@@ -292,7 +289,8 @@ def test_ranks_that_cannot_meet_say_why(monkeypatch, names, words):
             pass
 
 
-@pytest.mark.parametrize("fit", ["squash", pytest.param("crop", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("fit", ["squash", "crop"])
 def test_ranks_score_the_network_that_is_saved(packed, tmp_path, environment, capsys, fit):
     """By the default options: BatchNorm, averaged weights, dropout, Dice. Each rank's BatchNorm sees other batches."""
     folder = tmp_path / "run"

@@ -22,7 +22,7 @@ def test_overlay_tints_marks_the_classes_limits_and_shows_no_seams(monkeypatch):
         assert (overlay(pixels, mask, OXFORD) == whole).all()
 
 
-def test_the_overlay_of_a_large_picture_has_thicker_lines():
+def test_the_overlay_of_a_large_image_has_thicker_lines():
     mask = np.zeros((2000, 2000), np.uint8)
     mask[:, 1000:] = 1
     over = overlay(np.full((2000, 2000, 3), 100, np.uint8), mask, OXFORD)

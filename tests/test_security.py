@@ -104,25 +104,25 @@ def member(name: str, data: bytes = b"", **fields) -> tuple[tarfile.TarInfo, byt
     return info, data
 
 
-def picture(kind: str) -> bytes:
+def any_image(kind: str) -> bytes:
     buffer = io.BytesIO()
     mode = "RGB" if kind == "JPEG" else "L"
     Image.fromarray(np.ones((40, 40, 3) if mode == "RGB" else (40, 40), np.uint8)).save(buffer, kind)
     return buffer.getvalue()
 
 
-SOUND = [member("sound.jpg", picture("JPEG")), member("sound.png", picture("PNG"))]
+SOUND = [member("sound.jpg", any_image("JPEG")), member("sound.png", any_image("PNG"))]
 HOSTILE = {
-    "up": [member("../../up.jpg", picture("JPEG")), member("../../up.png", picture("PNG"))],
-    "absolute": [member("/tmp/petseg-up.jpg", picture("JPEG")), member("/tmp/petseg-up.png", picture("PNG"))],
-    "link": [member("up.jpg", type=tarfile.SYMTYPE, linkname="/etc/passwd"), member("up.png", picture("PNG"))],
-    "hard link": [member("up.jpg", type=tarfile.LNKTYPE, linkname="/etc/passwd"), member("up.png", picture("PNG"))],
-    "device": [member("up.jpg", type=tarfile.CHRTYPE, devmajor=1, devminor=5), member("up.png", picture("PNG"))],
-    "pipe": [member("up.jpg", type=tarfile.FIFOTYPE), member("up.png", picture("PNG"))],
+    "up": [member("../../up.jpg", any_image("JPEG")), member("../../up.png", any_image("PNG"))],
+    "absolute": [member("/tmp/petseg-up.jpg", any_image("JPEG")), member("/tmp/petseg-up.png", any_image("PNG"))],
+    "link": [member("up.jpg", type=tarfile.SYMTYPE, linkname="/etc/passwd"), member("up.png", any_image("PNG"))],
+    "hard link": [member("up.jpg", type=tarfile.LNKTYPE, linkname="/etc/passwd"), member("up.png", any_image("PNG"))],
+    "device": [member("up.jpg", type=tarfile.CHRTYPE, devmajor=1, devminor=5), member("up.png", any_image("PNG"))],
+    "pipe": [member("up.jpg", type=tarfile.FIFOTYPE), member("up.png", any_image("PNG"))],
     "sparse": [
-        member("up.jpg", picture("JPEG"), pax_headers={"GNU.sparse.map": "0,512", "GNU.sparse.size": "4096",
+        member("up.jpg", any_image("JPEG"), pax_headers={"GNU.sparse.map": "0,512", "GNU.sparse.size": "4096",
                                                        "GNU.sparse.numblocks": "1"}),
-        member("up.png", picture("PNG")),
+        member("up.png", any_image("PNG")),
     ],
 }  # fmt: skip
 
@@ -169,7 +169,7 @@ def test_bombs_are_refused_by_every_command_before_they_are_decoded(refused, tra
         Path("bombs", folder, "a.png").write_bytes(bomb())
     Path("bomb.png").write_bytes(bomb())
     with tarfile.open("a.tar", "w") as tar:
-        for info, data in (member("a.jpg", picture("JPEG")), member("a.png", bomb())):
+        for info, data in (member("a.jpg", any_image("JPEG")), member("a.png", bomb())):
             tar.addfile(info, io.BytesIO(data))
     Path("tars").mkdir()
     Path("a.tar").rename("tars/a.tar")
@@ -211,13 +211,13 @@ def test_a_checkpoint_that_is_a_program_is_not_run(refused, trained_run, packed,
         else:
             torch.save({"format": 2, "config": {}, "model": Payload()}, run_folder / name)
             assert zipfile.is_zipfile(run_folder / name)
-    Path("photo.jpg").write_bytes(picture("JPEG"))
+    Path("photo.jpg").write_bytes(any_image("JPEG"))
     for command in (
         ("eval", "run"), ("predict", "run", "photo.jpg", "--out", "out"), ("export", "run"), ("report", "run"),
         ("train", "--resume", "--run-dir", "run"),
         ("train", "--shards", packed, "--init-from", "run", "--run-dir", "other", "--size", "32", "--device", "cpu"),
     ):  # fmt: skip
-        refused("is damaged or no checkpoint", *command)
+        refused("is damaged or not a petseg checkpoint", *command)
     assert not Path("owned").exists()
 
 

@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def _street() -> tuple[np.ndarray, np.ndarray]:
-    """Three drawn pets beside each other: a picture twice as wide as high."""
+    """Three drawn pets beside each other: an image twice as wide as high."""
     source = SyntheticSource(6, 3)
     parts = []
     for pair in list(source.listing().pairs)[1:4]:
@@ -55,9 +55,9 @@ def _street() -> tuple[np.ndarray, np.ndarray]:
     return np.hstack([image for image, _ in parts]), np.hstack([codes for _, codes in parts])
 
 
-def _scaled(picture: np.ndarray, height: int) -> np.ndarray:
-    width = round(picture.shape[1] * height / picture.shape[0])
-    return frame_image(picture, Box(0, 0, *picture.shape[:2]), (height, width))
+def _scaled(image: np.ndarray, height: int) -> np.ndarray:
+    width = round(image.shape[1] * height / image.shape[0])
+    return frame_image(image, Box(0, 0, *image.shape[:2]), (height, width))
 
 
 if __name__ == "__main__":

@@ -71,6 +71,6 @@ def torchvision_cuda(folder, threads, size, batch, device):
     for samples in batches():
         torch.cuda.current_stream().synchronize()  # it may overwrite what queued kernels read (vision 9606)
         images = torch.empty((len(samples), 3, size, size), device=device)
-        for row, picture in enumerate(decode_jpeg([jpeg for jpeg, _ in samples], device=device)):
-            images[row] = F.interpolate(picture.unsqueeze(0).float(), (size, size), mode="bilinear", antialias=True)[0]
+        for row, image in enumerate(decode_jpeg([jpeg for jpeg, _ in samples], device=device)):
+            images[row] = F.interpolate(image.unsqueeze(0).float(), (size, size), mode="bilinear", antialias=True)[0]
         yield images.to(torch.uint8), torch.from_numpy(np.stack([mask for _, mask in samples])).to(device)

@@ -77,13 +77,13 @@ def _batches(shards: Path, manifest: Manifest, size: int) -> list[tuple[torch.Te
     return _KEPT[shards, size]
 
 
-def picture_scores(shards: Path, split: str, segment: Callable[[np.ndarray], torch.Tensor]) -> dict[str, Any]:
-    """Scores on whole pictures.
+def image_scores(shards: Path, split: str, segment: Callable[[np.ndarray], torch.Tensor]) -> dict[str, Any]:
+    """Scores on whole images.
 
     Args:
         shards: shard folder.
-        split: which of its pictures.
-        segment: from a picture u8[H, W, 3] to classes i64[H, W].
+        split: which of its images.
+        segment: from an image u8[H, W, 3] to classes i64[H, W].
     """
     manifest = Manifest.load(shards)
     classes = manifest.classes
@@ -91,9 +91,9 @@ def picture_scores(shards: Path, split: str, segment: Callable[[np.ndarray], tor
     reader = ShardReader(shards, manifest, split)
     confusion = torch.zeros(len(classes), len(classes), dtype=torch.int64)
     for index in range(len(reader)):
-        picture, codes = reader.decoded(index)
+        image, codes = reader.decoded(index)
         masks = table[torch.from_numpy(codes).long()]
-        confusion += confusion_matrices(segment(picture)[None], masks[None], len(classes))[0]
+        confusion += confusion_matrices(segment(image)[None], masks[None], len(classes))[0]
     reader.close()
     metrics = metrics_from(confusion.numpy(), classes)
     return {"mean_iou": metrics["mean_iou"], "iou": metrics["iou"]}

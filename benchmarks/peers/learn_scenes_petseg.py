@@ -1,4 +1,4 @@
-"""A run of petseg's `scenes` recipe that fits itself to its minutes, and its scores on whole pictures of val."""
+"""A run of petseg's `scenes` recipe that fits itself to its minutes, and its scores on whole images of val."""
 
 import tempfile
 

@@ -1,4 +1,4 @@
-"""A U-Net of segmentation_models.pytorch on CamVid in a plain loop: crops of enlarged pictures, fp32, Adam, CE + Dice.
+"""A U-Net of segmentation_models.pytorch on CamVid in a plain loop: crops of enlarged images, fp32, Adam, CE + Dice.
 
 The learning rate falls along a cosine over the time that it is given. Every fifth epoch is scored.
 """
@@ -11,7 +11,7 @@ import numpy as np
 import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
-from _learning import arguments, picture_scores, train_epochs
+from _learning import arguments, image_scores, train_epochs
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
@@ -66,8 +66,8 @@ def step(images, masks):
     return loss.item()
 
 
-def segment(picture):
-    image = v2.functional.to_image(picture).float() / 255
+def segment(pixels):
+    image = v2.functional.to_image(pixels).float() / 255
     image = v2.functional.normalize(image, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     height, width = image.shape[1:]
     image = F.pad(image, (0, -width % STRIDE, 0, -height % STRIDE))
@@ -78,4 +78,4 @@ loader = DataLoader(
     Streets(args.data / "files" / "images", args.data / "files" / "masks"), batch_size=8, shuffle=True,
     num_workers=2, drop_last=True, persistent_workers=True,
 )  # fmt: skip
-train_epochs(args, loader, step, network, lambda: picture_scores(args.data / "shards", "val", segment), every=5)
+train_epochs(args, loader, step, network, lambda: image_scores(args.data / "shards", "val", segment), every=5)

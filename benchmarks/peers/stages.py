@@ -28,8 +28,8 @@ def into(rows, call):
     return lambda i, x: call(x, rows[i % args.batch])
 
 
-def area(picture, row):
-    cv2.resize(picture, (size, size), dst=row, interpolation=cv2.INTER_AREA)
+def area(image, row):
+    cv2.resize(image, (size, size), dst=row, interpolation=cv2.INTER_AREA)
 
 
 def timed(inputs, call):
@@ -50,10 +50,10 @@ def passes():
         found.clear()
         pairs = timed(chosen, lambda _, index: reader.read(index))
         images, masks = ([np.frombuffer(pair[part], np.uint8) for pair in pairs] for part in (0, 1))
-        pictures = timed([image for image, _ in pairs], lambda _, data: decode_image(data))
+        decoded = timed([image for image, _ in pairs], lambda _, data: decode_image(data))
         timed(images, lambda _, data: cv2.imdecode(data, cv2.IMREAD_COLOR_RGB))
-        timed(pictures, into(image_out, lambda picture, row: resize_image(picture, size, size, row)))
-        timed(pictures, into(image_out, area))
+        timed(decoded, into(image_out, lambda pixels, row: resize_image(pixels, size, size, row)))
+        timed(decoded, into(image_out, area))
         codes = timed([mask for _, mask in pairs], lambda _, data: decode_mask(data))
         timed(masks, lambda _, data: cv2.imdecode(data, cv2.IMREAD_GRAYSCALE))
         timed(codes, into(codes_out, lambda mask, row: resize_nearest(mask, size, size, row)))

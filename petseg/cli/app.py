@@ -1,4 +1,4 @@
-"""The commands: parse, build a configuration, call one function, show what it found."""
+"""The commands: parse flags, build a configuration, call one function, print its result."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _say_version(context: typer.Context, asked: bool) -> None:
 
 
 VersionOption = Annotated[
-    bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say which petseg this is.")
+    bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Show the version.")
 ]
 ShardsArgument = Annotated[
     str, typer.Argument(metavar="DIR", help="Shard folder, or its address in a store.", show_default=False)
@@ -61,7 +61,7 @@ ShardsOption = Annotated[
     typer.Option(help="Shard folder, or its address in a store; default: the run's own.", show_default=False),
 ]
 ShardCacheOption = Annotated[
-    str, typer.Option(help="Folder for shards of stores. Default: the user's cache folder.", show_default=False)
+    str, typer.Option(help="Cache folder for remote shards. Default: the user's cache folder.", show_default=False)
 ]
 TtaOption = Annotated[bool, typer.Option("--tta", help="Average with the mirrored image, in twice the time.")]
 TtaScaleOption = Annotated[
@@ -117,7 +117,7 @@ def shard(
     try:
         rejected = pack_command(console.out(), source, out, options, cluster)
     except KeyboardInterrupt as stopped:
-        raise type(stopped)("interrupted: what is finished is kept, and the same command resumes.") from None
+        raise type(stopped)("interrupted: what is finished is kept; run the same command again to resume.") from None
     if options.strict and rejected:
         raise typer.Exit(1)
 
@@ -130,13 +130,13 @@ def train(
     *,
     context: typer.Context,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with --run-dir, or with the newest run.", rich_help_panel="Run")
+        bool, typer.Option("--resume", help="Resume the run in --run-dir, or the newest run.", rich_help_panel="Run")
     ] = False,
     auto_resume: Annotated[
         bool,
         typer.Option(
             "--auto-resume",
-            help="Go on with --run-dir where it holds a run that saved something, else start it there.",
+            help="Resume the run in --run-dir if it has a checkpoint, else start a new one there.",
             rich_help_panel="Run",
         ),
     ] = False,
@@ -168,7 +168,7 @@ def evaluate(
     split: Annotated[str, typer.Option(help="Split to score.")] = "test",
     as_json: Annotated[bool, typer.Option("--json", help="Make the last line one JSON object.")] = False,
     full_size: Annotated[
-        bool, typer.Option("--full-size", help="Score at each picture's own size in the shards.")
+        bool, typer.Option("--full-size", help="Score at each image's own size in the shards.")
     ] = False,
     size: Annotated[
         str | None, typer.Option(help="Input size, N or HxW. Default: the run's own.", show_default=False)
@@ -194,7 +194,7 @@ def evaluate(
     tta_scale: TtaScaleOption = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Score a run on a split, as the run itself did unless told otherwise."""
+    """Score a run on a split, with the run's own options unless given others."""
     from petseg.cli.runs import evaluate_command
 
     changes = {
@@ -278,7 +278,7 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders.", show_default=False)],
     out: Annotated[Path, typer.Option(help="HTML page to write.")] = Path("compare.html"),
 ) -> None:
-    """Put runs side by side: a table, the options in which they differ, and a page with their curves."""
+    """Compare runs: a table, the options in which they differ, and a page with their curves."""
     from petseg.cli.runs import compare_command
 
     compare_command(runs, out)
@@ -289,7 +289,7 @@ def export(
     run: RunArgument,
     fmt: Annotated[str, typer.Option("--format", metavar="onnx|torch-export", help="What to write.")] = "onnx",
     out: Annotated[Path | None, typer.Option(help="File or folder; default: the run's.", show_default=False)] = None,
-    image: Annotated[Path | None, typer.Option(help="Photo to check the file on.", show_default=False)] = None,
+    image: Annotated[Path | None, typer.Option(help="Image to check the file on.", show_default=False)] = None,
     dynamic_size: Annotated[
         bool, typer.Option("--dynamic-size", help="Take any size of image, in multiples of the network's stride.")
     ] = False,
@@ -343,9 +343,9 @@ def fetch(
         str, typer.Argument(metavar="URL", help="Shards in a store: s3://, gs://, az://, https:// or hf://.")
     ],
     shard_cache: ShardCacheOption = "",
-    remote_patience: Annotated[float, typer.Option(help="Minutes without progress until it is given up.")] = 10.0,
+    remote_patience: Annotated[float, typer.Option(help="Give up after this many minutes without progress.")] = 10.0,
 ) -> None:
-    """Bring all shards of a store to this machine, for --offline."""
+    """Fetch all shards of a store to this machine, for --offline."""
     from petseg.cli import console
     from petseg.cli.remote import fetch_command
 
@@ -354,12 +354,10 @@ def fetch(
 
 @umbrella.command()
 def cache(
-    what: Annotated[
-        str, typer.Argument(metavar="list|clear|verify", help="Say what is kept, remove it, or hash it again.")
-    ],
+    what: Annotated[str, typer.Argument(metavar="list|clear|verify", help="List, remove or verify the cached shards.")],
     shard_cache: ShardCacheOption = "",
 ) -> None:
-    """Shards of stores that are kept on this machine."""
+    """List, clear or verify this machine's cache of remote shards."""
     from petseg.cli import console
     from petseg.cli.remote import cache_command
 
@@ -371,7 +369,7 @@ def classes(
     masks: Annotated[Path, typer.Argument(metavar="MASKS", help="Folder of masks.", show_default=False)],
     out: Annotated[Path | None, typer.Option(help="TOML file to write.", show_default=False)] = None,
 ) -> None:
-    """Say what masks hold, and write the class map to start from."""
+    """Show what masks hold, and write a class map to start from."""
     from petseg.cli import console
     from petseg.cli.shards import classes_command
 
@@ -380,12 +378,12 @@ def classes(
 
 @umbrella.command()
 def doctor() -> None:
-    """Say what this machine has and what petseg will use."""
+    """Show what this machine has and what petseg will use."""
     from petseg.cli import console
     from petseg.cli.doctor import examine, render
 
     screen = console.out()
-    with screen.status("looking around ..."):
+    with screen.status("checking ..."):
         checks = examine()
     screen.print(render(checks))
 
@@ -406,12 +404,12 @@ def train_main() -> None:
 
 
 def _forget_output() -> None:
-    """Let what is still to be written to standard output, at the end of the process too, go nowhere."""
+    """Discard what is still to be written to standard output, also at the end of the process."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _was_output(error: OSError) -> bool:
-    """Whether it was standard output that could not be written; only its writers' own code leads there."""
+    """Whether the error is of writing standard output, by the functions in its traceback."""
     frames = traceback.extract_tb(error.__traceback__)
     return error.filename is None and any(frame.name in {"_write_buffer", "echo", "_flush"} for frame in frames)
 

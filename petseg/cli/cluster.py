@@ -1,4 +1,4 @@
-"""Packing on several machines from the command line: which part this is, how far it is, and a script for SLURM."""
+"""Packing on several machines from the command line: parts, their progress, and a script for SLURM."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ class Cluster:
     finish: bool = False
     status: bool = False
     slurm: int = 0
-    """Parts of the script that is asked for; 0 for none."""
+    """Number of parts of the script to print; 0 for no script."""
     run: Runner = run_jobs
-    """Does the work of a whole pack."""
+    """Runs the jobs of a whole pack."""
 
     @classmethod
     def of(cls, flags: ShardFlags) -> Self:
@@ -90,7 +90,7 @@ def _parsed(text: str) -> tuple[int, int]:
 
 
 def slurm_script(args: Sequence[str], parts: int, name: str = "pack.sh") -> str:
-    """A script that submits itself as an array of parts, and the end of the pack after them.
+    """The SLURM script: submits itself as an array of parts, and `--finish` after them.
 
     Args:
         args: of `petseg-shard`.
@@ -106,7 +106,7 @@ def slurm_script(args: Sequence[str], parts: int, name: str = "pack.sh") -> str:
 
 
 def show_status(console: Console, out: str, cluster: Cluster) -> None:
-    """Say how far a pack is.
+    """Print the progress of a pack.
 
     Raises:
         PetsegError: none was begun there.
@@ -126,7 +126,7 @@ def show_status(console: Console, out: str, cluster: Cluster) -> None:
 
 
 def show_part(console: Console, report: PartReport, part: tuple[int, int], out: str) -> None:
-    """Say what was packed."""
+    """Print what was packed."""
     again = f" ({report.resumed_shards:,} of them had been packed before)" if report.resumed_shards else ""
     console.print(
         f"Part {part[0]}/{part[1]} is packed: {counted(report.shards, 'shard')} of {report.of:,} with "

@@ -34,7 +34,7 @@ def out() -> Console:
 
 
 def command(text: str) -> str:
-    """A command to be typed next, as the present one was: by `uv run` or without."""
+    """A command to type next, with `uv run` if the present one was started by it."""
     return f"uv run {text}" if os.environ.get("UV_RUN_RECURSION_DEPTH") else text
 
 
@@ -47,7 +47,7 @@ def error(text: str) -> None:
 def progress(
     console: Console, description: str, unit: str = "images"
 ) -> Iterator[tuple[Callable[[int], None], Callable[[int], None]]]:
-    """A progress bar with a rate; yields (move it on by n, say how many there are)."""
+    """A progress bar with a rate; yields (advance by n, set the total)."""
     began = time.perf_counter()
     with Progress(
         TextColumn("{task.description}"),

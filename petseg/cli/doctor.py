@@ -32,11 +32,11 @@ _PROBE_SECONDS = 90
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Check:
-    """One row: something that was looked at."""
+    """One row: one thing that was checked."""
 
     name: str
     ok: Ok
-    """`yes`: there and fit; `warn`: petseg works without it, or it could be better; `no`: in the way."""
+    """`yes`: works; `warn`: petseg works without it, or it could be better; `no`: petseg does not work like this."""
     value: str
     """What was found."""
     advice: str = ""
@@ -44,7 +44,7 @@ class Check:
 
 
 def examine() -> list[Check]:
-    """Look at everything. Takes some seconds: DALI and nvImageCodec are tried in processes of their own."""
+    """Check everything. Takes some seconds: DALI and nvImageCodec are tried in processes of their own."""
     checks: list[Check] = []
     for name, probe in _PROBES.items():
         checks.extend(_guarded(name, probe))
@@ -75,7 +75,7 @@ def _guarded(name: str, probe: Callable[[], Check | list[Check]]) -> list[Check]
         found = probe()
     except Exception as error:
         text = " ".join(f"{type(error).__name__}: {error}".split())
-        return [Check(name=name, ok="warn", value=f"could not be looked at ({text[:200]})")]
+        return [Check(name=name, ok="warn", value=f"could not be checked ({text[:200]})")]
     return found if isinstance(found, list) else [found]
 
 

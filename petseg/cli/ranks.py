@@ -1,4 +1,4 @@
-"""Several processes on this machine, one a rank, as torchrun starts them; without torchrun's own words."""
+"""`--ranks`: several processes on this machine, one a rank, started by torchrun without its log lines."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from petseg.errors import PetsegError
 from petseg.system import process_began, usable_cores
 
 HEARTBEAT_S = 365 * 24 * 3600
-"""Seconds between the signs of life that torchrun gives other machines, of which `--ranks` has none. One that is on its
-way while the process ends aborts it: its thread is then unwound through C++ code that cannot throw."""
+"""Seconds between torchrun's heartbeats, which other machines would wait for; `--ranks` has none. A heartbeat in flight
+while the process exits aborts it: its thread is then unwound through C++ code that must not throw."""
 
 BEGAN = "PETSEG_BEGAN"
-"""Variable that tells ranks when the command was started: one clock counts for all processes of a machine."""
+"""Environment variable with the time at which the command was started, by the clock that all processes share."""
 
 
 def wants_ranks(ranks: int, device: str) -> bool:
@@ -47,7 +47,7 @@ def launch(ranks: int, args: Sequence[str]) -> int:
     """Run `petseg train ARGS` in several processes; the exit code of the first that failed, or 128 + signal.
 
     Raises:
-        PetsegError: a rank died without a word of its own.
+        PetsegError: a rank died without an error message.
     """
     # torchrun would say at length that it takes one.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // ranks)))
@@ -69,6 +69,6 @@ def launch(ranks: int, args: Sequence[str]) -> int:
         if failure.exitcode == 2:
             return 2  # it has said why
         how = f"exit code {failure.exitcode}: see above" if failure.exitcode >= 0 else f"signal {-failure.exitcode}"
-        memory = " (often for want of memory)" if failure.exitcode == -signal.SIGKILL else ""
+        memory = " (often out of memory)" if failure.exitcode == -signal.SIGKILL else ""
         raise PetsegError(f"the other ranks were stopped because rank {rank} ended with {how}{memory}.") from None
     return 0

@@ -1,4 +1,4 @@
-"""Commands for shards in stores, and for this machine's cache of them."""
+"""Commands for remote shards, and for this machine's cache of them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from petseg.system import bytes_in_words
 
 
 def fetch_command(console: Console, address: str, folder: str, minutes: float) -> None:
-    """Bring all shards of a store to this machine.
+    """Fetch all shards of a store to this machine.
 
     Raises:
         PetsegError: it is not a store, or a shard cannot be had.
     """
     if not is_remote(address):
-        raise PetsegError(f"{address} is not an address of a store; give s3://, gs://, az://, https:// or hf://.")
+        raise PetsegError(f"{address} is not the address of a store; give s3://, gs://, az://, https:// or hf://.")
     remote = RemoteShards(address.rstrip("/"), _folder(folder), patience=60 * minutes, note=console.print)
     manifest = Manifest.load(remote)
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
@@ -59,13 +59,16 @@ def cache_command(console: Console, what: str, folder: str) -> None:
         kept = [each for each in stored if not cache.remove(each)]
         console.print(f"Removed {len(stored) - len(kept)} of {len(stored)} ({size}) from {escape(str(cache.folder))}.")
         if kept:
-            console.print(f"{len(kept)} are in use by a run; clear again when it has ended.")
+            console.print(f"{len(kept)} are in use by a run; run it again when that run has ended.")
     elif what == "verify":
         wrong = [each for each, sound in verify(cache) if not sound]
         for each in wrong:
             cache.remove(each)
         if wrong:
-            raise PetsegError(f"{wrong[0].path} and {len(wrong) - 1} more were damaged, and are removed: run it again.")
+            raise PetsegError(
+                f"{wrong[0].path} and {len(wrong) - 1} more were damaged and have been removed; "
+                "they are fetched again when needed."
+            )
         console.print(f"[green]ok[/] {escape(str(cache.folder))}: {len(stored)} shards, {size}.")
     else:
         raise PetsegError(f"petseg cache {what}: choose list, clear or verify.")

@@ -1,4 +1,4 @@
-"""Training, scoring, predicting and exporting, with what a person sees of it."""
+"""Training, scoring, predicting and exporting, with their terminal output."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.place import shards_for
 from petseg.data.sources.files import MANIFEST_NAME
 from petseg.device import World, local_share, open_world, resolve_device
-from petseg.inference.pictures import at_own_size
 from petseg.inference.remote_runs import local_run
 from petseg.inference.trained import load_trained
+from petseg.inference.whole_images import at_own_size
 from petseg.run.folder import REPORT, SUMMARY, RunFolder
 from petseg.system import process_began
 from petseg.training.conclude import FitResult
@@ -67,8 +67,8 @@ def train_command(
                     began=float(os.environ.get(BEGAN) or process_began()),
                 )
             except KeyboardInterrupt as stopped:
-                if reporter.run is not None and reporter.run.can_go_on:
-                    raise type(stopped)(f"interrupted. Go on with: {_go_on(reporter.run)}") from None
+                if reporter.run is not None and reporter.run.can_resume:
+                    raise type(stopped)(f"interrupted. Resume with: {_resume_command(reporter.run)}") from None
                 raise
         if world.is_main:
             _conclude(console, result, demo=demo)
@@ -110,7 +110,7 @@ def evaluate_command(
             progress=advance,
         )
     full_size = at_own_size(trained, tta_scales, full_size=full_size)
-    size = "each picture's own size" if full_size else trained.config.size
+    size = "each image's own size" if full_size else trained.config.size
     size += ", averaged with the mirror image's scores" if tta else ""
     console.print(screen.metrics_table(metrics, f"{trained.path} on {split} of {folder}, at {size}", trained.classes))
     if skipped := metrics["skipped_samples"]:
@@ -143,7 +143,7 @@ def predict_command(
     Raises:
         PetsegError: bad input; what could be done was done.
     """
-    from petseg.inference.photos import pictures_in
+    from petseg.inference.inputs import images_in
     from petseg.inference.predict import Probabilities, in_percent
     from petseg.inference.segment import Segmenter
 
@@ -153,7 +153,7 @@ def predict_command(
         load_trained(local_run(run), where), where, amp=amp, tta=tta, scales=tta_scales, tile=tile, overlap=overlap
     )
     with screen.progress(console, "predicting") as (advance, expect):
-        expect(len(pictures_in(images)))
+        expect(len(images_in(images)))
         done = predict(
             segmenter,
             images,
@@ -187,7 +187,7 @@ def export_command(run: Path, fmt: str, out: Path | None, image: Path | None, *,
     takes = f"takes images f32[N, 3, {size} in 0-1 and gives probabilities."
     console.print(escape(f"{report.path} ({report.bytes / 1e6:.1f} MB) {takes}"))
     console.print(
-        f"Checked on {escape(report.picture)}: the largest difference of a probability is "
+        f"Checked on {escape(report.image)}: the largest difference of a probability is "
         f"{report.max_abs_difference:.1e}, {100 * report.argmax_agreement:.2f}% of the pixels get the same class."
     )
 
@@ -224,7 +224,7 @@ def compare_command(runs: Sequence[Path], out: Path) -> None:
     console.print(f"Curves: [bold]{escape(os.path.relpath(out))}[/]")
 
 
-def _go_on(run: RunFolder) -> str:
+def _resume_command(run: RunFolder) -> str:
     every = local_share()[1]
     return screen.command(f"petseg-train --resume --run-dir {run.path}" + (f" --ranks {every}" if every > 1 else ""))
 
@@ -251,7 +251,7 @@ def _demo_shards(console: Console, world: World, config: TrainConfig) -> Path:
 def _conclude(console: Console, result: FitResult, *, demo: bool) -> None:
     run = result.run.path
     if result.summary is None:
-        console.print(f"Stopped and saved. Go on with: {escape(_go_on(result.run))}")
+        console.print(f"Stopped and saved. Resume with: {escape(_resume_command(result.run))}")
         return
     if result.trained is None:
         return  # there was nothing left to do, which was said
@@ -273,5 +273,5 @@ def _conclude(console: Console, result: FitResult, *, demo: bool) -> None:
             f"shards/oxford[/]. Your own images: {screen.command('petseg-shard FOLDER OUT')}."
         )
     else:
-        next_command = screen.command(f"petseg predict {run} PHOTO --out predictions")
+        next_command = screen.command(f"petseg predict {run} IMAGE --out predictions")
         console.print(f"Try it on images: {escape(next_command)}")

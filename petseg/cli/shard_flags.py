@@ -87,20 +87,26 @@ class ShardFlags:
         str | None,
         typer.Option(
             metavar="REGEX",
-            help="What it finds in a key (its first group) is a patient, a video: they stay in one split.",
+            help="Regular expression: samples whose keys match in the same text (its first group), such as a "
+            "patient or a video, stay in one split.",
             show_default=False,
         ),
     ] = None
     allow_rejects: Annotated[
         bool,
-        typer.Option("--allow-rejects", help="Pack the rest, whatever was rejected and whatever class has no pixel."),
+        typer.Option(
+            "--allow-rejects",
+            help="Pack what is left, however many samples are rejected and even if a class has no pixels.",
+        ),
     ] = False
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what pairs with what and what is left over, and pack nothing.")
+        bool, typer.Option("--dry-run", help="Show what pairs with what and what is left over; pack nothing.")
     ] = False
     append: Annotated[
         bool,
-        typer.Option("--append", help="Add what is new in SOURCE to the finished pack in OUT; nobody changes splits."),
+        typer.Option(
+            "--append", help="Add the new samples of SOURCE to the finished pack in OUT; no sample changes its split."
+        ),
     ] = False
     download_dir: Annotated[Path, typer.Option(help="Folder for the download of `oxford`.")] = Path("downloads")
     part: Annotated[
@@ -118,7 +124,7 @@ class ShardFlags:
         ),
     ] = False
     status: Annotated[
-        bool, typer.Option("--status", help="Say which shards are missing.", rich_help_panel="Several machines")
+        bool, typer.Option("--status", help="List the shards that are missing.", rich_help_panel="Several machines")
     ] = False
     on: Annotated[
         str,

@@ -1,4 +1,4 @@
-"""Packing, verifying, indexing and showing shards, with what a person sees of it."""
+"""Packing, verifying, indexing and showing shards, with their terminal output."""
 
 from __future__ import annotations
 
@@ -119,14 +119,14 @@ def pack_command(
             run=cluster.run,
         )
     except KeyboardInterrupt:
-        console.print("Stopped: the shards that were finished stay, and the same command resumes from them.")
+        console.print("Stopped: finished shards are kept; run the same command again to resume.")
         raise
     show_report(console, report, out)
     return len(report.rejected)
 
 
 def _pack_options(flags: ShardFlags, split: str) -> PackOptions:
-    """What decides about the bytes, of the flags.
+    """The flags that decide the bytes of a pack, as `PackOptions`.
 
     Raises:
         PetsegError: a bad value, or two options of which one is enough.
@@ -209,7 +209,7 @@ def process_count(workers: int) -> int:
 
 
 def show_listing(console: Console, listing: Listing) -> None:
-    """Print what was found, before anything is packed: pairs and what made them, and what is left over and why."""
+    """Print what was found, before anything is packed: the pairs and their rule, and what is left over and why."""
     pairs = listing.pairs
     if not pairs or not pairs[0].size:
         return
@@ -236,7 +236,7 @@ def show_listing(console: Console, listing: Listing) -> None:
     if listing.rejected:
         first = listing.rejected[0]
         console.print(
-            f"Without a partner or a fit name: {len(listing.rejected):,}, such as {escape(first.key)}: "
+            f"Without a partner, or with an unusable name: {len(listing.rejected):,}, such as {escape(first.key)}: "
             f"{escape(first.reason)}"
         )
 
@@ -264,7 +264,8 @@ def show_report(console: Console, report: PackReport, out: Path | str) -> None:
     tones = manifest.encoding.tones
     if tones.range:
         console.print(
-            f"Images of more than 8 bits: {told_range(*tones.range)} became 0 to 255 (--range LOW HIGH for another)."
+            f"Images of more than 8 bits: values {told_range(*tones.range)} are mapped to 0 to 255 (--range LOW HIGH "
+            "sets another range)."
         )
     if report.resumed_shards:
         console.print(f"{report.resumed_shards} shards were finished by an earlier run.")
@@ -296,10 +297,10 @@ def _copies_line(copies: Copies, split_by: str) -> str:
     what = "Copies of one image (as it is, flipped, or augmented by name) stand in two splits"
     said = f"{what}: {where}, such as {first} and {second}."
     if split_by != "chance":
-        return f"{said} Scores on them say little; {split_by} say who is where."
+        return f"{said} They make scores too high; the {split_by} decide the splits."
     if copies.group is None:
-        return f"{said} Scores on them say little: remove one of each, or give a --group that keeps them together."
-    return f"{said} Scores on them say little: --group '{copies.group}' keeps them together."
+        return f"{said} They make scores too high: remove one of each, or give a --group that keeps them together."
+    return f"{said} They make scores too high: --group '{copies.group}' keeps them together."
 
 
 def classes_command(console: Console, folder: Path, out: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""Objects in stores (s3, gs, az, https, hf): the only module that uses a client for them.
+"""Objects in object stores (s3, gs, az, https, hf): the only module that uses a client for them.
 
 The client's own retries are off: it gives up after a time that it counts from the first request on. Here the time
 without progress counts, so that a long object may break off any number of times.
@@ -334,7 +334,8 @@ class Objects:
         if _EXPIRED.search(str(error)) or isinstance(error, exceptions.UnauthenticatedError):
             if self._refreshed:
                 raise PetsegError(
-                    f"{where}: the store does not accept the credentials, read anew once ({said}): log in again."
+                    f"{where}: the store does not accept the credentials, even after reading them again "
+                    f"({said}): log in again."
                 ) from None
             self._refreshed = True
             self._store = _opened(self._url, self._headers)
@@ -418,7 +419,7 @@ class _Waiting:
             )
         if not self._said and self._tries >= 2:
             self._said = True
-            objects._note(f"Waiting for {objects.url(self._name)}: {why}; it is tried for {most:.0f} seconds.")
+            objects._note(f"Waiting for {objects.url(self._name)}: {why}; retrying for {most:.0f} seconds.")
         longest = min(_LONGEST_PAUSE, 0.2 * 2**self._tries, most - waited)
         self._tries += 1
         time.sleep(random.uniform(longest / 2, longest))
@@ -428,7 +429,7 @@ def _normal(address: str) -> str:
     scheme, colon, rest = address.partition("://")
     known = _SCHEMES.get(scheme.lower()) if colon else None
     if known is None or not rest.strip("/"):
-        raise PetsegError(f"{address}: no address of a store; give s3://, gs://, az://, https:// or hf://.")
+        raise PetsegError(f"{address}: is not the address of a store; give s3://, gs://, az://, https:// or hf://.")
     if known.startswith("http") and (urlsplit(address).query or urlsplit(address).fragment):
         raise PetsegError(f"{address}: give the folder's address, without ? and #.")
     return f"{known}://{rest}".rstrip("/")

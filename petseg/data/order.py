@@ -373,7 +373,7 @@ def rank_batches(
         ValueError: a batch, rank, world or consumed that makes no sense.
     """
     if batch < 1 or world < 1 or not 0 <= rank < world:
-        raise ValueError(f"batch {batch}, rank {rank} and world {world} make no sense together")
+        raise ValueError(f"batch {batch}, rank {rank} and world {world} do not fit together")
     if nodes < 1 or world % nodes:
         raise ValueError(f"{world} ranks cannot be shared evenly by {nodes} nodes")
     if not 0 <= consumed <= len(order):

@@ -27,7 +27,7 @@ from petseg.data.shards.manifest import Manifest
 from petseg.data.shards.place import shards_for
 from petseg.data.shards.reader import ShardReader
 from petseg.errors import PetsegError
-from petseg.inference.photos import read_photo
+from petseg.inference.inputs import read_image
 from petseg.inference.trained import TrainedModel, load_trained
 
 Format = Literal["onnx", "torch-export"]
@@ -58,7 +58,7 @@ class ExportReport:
     """Largest difference of a probability over everything that was tried."""
     argmax_agreement: float
     """Share of pixels whose likeliest class is the same, 0 to 1."""
-    picture: str
+    image: str
     """What it was tried on."""
     metadata: dict[str, str]
     """What the file says about itself."""
@@ -116,7 +116,7 @@ def export(
     path = _target(trained, fmt, Path(out) if out else None)
     multiple = trained.network.stride if dynamic_size else 0
     size, other = _sizes(trained.config.height_width, multiple)
-    tried, pixels = (str(image), _photo(Path(image), trained.tones)) if image else _sample(trained)
+    tried, pixels = (str(image), _read(Path(image), trained.tones)) if image else _sample(trained)
     model = Deployable(trained).eval()
     metadata = _metadata(trained, multiple)
     # Exporters look at the suffix, so the unfinished file keeps it.
@@ -153,7 +153,7 @@ def export(
         bytes=path.stat().st_size,
         max_abs_difference=difference,
         argmax_agreement=agreement,
-        picture=tried,
+        image=tried,
         metadata=metadata,
     )
 
@@ -242,10 +242,10 @@ def _load(fmt: Format, path: Path) -> _Runner:
 
 
 @torch.no_grad()
-def _compare(model: Deployable, run_file: _Runner, picture: torch.Tensor) -> tuple[float, float]:
+def _compare(model: Deployable, run_file: _Runner, image: torch.Tensor) -> tuple[float, float]:
     """Largest difference and argmax agreement over a batch of one and a batch of two (the image and its mirror)."""
     differences, agreements = [], []
-    for batch in (picture, torch.cat([picture, picture.flip(-1)])):
+    for batch in (image, torch.cat([image, image.flip(-1)])):
         ours, theirs = model(batch), run_file(batch)
         if theirs.shape != ours.shape or theirs.dtype != ours.dtype:
             return float("inf"), 0.0
@@ -260,9 +260,9 @@ def _squashed(pixels: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
     return small.permute(2, 0, 1).unsqueeze(0).float() / 255
 
 
-def _photo(image: Path, tones: Tones) -> np.ndarray:
+def _read(image: Path, tones: Tones) -> np.ndarray:
     try:
-        return read_photo(image, tones)
+        return read_image(image, tones)
     except PetsegError as error:
         raise PetsegError(f"--image: {error}.") from error
 
@@ -289,7 +289,7 @@ def _sample(trained: TrainedModel) -> tuple[str, np.ndarray]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporters print and log by the page what no person asked for."""
+    """Silence the exporters, which print and log pages."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

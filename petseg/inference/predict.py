@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 
 from petseg.classes import ClassTable
-from petseg.data.decode.pictures import MAX_SIDE
+from petseg.data.decode.image_files import MAX_SIDE
 from petseg.drawing import in_colours, legend, overlay
 from petseg.errors import DamagedError, PetsegError
-from petseg.inference.photos import pictures_in, read_photo
+from petseg.inference.inputs import images_in, read_image
 from petseg.inference.segment import Segmenter, likeliest
 from petseg.system import started_threads, usable_cores, write_atomic
 
@@ -40,13 +40,13 @@ class Prediction:
     image: Path
     """The image."""
     mask: Path
-    """`NAME.png`, of the photo's upright size: the class codes, as indices of a palette of the classes' colours."""
+    """`NAME.png`, of the image's upright size: the class codes, as indices of a palette of the classes' colours."""
     overlay: Path
     """`NAME_overlay.jpg`: the image under the classes' colours, with a legend below it where there is room for one."""
     probabilities: tuple[Path, ...]
     """`NAME_pCODE.png` or `.npy` of each class, in the classes' order, where they were asked for."""
     shares: dict[str, float]
-    """Share of the photo's pixels that each class takes, by name, 0 to 1."""
+    """Share of the image's pixels that each class takes, by name, 0 to 1."""
 
 
 def predict(
@@ -64,14 +64,14 @@ def predict(
 
     Args:
         segmenter: the network, and how it is used.
-        images: images in any format that petseg packs, or folders of them (see `pictures_in`).
-        out: folder, made if need be; a photo's results in it are replaced, nothing else is touched.
+        images: images in any format that petseg packs, or folders of them (see `images_in`).
+        out: folder, made if need be; an image's results in it are replaced, nothing else is touched.
         probabilities: write them too.
         allow_damaged: take images of which a part is missing, too.
         progress: called with 1 after each image, in the calling thread.
 
     Returns:
-        One entry an image, in the order of `pictures_in`.
+        One entry an image, in the order of `images_in`.
 
     Raises:
         PetsegError: before anything is written, two images whose results would have one name, or a result that would
@@ -80,8 +80,8 @@ def predict(
     """
     if probabilities not in get_args(Probabilities):
         raise PetsegError(f"--probabilities: unknown format '{probabilities}'; choose png or npy.")
-    photos = pictures_in(images)
-    plan = [_results(photo, out, segmenter.classes, probabilities) for photo in photos]
+    inputs = images_in(images)
+    plan = [_results(image, out, segmenter.classes, probabilities) for image in inputs]
     _check(plan, out)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -90,10 +90,10 @@ def predict(
 
     def work(planned: _Results) -> Prediction | PetsegError:
         try:
-            picture = read_photo(planned.photo, segmenter.tones, segmenter.chroma, allow_damaged=allow_damaged)
+            image = read_image(planned.image, segmenter.tones, segmenter.chroma, allow_damaged=allow_damaged)
         except PetsegError as error:
             return error
-        return _predict_one(segmenter, picture, planned)
+        return _predict_one(segmenter, image, planned)
 
     done: list[Prediction] = []
     failed: list[PetsegError] = []
@@ -125,7 +125,7 @@ def predict(
 class _Results:
     """The names of what is to be written for an image."""
 
-    photo: Path
+    image: Path
     mask: Path
     overlay: Path
     probabilities: tuple[Path, ...]
@@ -143,36 +143,36 @@ def _quiet_threads(threads: int, torch_threads: int) -> ThreadPoolExecutor:
     return pool
 
 
-def _results(photo: Path, out: Path, classes: ClassTable, probabilities: Probabilities) -> _Results:
-    named = tuple(out / f"{photo.stem}_p{code}.{probabilities}" for code in classes.codes) if probabilities else ()
-    return _Results(photo, out / f"{photo.stem}.png", out / f"{photo.stem}_overlay.jpg", named)
+def _results(image: Path, out: Path, classes: ClassTable, probabilities: Probabilities) -> _Results:
+    named = tuple(out / f"{image.stem}_p{code}.{probabilities}" for code in classes.codes) if probabilities else ()
+    return _Results(image, out / f"{image.stem}.png", out / f"{image.stem}_overlay.jpg", named)
 
 
 def _check(plan: Sequence[_Results], out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise PetsegError(f"--out: {out} is a file; give a folder.")
-    inputs = {planned.photo.resolve(): planned.photo for planned in plan}
+    inputs = {planned.image.resolve(): planned.image for planned in plan}
     folder = out.resolve()
     owners: dict[str, Path] = {}
     for planned in plan:
         for result in (planned.mask, planned.overlay, *planned.probabilities):
             # Some file systems take Cat.png and cat.png for one file.
-            other = owners.setdefault(result.name.casefold(), planned.photo)
-            if other != planned.photo:
-                raise PetsegError(f"{other} and {planned.photo} would both be written to {result}: rename one of them.")
+            other = owners.setdefault(result.name.casefold(), planned.image)
+            if other != planned.image:
+                raise PetsegError(f"{other} and {planned.image} would both be written to {result}: rename one of them.")
             replaced = inputs.get(folder / result.name)
             if replaced is not None:
                 raise PetsegError(f"--out: {result} would replace the image {replaced}; choose another folder.")
 
 
-def _predict_one(segmenter: Segmenter, picture: np.ndarray, planned: _Results) -> Prediction:
+def _predict_one(segmenter: Segmenter, image: np.ndarray, planned: _Results) -> Prediction:
     classes = segmenter.classes
-    mask = np.empty(picture.shape[:2], np.uint8)
+    mask = np.empty(image.shape[:2], np.uint8)
     kept: np.ndarray | None = None
     if planned.probabilities:
         kind = np.uint16 if planned.probabilities[0].suffix == ".png" else np.float32
         kept = np.empty((len(classes), *mask.shape), kind)
-    for rows, band in segmenter.bands(picture):
+    for rows, band in segmenter.bands(image):
         mask[rows] = likeliest(band)
         if kept is not None:
             kept[:, rows] = np.rint(band.clip(0, 1) * 65535) if kept.dtype == np.uint16 else band
@@ -180,10 +180,10 @@ def _predict_one(segmenter: Segmenter, picture: np.ndarray, planned: _Results) -
     for path, plane in zip(planned.probabilities, kept if kept is not None else (), strict=True):
         _write(path, _png16(plane) if plane.dtype == np.uint16 else _npy(plane))
     _write(planned.mask, _encode(in_colours(classes.to_codes(mask), classes), "PNG"))
-    drawn = Image.fromarray(overlay(picture, mask, classes))
+    drawn = Image.fromarray(overlay(image, mask, classes))
     _write(planned.overlay, _encode(_with_legend(drawn, classes, shares), "JPEG"))
     return Prediction(
-        image=planned.photo,
+        image=planned.image,
         mask=planned.mask,
         overlay=planned.overlay,
         probabilities=planned.probabilities,

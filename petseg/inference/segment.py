@@ -17,7 +17,7 @@ from petseg.data.decode.boxes import Box, frame_image, padded, whole
 from petseg.data.decode.images import chroma_of
 from petseg.device import Amp, resolve_amp
 from petseg.errors import PetsegError
-from petseg.inference.photos import Picture, as_pixels
+from petseg.inference.inputs import ImageLike, as_pixels
 from petseg.inference.trained import TrainedModel
 
 BAND_VALUES = 1_000_000
@@ -35,7 +35,7 @@ class Segmenter:
         amp: mixed precision, `auto`, `bf16`, `fp16` or `off`; None for what the device has if the run had any.
         tta: average with the mirrored image (test-time augmentation), in twice the time.
         scales: average over the image enlarged by these factors (test-time augmentation), in as many times the time.
-        tile: short side of a tile, in the picture's pixels; each tile is squashed to the network's size. 0 for as in
+        tile: short side of a tile, in the image's pixels; each tile is squashed to the network's size. 0 for as in
             training: the whole image, squashed or padded, or tiles of the network's size where it learned from crops.
         overlap: smallest share of a tile that its neighbour covers too, 0 to 0.9; there they fade into each other.
 
@@ -93,63 +93,63 @@ class Segmenter:
             f"on {self._device})"
         )
 
-    def predict(self, picture: Picture) -> np.ndarray:
+    def predict(self, image: ImageLike) -> np.ndarray:
         """The mask of an image at its own size: u8[H, W], codes as in the masks that the network learned from.
 
         Args:
-            picture: path of an image, a PIL image, or u8[H, W, 3] in RGB; upright, or with an EXIF orientation.
+            image: path of an image, a PIL image, or u8[H, W, 3] in RGB; upright, or with an EXIF orientation.
 
         Raises:
             PetsegError: it cannot be read, or is not an image.
         """
-        return self.classes.to_codes(self.segment(as_pixels(picture, self.tones, self.chroma)))
+        return self.classes.to_codes(self.segment(as_pixels(image, self.tones, self.chroma)))
 
-    def probabilities(self, picture: Picture) -> np.ndarray:
+    def probabilities(self, image: ImageLike) -> np.ndarray:
         """Class probabilities of an image at its own size, enlarged bilinearly: f32[C, H, W], in the classes' order.
 
         Args:
-            picture: as for `predict`.
+            image: as for `predict`.
 
         Raises:
             PetsegError: it cannot be read, or is not an image.
         """
-        pixels = as_pixels(picture, self.tones, self.chroma)
+        pixels = as_pixels(image, self.tones, self.chroma)
         found = np.empty((len(self.classes), *pixels.shape[:2]), np.float32)
         for rows, band in self.bands(pixels):
             found[:, rows] = band
         return found
 
-    def segment(self, picture: np.ndarray) -> np.ndarray:
-        """Class indices at the picture's own size, of the likeliest class (the first of several).
+    def segment(self, image: np.ndarray) -> np.ndarray:
+        """Class indices at the image's own size, of the likeliest class (the first of several).
 
         Args:
-            picture: u8[H, W, 3], RGB, upright.
+            image: u8[H, W, 3], RGB, upright.
 
         Returns:
             u8[H, W], values in [0, C).
         """
-        mask = np.empty(picture.shape[:2], np.uint8)
-        for rows, band in self.bands(picture):
+        mask = np.empty(image.shape[:2], np.uint8)
+        for rows, band in self.bands(image):
             mask[rows] = likeliest(band)
         return mask
 
-    def bands(self, picture: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-        """Class probabilities at the picture's own size, some rows at a time: some MB, however big the image.
+    def bands(self, image: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+        """Class probabilities at the image's own size, some rows at a time: some MB, however big the image.
 
         Args:
-            picture: u8[H, W, 3], RGB, upright.
+            image: u8[H, W, 3], RGB, upright.
 
         Yields:
             The rows, and f32[C, len(rows), W] of them.
         """
         if len(self._scales) == 1:
-            yield from self._bands(picture, self._scales[0])
+            yield from self._bands(image, self._scales[0])
             return
-        for parts in zip(*(self._bands(picture, scale) for scale in self._scales), strict=True):
+        for parts in zip(*(self._bands(image, scale) for scale in self._scales), strict=True):
             yield parts[0][0], np.mean([band for _, band in parts], axis=0)
 
-    def _bands(self, picture: np.ndarray, scale: float) -> Iterator[tuple[slice, np.ndarray]]:
-        height, width = picture.shape[:2]
+    def _bands(self, image: np.ndarray, scale: float) -> Iterator[tuple[slice, np.ndarray]]:
+        height, width = image.shape[:2]
         down, across = self._spans(height, width, scale)
         found: dict[int, list[np.ndarray]] = {}
         step = max(1, BAND_VALUES // (len(self.classes) * width))
@@ -161,7 +161,7 @@ class Segmenter:
                 for n in met
                 if n not in found
             }
-            found = {n: found[n] if n in found else self._at_network_size(picture, tiles[n]) for n in met}
+            found = {n: found[n] if n in found else self._at_network_size(image, tiles[n]) for n in met}
             if len(down) == len(across) == 1:
                 only, column = down[0], across[0]
                 part = slice(rows.start - only.start, rows.stop - only.start)
@@ -194,20 +194,20 @@ class Segmenter:
         )
         return down, across
 
-    def at_network_size(self, picture: np.ndarray) -> np.ndarray:
+    def at_network_size(self, image: np.ndarray) -> np.ndarray:
         """Class probabilities at the network's size, f32[C, height, width], of an image u8[H, W, 3].
 
         The image is squashed by the resize that every loader is held to.
         """
-        return self._at_network_size(picture, [whole(*picture.shape[:2])])[0]
+        return self._at_network_size(image, [whole(*image.shape[:2])])[0]
 
-    def _at_network_size(self, picture: np.ndarray, boxes: list[Box]) -> list[np.ndarray]:
+    def _at_network_size(self, image: np.ndarray, boxes: list[Box]) -> list[np.ndarray]:
         found: list[np.ndarray] = []
         for first in range(0, len(boxes), _BATCH):
             part = boxes[first : first + _BATCH]
             small = np.empty((len(part), self.height, self.width, 3), np.uint8)
             for row, box in enumerate(part):
-                frame_image(picture, box, (self.height, self.width), small[row])
+                frame_image(image, box, (self.height, self.width), small[row])
             images = torch.from_numpy(small).to(self._device)
             found.extend(self._trained.probabilities(images, self._amp).contiguous().cpu().numpy())
         return found
@@ -223,7 +223,7 @@ def enlarge(
         height: rows of the whole result.
         width: columns of the whole result.
         rows: those that are wanted.
-        columns: likewise; all of them unless told.
+        columns: likewise; default: all of them.
 
     Returns:
         f32[C, len(rows), len(columns)]; not a view.

@@ -46,7 +46,7 @@ class TrainedModel:
         return f"TrainedModel({str(self.path)!r}, {self.config.arch}, {self.classes}, size {self.config.size})"
 
     def objective(self) -> Objective:
-        """The loss of its run, on the network's device; cross-entropy in place of a loss of somebody's own."""
+        """The loss of its run, on the network's device; cross-entropy in place of a custom loss."""
         return objective_for(self.config, self.class_weights).to(self.transform.mean.device)
 
     @torch.no_grad()
@@ -61,7 +61,7 @@ class TrainedModel:
         return self.network.probabilities(outputs)
 
     def mirrored(self) -> TrainedModel:
-        """The same, but answering with the mean of a picture's and its mirror images' probabilities.
+        """The same, but answering with the mean of an image's and its mirror images' probabilities.
 
         Test-time augmentation by flips (Krizhevsky et al., 2012, section 4.1): those that it was trained with, left and
         right or top and bottom, in twice the time, or in four times for both.
@@ -97,7 +97,7 @@ def load_trained(run: Path, device: torch.device, *, network: nn.Module | None =
     Args:
         run: run folder or checkpoint.
         device: where the network is put.
-        network: whose copy takes the weights, where the run trained one of somebody's own.
+        network: the custom network of the run, if it had one; a copy of it takes the weights.
         changes: options of its configuration that are to be others.
 
     Raises:

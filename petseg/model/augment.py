@@ -17,20 +17,20 @@ _MASK32 = 0xFFFFFFFF
 
 
 OwnAugment = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-"""Somebody's own augmentation, of whole batches on their device: images f32[N, 3, H, W] in 0-1 and class indices
+"""A custom augmentation, of whole batches on their device: images f32[N, 3, H, W] in 0-1 and class indices
 i64[N, H, W] (255 where a pixel does not count) to both, of the same shapes and dtypes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Policy:
-    """How far images are moved and recoloured. Every amount is drawn uniformly from -x to x."""
+    """Strengths of the augmentation. Every amount is drawn uniformly from -x to x."""
 
     flip: bool = True
-    """Mirror left and right, half of the time."""
+    """Flip left and right, half of the time."""
     flip_rows: bool = False
-    """Mirror top and bottom, half of the time."""
+    """Flip top and bottom, half of the time."""
     right_angles: bool = False
-    """Turn by 0, 90, 180 or 270 degrees, a quarter of the time each."""
+    """Rotate by 0, 90, 180 or 270 degrees, a quarter of the time each."""
     degrees: float = 20.0
     """Rotation."""
     zoom: float = 0.5
@@ -69,7 +69,7 @@ def uniforms(indices: torch.Tensor, epoch: torch.Tensor, seed: int, streams: int
 def augment(
     x: torch.Tensor, masks: torch.Tensor, indices: torch.Tensor, epoch: torch.Tensor, *, seed: int, policy: Policy
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Move and recolour each image, its mask moved alike.
+    """Augment each image, and move its mask with it.
 
     Args:
         x: f32[N, 3, H, W] in 0-1.

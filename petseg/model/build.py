@@ -17,7 +17,7 @@ from petseg.model.transform import InputTransform
 
 
 def network_for(config: TrainConfig, classes: ClassTable, own: nn.Module | None = None) -> Network:
-    """The network that a configuration describes, freshly initialised, or somebody's own; in its memory format.
+    """The network that a configuration describes, newly initialised, or a custom one; in its memory format.
 
     Raises:
         PetsegError: a network of one's own where the configuration describes another, or none where it needs one.

@@ -1,4 +1,4 @@
-"""Parts of a network that keep the weights that they have."""
+"""Freezing of parts of a network."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 
 
 class Freezable(nn.Module):
-    """A network of which parts can be frozen: they learn nothing, and their BatchNorm counts nothing."""
+    """A network of which parts can be frozen: their weights and BatchNorm statistics do not change."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class Freezable(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """As every module's, but what is frozen stays in evaluation mode."""
+        """Like `Module.train`, but frozen parts stay in evaluation mode."""
         super().train(mode)
         for part in self._frozen:
             part.eval()

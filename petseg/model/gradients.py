@@ -1,4 +1,4 @@
-"""In which memory format gradients arrive."""
+"""The memory format of gradients."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def dense_gradient(x: torch.Tensor) -> torch.Tensor:
-    """The same tensor f[N, C, H, W], whose gradient arrives in its own memory format and without gaps."""
+    """Identity of f[N, C, H, W] whose gradient is made dense, in the tensor's own memory format."""
     if not (torch.is_grad_enabled() and x.requires_grad):
         return x
     found: torch.Tensor = _Dense.apply(x)

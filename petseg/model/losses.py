@@ -14,14 +14,14 @@ from petseg.classes import CROSS_ENTROPY_IGNORES, IGNORE_INDEX
 LossKind = Literal["ce", "ce+dice", "focal", "lovasz", "own"]
 
 OwnLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""A loss of somebody's own: from logits f32[N, C, H, W] and class indices i64[N, H, W] to a scalar. -100 stands where a
+"""A custom loss: from logits f32[N, C, H, W] and class indices i64[N, H, W] to a scalar. -100 stands where a
 pixel does not count, which torch's cross-entropy passes over."""
 
 
 class Objective(nn.Module):
     """The loss of a run, made of sums: those of parts of a batch or a set add up to those of the whole.
 
-    Lovász and somebody's own are not sums over pixels: there the parts' values are averaged, each by its pixels.
+    Lovász and custom losses are not sums over pixels: there the parts' values are averaged, each by its pixels.
 
     Args:
         kind: `ce` (cross-entropy), `ce+dice`, `focal`, `lovasz` (with cross-entropy) or `own`.

@@ -100,7 +100,7 @@ def metrics_from(confusion: np.ndarray, classes: ClassTable) -> dict[str, Any]:
 
 
 def constant_answer_mean_iou(confusion: np.ndarray) -> float:
-    """Mean IoU of answering the commonest true class everywhere: the figure that a trained network has to leave behind.
+    """Mean IoU of predicting the commonest true class everywhere: a baseline for trained networks.
 
     Args:
         confusion: i64[C, C], [true, predicted]; only the true counts matter.

@@ -162,7 +162,7 @@ class SeedUNet(Freezable):
 
 
 class OwnNetwork(nn.Module):
-    """A network that somebody brought along.
+    """A custom network.
 
     Args:
         module: from images f[N, 3, H, W] to logits f[N, classes, H, W], or to a dict that holds them as `out`.
@@ -174,7 +174,7 @@ class OwnNetwork(nn.Module):
         super().__init__()
         self.module = module
         self.has_unused = False
-        """Whether some parameters have no part in the output, which DistributedDataParallel has to be told."""
+        """Whether some parameters have no part in the output, which DistributedDataParallel has to know."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits f[N, classes, H, W] of images f[N, 3, H, W]."""

@@ -35,7 +35,7 @@ class Pretrained:
 
 
 def statistics_of(module: nn.Module) -> tuple[list[float], list[float]] | None:
-    """Channel means and deviations that somebody's own network was trained with, where it says so as timm's do."""
+    """Channel means and deviations of a custom network's training, if it names them as timm's do."""
     for part in (module, *(getattr(module, name, None) for name in ("encoder", "backbone", "model"))):
         known = getattr(part, "pretrained_cfg", None) or getattr(part, "default_cfg", None)
         if isinstance(known, dict) and {"mean", "std"} <= known.keys():
@@ -81,7 +81,7 @@ def _of_library(network: SmpNetwork, source: str) -> Any:
     known = smp.encoders.get_preprocessing_params(_encoder_name(network), pretrained=source)
     if known["input_space"] != "RGB":
         raise PetsegError(
-            f"--encoder-weights {source}: these want {known['input_space']} images, and petseg gives RGB."
+            f"--encoder-weights {source}: these expect {known['input_space']} images, and petseg loads RGB."
         )
     top = known["input_range"][1]
     return tuple(value / top for value in known["mean"]), tuple(value / top for value in known["std"])
@@ -117,7 +117,7 @@ def _read(path: Path) -> Weights:
         raise PetsegError(f"--encoder-weights: {path} cannot be read ({error.strerror or error}).") from error
     except Exception as error:  # damaged bytes lead an unpickler to raise nearly anything
         raise PetsegError(
-            f"--encoder-weights: {path} is damaged, or holds more than tensors: save the network's state_dict() alone."
+            f"--encoder-weights: {path} is damaged, or holds more than tensors: save only the network's state_dict()."
         ) from error
     while isinstance(data, dict) and (inner := next((k for k in _WRAPPERS if isinstance(data.get(k), dict)), None)):
         data = data[inner]

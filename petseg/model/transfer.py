@@ -1,4 +1,4 @@
-"""Weights of one run as the first ones of another, whose classes may be others."""
+"""Transfer of weights from one run to another, whose classes may differ."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def take_over(
         if len(source) == len(target) and (source.codes, source.names) != (target.codes, target.names):
             raise OptionError(
                 "init_from",
-                f"{path} tells {_listed(source)} apart, and these shards have {_listed(target)}: give --init-head keep "
+                f"{path} has the classes {_listed(source)}, and these shards {_listed(target)}: give --init-head keep "
                 "if these are the same classes, else --init-head new.",
             )
         head = "keep" if len(source) == len(target) else "new"
@@ -63,18 +63,18 @@ def take_over(
     if not anew:
         raise OptionError(
             "init_head",
-            "petseg cannot tell which layers of your own network are its head: make them anew, and give keep.",
+            "petseg cannot tell which layers of your own network are its head: reset them yourself, and give keep.",
         )
     body = {name: value for name, value in weights.items() if name not in anew}
     load_weights(network, {**body, **{name: own[name] for name in anew if name in own}}, path)
-    return f"The network starts from {path}, but its head starts anew, for {len(target)} classes."
+    return f"The network starts from {path}, but its head has new weights, for {len(target)} classes."
 
 
 def _head_of(network: Network, own: dict[str, torch.Tensor], weights: dict[str, torch.Tensor]) -> set[str]:
     """Names of the tensors of the last layers, on either side."""
     if not isinstance(network, OwnNetwork):
         return {name for name in (*own, *weights) if name.startswith(network.HEAD)}
-    # In somebody's own network: those that are of another number of classes.
+    # In a custom network: those that are of another number of classes.
     return {
         name
         for name, value in own.items()

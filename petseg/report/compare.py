@@ -218,9 +218,9 @@ def _notes(runs: Sequence[_Run], names: Sequence[str], classes: list[str] | None
     notes = []
     unfinished = [name for name, run in zip(names, runs, strict=True) if not run.summary]
     if unfinished:
-        notes.append(f"Not finished, so without scores of its own: {', '.join(unfinished)}.")
+        notes.append(f"Not finished, so no scores: {', '.join(unfinished)}.")
     if classes is None:
-        notes.append("The runs have different classes: their mean IoU is not of the same thing.")
+        notes.append("The runs have different classes: their mean IoUs are not comparable.")
     finished = [run.summary for run in runs if run.summary]
     if len({str(summary.get("data_digest")) for summary in finished}) > 1:
         notes.append("The runs were trained and scored on different shards.")

@@ -160,7 +160,7 @@ def _row(panel: Panel, looks: Sequence[ClassLook], table: np.ndarray, side: int)
     height, width = panel.truth.shape
     scale = side / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    photo = _photo(panel.image, size)
+    image = _fitted(panel.image, size)
     truth = _nearest(panel.truth, size)
     # Probabilities are enlarged smoothly, decisions never: a class index has no in-between.
     predicted = _nearest(panel.prediction, size)
@@ -168,17 +168,17 @@ def _row(panel: Panel, looks: Sequence[ClassLook], table: np.ndarray, side: int)
     counted = int((panel.truth != IGNORE_INDEX).sum())
     errors = int(((panel.prediction != panel.truth) & (panel.truth != IGNORE_INDEX)).sum())
     tiles = [
-        Tile(label="Picture", alt=f"{panel.key}: the picture", source=_webp(photo)),
-        Tile(label="Truth", alt=f"{panel.key}: true classes over the picture",
-             source=_webp(overlay(photo, truth, palette))),
+        Tile(label="Image", alt=f"{panel.key}: the image", source=_webp(image)),
+        Tile(label="Truth", alt=f"{panel.key}: true classes over the image",
+             source=_webp(overlay(image, truth, palette))),
         Tile(label="Prediction", alt=f"{panel.key}: predicted classes over the image, wrong pixels hatched",
-             source=_webp(mark(overlay(photo, predicted, palette), wrong))),
+             source=_webp(mark(overlay(image, predicted, palette), wrong))),
     ]  # fmt: skip
     for index in _shown_classes(panel):
         levels = np.nan_to_num(panel.probabilities[index], nan=0.0).clip(0, 1)
         name = looks[index].name
-        picture = table[_smooth((levels * 255).round().astype(np.uint8), size)]
-        tiles.append(Tile(label=f"P({name})", alt=f"{panel.key}: probability of {name}", source=_webp(picture)))
+        image = table[_smooth((levels * 255).round().astype(np.uint8), size)]
+        tiles.append(Tile(label=f"P({name})", alt=f"{panel.key}: probability of {name}", source=_webp(image)))
     return Row(
         key=panel.key,
         iou=panel.iou,
@@ -208,7 +208,7 @@ def _nearest(indices: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return enlarged
 
 
-def _photo(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _fitted(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     from PIL import Image
 
     return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize(size, Image.Resampling.LANCZOS))
@@ -220,9 +220,9 @@ def _smooth(levels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(np.ascontiguousarray(levels)).resize(size, Image.Resampling.BILINEAR))
 
 
-def _webp(picture: np.ndarray) -> str:
+def _webp(image: np.ndarray) -> str:
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "WEBP", quality=80, method=4)
+    Image.fromarray(image).save(buffer, "WEBP", quality=80, method=4)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

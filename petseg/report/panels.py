@@ -61,7 +61,7 @@ def make_panels(
     reader = ShardReader(shards, manifest, split, verify=False, chroma=segmenter.chroma)  # scoring has verified it
     try:
         panels = {
-            index: _panel(segmenter, reader, index, image_iou[index], whole=trained.config.scores_whole_pictures)
+            index: _panel(segmenter, reader, index, image_iou[index], whole=trained.config.scores_whole_images)
             for index in dict.fromkeys([*drawn, *worst])
         }
     finally:
@@ -70,24 +70,24 @@ def make_panels(
 
 
 def _panel(segmenter: Segmenter, reader: ShardReader, index: int, iou: float, *, whole: bool) -> Panel:
-    picture, mask = reader.decoded(index)
+    pixels, mask = reader.decoded(index)
     if whole:
         shrink = min(1.0, LONGEST_SIDE / max(mask.shape))
         height, width = (max(1, round(side * shrink)) for side in mask.shape)
-        probabilities = _sampled(segmenter, picture, height, width)
+        probabilities = _sampled(segmenter, pixels, height, width)
     else:
         height, width = segmenter.height, segmenter.width
-        probabilities = segmenter.at_network_size(picture)
-    image, codes = resize_image(picture, height, width), resize_nearest(mask, height, width)
+        probabilities = segmenter.at_network_size(pixels)
+    image, codes = resize_image(pixels, height, width), resize_nearest(mask, height, width)
     truth = segmenter.classes.lookup()[codes].astype(np.int64)
     return Panel(key=reader.key(index), image=image, truth=truth, probabilities=probabilities, iou=iou)
 
 
-def _sampled(segmenter: Segmenter, picture: np.ndarray, height: int, width: int) -> np.ndarray:
+def _sampled(segmenter: Segmenter, image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Class probabilities f32[C, height, width] at the pixels of an image that a nearest resize of its mask takes."""
-    rows, columns = nearest_indices(picture.shape[0], height), nearest_indices(picture.shape[1], width)
+    rows, columns = nearest_indices(image.shape[0], height), nearest_indices(image.shape[1], width)
     found = np.empty((len(segmenter.classes), height, width), np.float32)
-    for band_rows, band in segmenter.bands(picture):
+    for band_rows, band in segmenter.bands(image):
         here = np.flatnonzero((rows >= band_rows.start) & (rows < band_rows.stop))
         found[:, here] = band[:, rows[here] - band_rows.start][:, :, columns]
     return found

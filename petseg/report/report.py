@@ -182,7 +182,7 @@ def _headlines(summary: Mapping[str, Any], classes: ClassTable | None, looks: Se
         compiled = "compiled" if summary["compile"] else "not compiled"
     found = [
         Headline(label="Mean IoU", value=words.score(summary.get("mean_iou")),
-                 note=f"a constant answer gets {words.score(baseline)}" if baseline is not None else ""),
+                 note=f"a constant prediction gets {words.score(baseline)}" if baseline is not None else ""),
         *(
             Headline(label="Foreground IoU", value=words.score(iou), note=names) for names, iou in foregrounds[:2]
         ),

@@ -1,4 +1,4 @@
-"""Numbers as a person reads them. What is unknown (None, NaN, another type) reads as a dash."""
+"""Numbers formatted for reading. What is unknown (None, NaN, another type) reads as a dash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints: how they are written, sealed and read; nothing that they hold is ever run."""
+"""Checkpoints: written, sealed with a hash, and read without running anything that they hold."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise PetsegError(f"{path} cannot be read ({error.strerror or error}).") from error
     except Exception as error:  # damaged bytes lead an unpickler to raise nearly anything
-        raise PetsegError(f"{path} is damaged or no checkpoint of petseg's; use another one of the run.") from error
+        raise PetsegError(f"{path} is damaged or not a petseg checkpoint; use another one of the run.") from error
     if not isinstance(data, dict) or "format" not in data or "config" not in data:
-        raise PetsegError(f"{path} is not a checkpoint of petseg's.")
+        raise PetsegError(f"{path} is not a petseg checkpoint.")
     if not isinstance(data["format"], int):
-        raise PetsegError(f"{path} is not a checkpoint of petseg's.")
+        raise PetsegError(f"{path} is not a petseg checkpoint.")
     if data["format"] != FORMAT:
         what = "newer" if data["format"] > FORMAT else "older"
         how = "upgrade petseg" if data["format"] > FORMAT else "train again, or use the petseg that wrote it"
@@ -50,7 +50,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Saved:
-    """What every checkpoint says of its network."""
+    """The sections about the network that every checkpoint has."""
 
     path: Path
     config: TrainConfig
@@ -224,5 +224,5 @@ def load_training_state(run: RunFolder) -> dict[str, Any]:
     except (KeyError, TypeError) as error:
         raise PetsegError(
             f"{path} has no training state ({error} is missing), so the run cannot be resumed from it: {BEST} holds "
-            "weights alone; start a new run with --init-from."
+            "only weights; start a new run with --init-from."
         ) from error

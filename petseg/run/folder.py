@@ -49,12 +49,12 @@ class RunFolder:
         return self.path / LAST
 
     @property
-    def can_go_on(self) -> bool:
+    def can_resume(self) -> bool:
         """Whether it holds a run that saved something to resume from."""
         return self.last.is_file() and self.config.is_file()
 
     def create(self) -> None:
-        """Make the folder. What a run left that was killed before it saved anything is not a hindrance.
+        """Make the folder. Files of a run that was killed before its first checkpoint are no obstacle.
 
         Raises:
             PetsegError: it already holds something else, or cannot be made.
@@ -71,7 +71,7 @@ class RunFolder:
             )
 
     def forget(self) -> None:
-        """Take away a folder in which nothing was saved that cost any time."""
+        """Remove the folder if nothing of value was saved in it."""
         if not self.last.exists() and not (self.path / STAGED).exists():
             for name in (CONFIG, RESOLVED):
                 (self.path / name).unlink(missing_ok=True)
@@ -129,7 +129,7 @@ class RunFolder:
         return (self.path / SUMMARY).exists()
 
     def summary(self) -> dict[str, Any]:
-        """What a finished run came to.
+        """The summary of a finished run.
 
         Raises:
             PetsegError: it is not finished, or the file is damaged.
@@ -153,7 +153,7 @@ class RunFolder:
         return data
 
     def resolved(self) -> dict[str, Any]:
-        """What the run's options came to; empty where it does not say.
+        """The run's resolved options; empty if the file is missing.
 
         Raises:
             PetsegError: damaged.
@@ -196,7 +196,7 @@ def new_run_folder(root: Path, label: str, now: datetime | None = None) -> RunFo
 
 
 def folder_for(config: TrainConfig) -> str:
-    """Where a new run goes: where it was told to, or into a folder of its own under `RUNS`."""
+    """The folder of a new run: as given, or a new one under `RUNS`."""
     return config.run_dir or str(new_run_folder(RUNS, f"{config.recipe}-{config.arch}".replace(":", "-")).path)
 
 

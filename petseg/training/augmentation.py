@@ -1,4 +1,4 @@
-"""How a run augments its batches, by its options or a function of somebody's own; and what else is somebody's own."""
+"""Augmentation of a run's batches, by its options or a custom function; and other custom parts."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Augment(Protocol):
 
 
 def policy_of(config: TrainConfig) -> Policy:
-    """How far a run's options move and recolour images."""
+    """The strengths of augmentation of a run's options."""
     is_crop = config.fit == "crop"
     return Policy(
         flip=config.hflip,
@@ -66,7 +66,7 @@ def policy_augment(config: TrainConfig) -> Augment:
 
 
 def own_augment(own: OwnAugment) -> Augment:
-    """A function of somebody's own, which is given neither samples nor epochs."""
+    """A custom function, which gets neither samples nor epochs."""
 
     def by_own(
         x: torch.Tensor, masks: torch.Tensor, indices: torch.Tensor, epoch: torch.Tensor

@@ -17,7 +17,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from petseg.config import TrainConfig
-from petseg.data.loaders.build import keeps_pictures, resolve_loader
+from petseg.data.loaders.build import keeps_images, resolve_loader
 from petseg.device import World, resolve_amp
 from petseg.errors import OptionError
 from petseg.model.networks import Network
@@ -56,7 +56,7 @@ def tune_process(device: torch.device) -> None:
 
 
 def missing_compiler(device: torch.device) -> str | None:
-    """Why torch.compile cannot work here, or None if it can."""
+    """Why torch.compile cannot work here; None if it can."""
     # Inductor takes CXX or the platform's own and looks no further; Triton builds its launcher in C.
     cxx = (os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++"),)
     wanted = (os.environ.get("CC", "gcc"), "clang") if device.type == "cuda" else cxx
@@ -141,11 +141,11 @@ def settle_data(config: TrainConfig, world: World, cached_bytes: int) -> TrainCo
         cached_bytes: of all samples that a cache would keep.
     """
     loader = resolve_loader(config.loader, world.device)
-    keeps = config.fit != "crop" or (keeps_pictures(loader, world.device) and world.size == 1)
+    keeps = config.fit != "crop" or (keeps_images(loader, world.device) and world.size == 1)
     if not keeps and config.cache not in {"auto", "none"}:
         raise OptionError(
             "cache",
-            "for crops, whole images are kept by --loader webdataset on a CPU and one rank alone: go without.",
+            "for crops, whole images are kept by --loader webdataset on a CPU with one rank only: leave it out.",
         )
     cache = resolve_cache(config.cache, world.device, cached_bytes, world.size) if keeps else "none"
     return dataclasses.replace(config, loader=cast(Any, loader), cache=cache)

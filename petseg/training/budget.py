@@ -1,4 +1,4 @@
-"""--max-minutes: how many steps still fit into the time that a person has, measured during the run."""
+"""`--max-minutes`: how many steps still fit into the time limit, measured during the run."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import time
 from dataclasses import dataclass
 
 from petseg.errors import TooLittleTimeError
-from petseg.inference.pictures import Pictures
+from petseg.inference.whole_images import WholeImages
 from petseg.model.metrics import confusion_matrices
 from petseg.training.prepare import Setup, scored_split
-from petseg.training.scoring import LEAST_VAL_PICTURES, VAL_SHARE, seconds_a_picture
+from petseg.training.scoring import LEAST_VAL_IMAGES, VAL_SHARE, seconds_an_image
 
 TIMED, TIMED_SHARE = 5, 0.02
 """Steps of a measurement: so many, and for this share of the limit; a run's first step is in none."""
 
 MARGIN = 0.02
-"""Share of the limit that is kept back: what was measured moves by as much on a shared machine."""
+"""Share of the limit kept in reserve: measured times vary by as much on a shared machine."""
 
 END_SECONDS = 1.5
 """The best checkpoint is read, summary and report are written."""
@@ -143,8 +143,8 @@ class Budget:
     def _epoch_end(self) -> float:
         """Seconds of a validation and a checkpoint."""
         guess = self._val * self._pace.batch
-        if isinstance(self._setup.val, Pictures) and self._pace.step:
-            least = LEAST_VAL_PICTURES / self._setup.config.batch_size * self._pace.batch
+        if isinstance(self._setup.val, WholeImages) and self._pace.step:
+            least = LEAST_VAL_IMAGES / self._setup.config.batch_size * self._pace.batch
             guess = min(guess, max(least, VAL_SHARE * self._per_epoch * self._pace.step))
         return (self._pace.validation or guess) + self._pace.save
 
@@ -161,8 +161,8 @@ class Budget:
         setup, began = self._setup, time.perf_counter()
         source, times = setup.source(scored_split(setup.manifest)), []
         try:
-            if isinstance(source, Pictures):
-                each = seconds_a_picture(setup, source, setup.step.evaluated_network)
+            if isinstance(source, WholeImages):
+                each = seconds_an_image(setup, source, setup.step.evaluated_network)
                 self._pace.start = max(0.0, time.perf_counter() - began - each)
                 self._pace.batch = each * setup.config.batch_size
                 self._measured_at = self._pace.step
@@ -206,7 +206,7 @@ class Budget:
             )
 
     def _agree(self, steps: int | None) -> None:
-        """Do on every rank as rank 0 has found: so many steps are left, None for as many as before."""
+        """Apply rank 0's finding on every rank: the number of steps left, None for no change."""
         setup, pace = self._setup, self._pace
         over = self._left() < self._epoch_end() + pace.step
         pause = max(1, int(AGREE_SECONDS / pace.step)) if pace.step and setup.world.size > 1 else 1

@@ -16,7 +16,7 @@ Work = Callable[..., None]
 
 
 class CaptureError(Exception):
-    """A step that cannot be captured; the text is what CUDA says of it."""
+    """A step that cannot be captured; the text is CUDA's error."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The end of a run: its best checkpoint is scored, and what it came to is written down."""
+"""The end of a run: score its best checkpoint, and write the summary."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _summary(setup: Setup, split: str, test: Evaluation) -> dict[str, Any]:
     samples = sum(record["samples"] for record in progress.records)
     return {
         "split": split,
-        "scored_at": "own size" if config.scores_whole_pictures else config.size,
+        "scored_at": "own size" if config.scores_whole_images else config.size,
         "codes": list(setup.classes.codes),
         **test.metrics,
         "images_per_s": samples / max(spent["data"] + spent["compute"], 1e-9),

@@ -38,9 +38,9 @@ def fit(
         config: options, `auto` ones still open (on resume: as the run's config.toml has them).
         run: an empty new folder; on resume the run's own.
         world: the ranks.
-        reporter: told of everything, in rank 0.
+        reporter: called in rank 0.
         resume: from the run's last checkpoint.
-        own: somebody's own network, loss and augmentation, in place of the options'.
+        own: custom network, loss and augmentation, in place of the options'.
         began: when the run began, by `time.perf_counter`; default: now.
 
     Raises:

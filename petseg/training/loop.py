@@ -147,9 +147,9 @@ def _validate(setup: Setup, epoch: int) -> dict[str, Any] | None:
     network = setup.step.evaluated_network
     if isinstance(setup.val, Loader):
         setup.val.set_epoch(0)
-    elif not setup.progress.val_pictures:
-        setup.progress.val_pictures = affordable(setup, setup.val, network)
-    found = scores(setup, setup.val, network, count=setup.progress.val_pictures)
+    elif not setup.progress.val_images:
+        setup.progress.val_images = affordable(setup, setup.val, network)
+    found = scores(setup, setup.val, network, count=setup.progress.val_images)
     if not setup.progress.records:
         note_absent(setup, found.metrics, "val")
     if found.metrics["mean_iou"] is not None:
@@ -158,15 +158,14 @@ def _validate(setup: Setup, epoch: int) -> dict[str, Any] | None:
         setup.progress.judge(epoch, 0.0, ())
         if not setup.progress.records:
             setup.reporter.note(
-                "Every pixel of val's masks is ignored, so it scores nothing: the last epoch's weights count as the "
-                "best."
+                "Every pixel of val's masks is ignored, so it has no score: the last epoch's weights count as the best."
             )
     # Of many classes it would be most of a line, and of each checkpoint.
     return {name: value for name, value in found.metrics.items() if name != "confusion"}
 
 
 def _save(setup: Setup, saver: Saver) -> None:
-    """A step can spoil the weights whose own loss was still finite: they must not be saved as good ones."""
+    """Refuse weights that are no longer finite: a step with a finite loss can produce them."""
     if setup.world.any(not setup.step.weights_are_finite()):
         raise _not_finite(setup, "the weights are no longer finite")
     saver.save()

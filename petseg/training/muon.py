@@ -38,7 +38,7 @@ def filters_of(network: nn.Module) -> list[nn.Parameter]:
 
 @torch.no_grad()
 def whitening(grams: torch.Tensor) -> torch.Tensor:
-    """Turn matrices X into matrices of the same directions with all singular values near 1 (0.4 to 1.6).
+    """Orthogonalise matrices X: the same singular vectors, with all singular values near 1 (0.4 to 1.6).
 
     The iteration runs on X Xᵀ alone, a small square however long X is. In fp32, without TF32: what rounding makes of
     eigenvalues near 0 may be negative, and grows. A fifth polynomial would bring the values closer to 1.

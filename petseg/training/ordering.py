@@ -1,4 +1,4 @@
-"""In which order a run visits its shards: what `--window` and `--lanes` come to."""
+"""Resolves `--window` and `--lanes`: the order in which a run visits its shards."""
 
 from __future__ import annotations
 

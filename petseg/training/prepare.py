@@ -1,4 +1,4 @@
-"""From the configuration that was asked for to the parts of a run, put together and ready for the first step."""
+"""Builds the parts of a run from its configuration, ready for the first step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import nn
 from petseg.classes import ClassTable
 from petseg.config import TrainConfig
 from petseg.data.decode.images import policy_of
-from petseg.data.loaders.build import build_loader, keeps_pictures
+from petseg.data.loaders.build import build_loader, keeps_images
 from petseg.data.loaders.cache import cache_bytes, check_room, whole_bytes
 from petseg.data.loaders.loader import Loader
 from petseg.data.shards.columns import ShardColumns
@@ -26,9 +26,9 @@ from petseg.data.shards.place import absolute, shards_for
 from petseg.data.weights import sample_weights
 from petseg.device import World
 from petseg.errors import OptionError, PetsegError, flag_of
-from petseg.inference.pictures import Pictures
 from petseg.inference.segment import Segmenter
 from petseg.inference.trained import TrainedModel
+from petseg.inference.whole_images import WholeImages
 from petseg.model.build import load_weights, network_for, objective_for, transform_for
 from petseg.model.networks import Network, OwnNetwork, check_size
 from petseg.model.pretrained import IMAGENET, absolute_source, load_encoder, statistics_of
@@ -53,7 +53,7 @@ NAMED_SAMPLES = 5
 """Damaged samples that are named; `petseg verify` names all."""
 
 ANNOUNCED_CACHE = 500_000_000
-"""Bytes of memory that are mentioned, where nobody asked for a cache."""
+"""Bytes of an `auto` cache from which on it is mentioned."""
 
 ANNOUNCED_BYTES = 2_000_000_000
 """Hashing more shards than this takes seconds, so it is said."""
@@ -83,7 +83,7 @@ class Setup:
     transform: InputTransform
     step: TrainStep
     train: Loader
-    val: Loader | Pictures | None
+    val: Loader | WholeImages | None
     """Whole images where training sees parts of them or pads them; None where the shards have no such split."""
     progress: Progress
     threads: ComputeThreads
@@ -95,7 +95,7 @@ class Setup:
         """Of the shards."""
         return self.manifest.classes
 
-    def source(self, split: str) -> Loader | Pictures:
+    def source(self, split: str) -> Loader | WholeImages:
         """A loader that reads a split once, for scores."""
         return _scored(self.config, self.world, self.manifest, split, self.reporter, self.skipped)
 
@@ -138,18 +138,21 @@ def prepare(
         config: the same, on resume with what the run began with; `auto` ones still open.
         run: an empty new folder; with a checkpoint the run's own.
         world: the ranks.
-        reporter: is told what a person should know.
+        reporter: gets the notes.
         threads: that the network computes on.
         checkpoint: of the resumed run.
-        own: somebody's own network, loss and augmentation, in place of the options'.
+        own: custom network, loss and augmentation, in place of the options'.
         began: when the run began, by `time.perf_counter`; default: now.
 
     Raises:
         PetsegError: the parts do not fit each other, or something cannot be read; no folder was made.
     """
     manifest = Manifest.load(shards_for(config, reporter.note))
-    if checkpoint is None:  # a resumed run was told so when it began
-        for name, why in config.idle():
+    if checkpoint is None:  # a resumed run had these notes when it began
+        idle = config.idle()
+        if config.chroma == "simple" and manifest.encoding.image == "ppm":
+            idle.append(("chroma", "these shards hold PPM images, not JPEGs"))
+        for name, why in idle:
             reporter.note(f"{flag_of(name)} {getattr(config, name)} does nothing here: {why}.")
     if config.loss == "own" and own.loss is None:
         raise OptionError("loss", "`own` is a loss from Python: petseg.train(..., loss=...).")
@@ -165,7 +168,7 @@ def prepare(
     if note:
         reporter.note(note)
     # What is scored as whole images is not kept.
-    splits = ["train"] if config.scores_whole_pictures else ["train", "val"]
+    splits = ["train"] if config.scores_whole_images else ["train", "val"]
     samples = sum(map(manifest.samples, splits))
     cached = whole_bytes(manifest, samples) if config.fit == "crop" else cache_bytes(samples, config.height_width)
     config = auto.settle_data(config, world, cached)
@@ -226,7 +229,7 @@ def prepare(
 @dataclass(frozen=True, slots=True)
 class _Loaders:
     train: Loader
-    val: Loader | Pictures | None
+    val: Loader | WholeImages | None
     skipped: dict[str, int]
 
     @classmethod
@@ -379,8 +382,8 @@ def _check_cache(
         if crops and asked.cache == "auto":
             why = (
                 "more than a sixteenth of the free memory; --cache host keeps them"
-                if keeps_pictures(config.loader, world.device) and world.size == 1
-                else "and are kept by --loader webdataset on a CPU and one rank alone"
+                if keeps_images(config.loader, world.device) and world.size == 1
+                else "and are kept by --loader webdataset on a CPU with one rank only"
             )
             reporter.note(f"--cache none: whole images, of which crops are cut, take {bytes_in_words(cached)}, {why}.")
         return
@@ -405,7 +408,7 @@ def _announce_hashing(config: TrainConfig, manifest: Manifest, reporter: Reporte
     ]
     size = sum(shard.bytes for shard in unknown_shards(folder, every))
     if size > ANNOUNCED_BYTES:
-        reporter.note(f"Checking the hashes of {bytes_in_words(size)} of shards, this once (--no-verify goes without).")
+        reporter.note(f"Checking the hashes of {bytes_in_words(size)} of shards, once (--no-verify skips it).")
 
 
 def _scored(
@@ -415,12 +418,12 @@ def _scored(
     split: str,
     reporter: Reporter,
     skipped: dict[str, int],
-) -> Loader | Pictures:
-    if not config.scores_whole_pictures:
+) -> Loader | WholeImages:
+    if not config.scores_whole_images:
         return _open(config, world, manifest, split, reporter, skipped)
-    pictures = Pictures.of(config, shards_for(config, reporter.note), manifest, split, world)
-    _note_skipped(pictures.skipped, split, reporter, skipped, training=False)
-    return pictures
+    images = WholeImages.of(config, shards_for(config, reporter.note), manifest, split, world)
+    _note_skipped(images.skipped, split, reporter, skipped, training=False)
+    return images
 
 
 def _open(
@@ -491,7 +494,7 @@ def _restore(setup: Setup, checkpoint: dict[str, Any]) -> None:
 
 
 def _course(config: TrainConfig, before: TrainConfig, saved: Course, step: TrainStep) -> Course:
-    """The course of a resumed run: from where it is to where its end is now."""
+    """The schedule of a resumed run: from its present position to its present end."""
     reached, end = saved.share(step.samples), step.course.end
     if config.max_minutes and reached >= 1:  # the run was at its end, and its limit is a longer one now
         return Course(end=end, since=step.samples, share_then=min(before.max_minutes / config.max_minutes, 1.0))

@@ -1,4 +1,4 @@
-"""How far a run has come: the epochs' records, the best one, and the time that was spent."""
+"""Progress of a run: the epochs' records, the best epoch, and the time spent."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Part:
 
 @dataclass(kw_only=True, slots=True)
 class Progress:
-    """A section of the checkpoint; it is whatever the run would otherwise forget."""
+    """Progress of a run; a section of its checkpoints."""
 
     records: list[dict[str, Any]] = field(default_factory=list)
     """The lines of metrics.jsonl."""
@@ -42,7 +42,7 @@ class Progress:
     best: int = 0
     """The epoch (from 1) whose weights count as the best."""
     clock: Clock = field(default_factory=Clock)
-    val_pictures: int = 0
+    val_images: int = 0
     """Whole images that are scored after each epoch; 0 where that is not known yet, or val is squashed."""
     part: Part | None = None
     """The current epoch, None between two."""
@@ -102,7 +102,7 @@ class Progress:
             "records": self.records,
             "peak": self.peak,
             "best": {"epoch": self.best},
-            "val_pictures": self.val_pictures,
+            "val_images": self.val_images,
             "clock": dict(self.clock.seconds),
             "part": (self.part.clock, self.part.samples) if self.part else None,
             "seconds": self.seconds,
@@ -113,7 +113,7 @@ class Progress:
         self.records = list(state["records"])
         self.best = state["best"]["epoch"]
         self.peak = dict(state["peak"])
-        self.val_pictures = state.get("val_pictures", 0)
+        self.val_images = state.get("val_images", 0)
         self.clock.seconds.update(state["clock"])
         if state["part"] is not None:
             clock, samples = state["part"]

@@ -1,4 +1,4 @@
-"""Optimiser, learning-rate schedule and averaged weights."""
+"""Optimiser, learning-rate schedule and EMA of the weights."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def rate_at(progress: float, config: TrainConfig) -> float:
 
 @dataclass(slots=True)
 class Course:
-    """How far a run is along its schedule, from 0 to 1, by the samples that it has seen."""
+    """Position along the learning-rate schedule, from 0 to 1, by the samples seen."""
 
     end: int
     """Samples at which it is 1."""
@@ -145,7 +145,7 @@ class Ema:
         self._held = torch.ones((), device=device) if device.type == "cuda" else None
 
     def advance(self) -> None:
-        """Settle what the next average gives to the network's present weights."""
+        """Set the share of the network's present weights in the next average."""
         self.updates += 1
         self._weight = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
         if self._held is not None:
@@ -153,7 +153,7 @@ class Ema:
 
     @torch.no_grad()
     def average(self) -> None:
-        """Take in the network's present weights, after `advance`. No host sync."""
+        """Update the average with the network's present weights, after `advance`. No host sync."""
         if self._held is None:
             torch._foreach_lerp_(self._mine, self._theirs, self._weight)
         else:

@@ -1,4 +1,4 @@
-"""Reporters of a run: the terminal, a log, TensorBoard, a function of somebody's own."""
+"""Reporters of a run: the terminal, a log, TensorBoard, or a custom function."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Reporter:
         """The run has its folder; every `auto` in `config` is settled."""
 
     def note(self, text: str) -> None:
-        """A note for a person, in a sentence."""
+        """A note for the user, one sentence."""
 
     def epoch_started(self, epoch: int, epochs: int, steps: int) -> None:
         """Epoch `epoch` (from 1) begins, with `steps` steps left in it; `epochs` is 0 where it is not known yet."""
@@ -47,7 +47,7 @@ Callback = Reporter | Callable[[dict[str, Any]], object]
 
 
 class Reporters(Reporter):
-    """Several, each told of everything in turn."""
+    """Several reporters, called one after another."""
 
     def __init__(self, each: Iterable[Callback]) -> None:
         self._each = [one if isinstance(one, Reporter) else _OnEpoch(one) for one in each]

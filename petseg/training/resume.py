@@ -1,4 +1,4 @@
-"""Whether a run is resumed, from where, what may change then, and whether it has anywhere to go."""
+"""Resuming a run: from where, which options may change, and whether anything is left to do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from petseg.training.progress import Progress
 from petseg.training.recipe import Course
 
 Resume = bool | Literal["auto"]
-"""Whether a run is resumed; `auto` where its folder holds one that saved something, else it starts there."""
+"""Whether to resume; `auto`: if the folder has a checkpoint, else start a new run there."""
 
 FREE = frozenset(
     {
@@ -24,7 +24,7 @@ FREE = frozenset(
         "tensorboard", "verify",
     }
 )  # fmt: skip
-"""Options that may differ from the run's own: how it is computed, and not what. (The shards' content is compared by
+"""Options that may change on a resume: they change how it is computed, not what. (The shards' content is compared by
 digest; a batch size changes with the number of ranks.)"""
 
 
@@ -49,7 +49,7 @@ def settle(
         folder = folder or written.get("run_dir")
         if not folder:
             raise PetsegError("--auto-resume: give the --run-dir that it is to look into.")
-        resume = RunFolder(Path(folder)).can_go_on
+        resume = RunFolder(Path(folder)).can_resume
         if resume and file:  # by the same command that began it
             given, file = layered(written, given), None
     if not resume:
@@ -57,7 +57,7 @@ def settle(
     if file is not None:
         raise PetsegError("--config: a resumed run has its own config.toml; leave --config out.")
     run = RunFolder(Path(folder)) if folder else newest_run_folder(RUNS)
-    if not run.can_go_on:
+    if not run.can_resume:
         raise PetsegError(
             f"--resume: nothing to resume: {run.path} has no {run.last.name} with its {run.config.name}; give the "
             "--run-dir of a run that saved one."
@@ -90,7 +90,7 @@ def check_changes(config: TrainConfig, checkpoint: dict[str, Any], run: RunFolde
         if spec.name == "epochs" and new < begun_with and not config.max_minutes:
             raise OptionError(
                 "epochs",
-                f"{new} is too few: this run was begun with {begun_with}, and its schedule only stretches upwards.",
+                f"{new} is too few: this run was begun with --epochs {begun_with}, which can only be raised.",
             )
         same = old == new or (
             spec.name in ("init_from", "encoder_weights") and Path(old).absolute() == Path(new).absolute()

@@ -10,7 +10,7 @@ from petseg.run.checkpoint import save_run
 from petseg.training.prepare import Setup
 
 SAVE_SHARE, QUICK_SAVE_SECONDS = 0.05, 0.1
-"""Checkpoints at the ends of epochs take this share of the time at most, and are left out only where one takes so long.
+"""Largest share of the time for checkpoints at the ends of epochs, some of which are left out beyond it.
 A GPU can be through an epoch in less time than its 190 MB take to reach a disk."""
 
 

@@ -1,4 +1,4 @@
-"""One training step, without a host sync: the loss stays on the device until somebody asks for it."""
+"""One training step, without a host sync: the loss stays on the device until it is read."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class TrainStep:
         total_samples: samples that all ranks will see in the whole run, for the schedule.
         objective: what is minimised, on the device; default: what the options say, all classes alike.
         augmentation: default: what the options say.
-        note: is told in a sentence what turned out not to be possible.
+        note: called with a sentence on what turned out not to be possible.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Where the time goes."""
+"""Telemetry: time by phase, throughput and memory."""
 
 from __future__ import annotations
 

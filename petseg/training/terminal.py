@@ -1,4 +1,4 @@
-"""A run as a person sees it, in a terminal or in a notebook."""
+"""Terminal and notebook output of a run."""
 
 from __future__ import annotations
 
@@ -55,28 +55,28 @@ class ConsoleReporter(Reporter):
         self._bar.stop()
 
     def started(self, run: RunFolder, _config: TrainConfig) -> None:
-        """Remember where it is."""
+        """Record the run's folder."""
         self.run = run
 
     def note(self, text: str) -> None:
-        """Say one sentence."""
+        """Print one sentence."""
         self._console.print(escape(text))
 
     def epoch_started(self, epoch: int, epochs: int, steps: int) -> None:
-        """Start the bar anew."""
+        """Restart the bar."""
         self._epochs = epochs
         if self._task is not None:
             self._bar.remove_task(self._task)
         self._task = self._bar.add_task(f"epoch {epoch}" + (f"/{epochs}" if epochs else ""), total=steps, speed="")
 
     def step(self, images_per_s: float, data_wait_pct: float, memory_mb: float) -> None:
-        """Move the bar on."""
+        """Advance the bar."""
         if self._task is not None:
             speed = f"{images_per_s:,.0f} images/s, {data_wait_pct:.0f}% waiting, {memory_mb:,.0f} MB"
             self._bar.update(self._task, advance=1, speed=speed)
 
     def epoch_ended(self, record: dict[str, Any]) -> None:
-        """One line."""
+        """Print the epoch's line."""
         val, of = record["val"], f"/{self._epochs}" if self._epochs else ""
         scores = ""
         if val:

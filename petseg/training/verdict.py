@@ -33,10 +33,10 @@ class Verdict:
     option: str
     """What to try next, as it is typed."""
     remark: str = ""
-    """What is said about the option."""
+    """A remark on the option."""
 
     def sentence(self) -> str:
-        """All of it."""
+        """The verdict as one sentence."""
         remark = f" ({self.remark})" if self.remark else ""
         return f"{self.kind.capitalize()}: {self.why}. Try next: {self.option}{remark}."
 
@@ -68,14 +68,14 @@ def _learning(config: TrainConfig, records: Sequence[Mapping[str, Any]], scores:
     steps = sum(record["samples"] for record in records) // config.batch_size
     longer = f"--max-minutes {3 * config.max_minutes:g}" if config.max_minutes else f"--epochs {3 * len(records)}"
     if rises or falls:
-        return Verdict(kind="still rising", why=f"{why}, but the curve has not come to its end", option=longer)
+        return Verdict(kind="still rising", why=f"{why}, but the curve is still rising", option=longer)
     if steps < FEW_STEPS:
         return Verdict(kind="learned nothing yet", why=f"{why}, after only {steps} steps", option=longer)
     return Verdict(
         kind="learned nothing",
         why=why,
         option=f"--lr {config.lr / 3:.1g}",
-        remark=f"or {config.lr * 3:.1g}; and see by petseg show that the masks belong to the pictures",
+        remark=f"or {config.lr * 3:.1g}; and check by petseg show that the masks match the images",
     )
 
 

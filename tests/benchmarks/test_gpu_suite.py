@@ -14,6 +14,7 @@ def row(chart, name, *samples, kind="petseg", **facts):
     return Row(name=name, unit="images/s", samples=list(samples), facts={"chart": chart, "kind": kind, **facts})
 
 
+@pytest.mark.slow
 def test_a_section_is_a_process_whose_rows_come_back():
     said = []
     rows = gpu_suite.run_section("ceilings", 60, ["--quick"], said.append)
@@ -58,6 +59,7 @@ def test_ratios_are_of_the_rows_that_they_name():
     assert found["mfu_width_64_256"] == pytest.approx(0.35)
 
 
+@pytest.mark.slow
 def test_a_part_has_a_file_of_its_own(tmp_path):
     gpu_suite.main(quick=True, only="ceilings", out=tmp_path)
     gpu_suite.main(quick=True, only="packed 128", out=tmp_path, minutes=0.0)

@@ -14,6 +14,7 @@ def originals(tmp_path_factory):
     return prepare(source_of("synthetic", 6), 0, tmp_path_factory.mktemp("work"))
 
 
+@pytest.mark.slow
 def test_whole_commands_are_timed_and_who_loses_a_sample_or_fails_is_labelled(originals, tmp_path):
     first, *_ = sorted((originals.folder / "files" / "images").iterdir())
     whole = first.read_bytes()

@@ -34,7 +34,7 @@ def data(streets, tmp_path, monkeypatch):
     return scenes.prepare(scenes.source_of(str(streets)))
 
 
-def test_its_pictures_keep_their_size_and_their_splits(data, streets):
+def test_its_images_keep_their_size_and_their_splits(data, streets):
     manifest = Manifest.load(data / "shards")
     assert {name: manifest.samples(name) for name in manifest.splits} == {"train": 10, "val": 3}
     assert manifest.max_height == 90 and manifest.classes.names == scenes.NAMES and 11 in manifest.pixel_counts

@@ -27,6 +27,7 @@ def start():
         contender.close()
 
 
+@pytest.mark.slow
 def test_the_loops_do_the_same_work(start):
     loops = [
         start("--loop", "notebook"),

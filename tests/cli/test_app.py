@@ -157,6 +157,7 @@ def limited():
     resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_sentence(packed, environment):
     bin_ = Path(sys.executable).parent
     for command in (
@@ -312,7 +313,7 @@ def test_damaged_samples_are_skipped_where_that_is_asked_for(packed_copy, petseg
     refuses(petseg("eval", "run", "--on-bad-sample", "stop"), "another SHA-256")
 
 
-def test_auto_resume_starts_a_run_or_goes_on_with_it(packed, petseg):
+def test_auto_resume_starts_a_run_or_resumes_it(packed, petseg):
     Path("options.toml").write_text("epochs = 1\n")
     at = TINY.index("--epochs")
     options = [*TINY[:at], *TINY[at + 2 :], "--config", "options.toml"]
@@ -330,7 +331,7 @@ def test_auto_resume_starts_a_run_or_goes_on_with_it(packed, petseg):
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_stopped_while_it_scores_it_says_how_to_go_on(packed, petseg, monkeypatch, how):
+def test_stopped_while_it_scores_it_says_how_to_resume(packed, petseg, monkeypatch, how):
     from petseg.training import conclude
 
     def stop(*_: object, **__: object) -> None:
@@ -340,10 +341,11 @@ def test_stopped_while_it_scores_it_says_how_to_go_on(packed, petseg, monkeypatc
     monkeypatch.setattr(conclude, "load_trained", stop)
     code, _, err = petseg("train", "--shards", packed, "--run-dir", "run", *TINY)
     assert code == 128 + how
-    assert err.strip() == "error: interrupted. Go on with: petseg-train --resume --run-dir run"
+    assert err.strip() == "error: interrupted. Resume with: petseg-train --resume --run-dir run"
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(packed, environment, petseg):
+@pytest.mark.slow
+def test_ctrl_c_saves_and_says_how_to_resume(packed, environment, petseg):
     bin_ = Path(sys.executable).with_name("petseg-train")
     options = ["--shards", packed, "--run-dir", "run", *TINY, "--epochs", "40"]
     process = subprocess.Popen(
@@ -356,7 +358,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(packed, environment, petseg):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "")
-    assert "Stopped and saved. Go on with: petseg-train --resume --run-dir run" in out
+    assert "Stopped and saved. Resume with: petseg-train --resume --run-dir run" in out
     done = len(Path("run/metrics.jsonl").read_text().splitlines())
     code, out, err = petseg("train", "--resume", "--run-dir", "run")
     assert (code, err) == (0, "") and f"epoch {done + 1:>2}/40" in out
@@ -548,14 +550,14 @@ def test_export_is_checked(trained, petseg, fmt):
     )
     assert (code, err) == (0, "") and "Checked on" in out
     path = Path(next(iter(re.findall(r"(\S+\.(?:onnx|pt2))", out))))
-    picture = torch.rand(2, 3, 32, 32)
+    image = torch.rand(2, 3, 32, 32)
     if fmt == "onnx":
         import onnxruntime
 
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        got = torch.from_numpy(session.run(None, {"images": picture.numpy()})[0])
+        got = torch.from_numpy(session.run(None, {"images": image.numpy()})[0])
     else:
-        got = torch.export.load(path).module()(picture)
+        got = torch.export.load(path).module()(image)
     assert got.shape == (2, 3, 32, 32)
     assert torch.allclose(got.sum(1), torch.ones(2, 32, 32), atol=1e-4)
 
@@ -567,18 +569,18 @@ def test_export_of_any_size(trained, petseg, fmt):
     stride = int(re.search(r"images f32\[N, 3, H, W\] \(multiples of (\d+), ", out)[1])
     assert (code, err) == (0, "")
     for height, width in ((2 * stride, 5 * stride), (7 * stride, 3 * stride)):
-        picture = torch.rand(3, 3, height, width)
+        image = torch.rand(3, 3, height, width)
         if fmt == "onnx":
             import onnxruntime
 
             session = onnxruntime.InferenceSession("any.onnx", providers=["CPUExecutionProvider"])
             assert "multiples of" in session.get_modelmeta().custom_metadata_map["input"]
-            got = torch.from_numpy(session.run(None, {"images": picture.numpy()})[0])
+            got = torch.from_numpy(session.run(None, {"images": image.numpy()})[0])
         else:
-            got = torch.export.load("any.pt2").module()(picture)
+            got = torch.export.load("any.pt2").module()(image)
         trained_model = load_trained(trained, torch.device("cpu"))
         with torch.no_grad():
-            expected = Deployable(trained_model).eval()(picture)
+            expected = Deployable(trained_model).eval()(image)
         assert got.shape == (3, 3, height, width) and torch.allclose(got, expected, atol=1e-4)
 
 

@@ -117,7 +117,7 @@ def cityscapes(*kinds: str) -> None:
                 save(f"src/gtFine/{split}/{city}/{stem}_gtFine_{kind}.png", shape(n, 1))
 
 
-def test_cityscapes_pictures_for_the_eye_are_left_over(pack):
+def test_cityscapes_images_for_the_eye_are_left_over(pack):
     cityscapes("labelIds", "instanceIds", "color")
     photo("src/leftImg8bit/test/berlin/berlin_000000_000019_leftImg8bit.png")
     code, said = pack("src", INDEXED, "--strict")
@@ -230,7 +230,7 @@ def test_a_dry_run_says_what_pairs_and_packs_nothing(pack):
     assert code == 0 and not Path("shards").exists()
     assert "Found 3 pairs by name: images in src/images (3) masks in src/masks (3) 0: src/images/0.jpg with" in said
     assert "Left over: 1 file in images, such as alone.jpg: image without a mask" in said
-    assert "Without a partner or a fit name: 1, such as widow: mask without an image" in said
+    assert "Without a partner, or with an unusable name: 1, such as widow: mask without an image" in said
 
 
 def soft() -> None:
@@ -253,7 +253,7 @@ def lost() -> None:
     ("draw", "code", "words"),
     [
         (soft, 2, "are these soft edges? threshold = 128 in the class map takes them"),
-        (deep, 0, "Images of more than 8 bits: 0 to 4095 became 0 to 255"),
+        (deep, 0, "Images of more than 8 bits: values 0 to 4095 are mapped to 0 to 255"),
         (drive, 2, "could be test/mask/01_test_mask.gif, as its name says, or test/1st_manual/01_manual1.gif"),
         (lost, 2, "no mask holds thing, which the class map has"),
     ],
@@ -291,7 +291,7 @@ def test_camvids_layout_gets_options_that_work_together(pack):
     assert code == 0 and "in train 3, val 3 (folders)" in said
 
 
-def test_pictures_side_by_side_get_the_word_that_packs_them(pack):
+def test_images_side_by_side_get_the_word_that_packs_them(pack):
     for n in range(3):
         photo(f"src/a/{n}.jpg", n), save(f"src/a/{n}.png", shape(n))
     code, said = pack("src", BINARY)
@@ -372,7 +372,7 @@ def test_a_sample_that_stands_in_two_tars_is_taken_once(pack):
     members = [(f"{n}.{e}", sample(n)[i]) for n in range(4) for i, e in enumerate(("jpg", "png"))]
     tar_of("src/a.tar", *members), tar_of("src/b.tar", *members[:2])
     code, said = pack("tars:src/*.tar", BINARY)
-    assert code == 0 and "Found 4 pairs" in said and "b.tar:0: its key stands twice (also in src/a.tar)" in said
+    assert code == 0 and "Found 4 pairs" in said and "b.tar:0: its key occurs twice (also in src/a.tar)" in said
 
 
 def test_odd_members_are_taken_right_or_named(pack):
@@ -410,12 +410,12 @@ def image_in(shards: str, key: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("top", "kind"), [(4080, np.uint16), (0.5, np.float32), (1000, np.int32), (65535, np.uint16)])
-def test_deep_pictures_keep_their_contrast_and_the_range_is_said(pack, top, kind):
+def test_deep_images_keep_their_contrast_and_the_range_is_said(pack, top, kind):
     for n in range(4):
         save(f"src/images/{n}.tif", (stripes(n, top) * (0.3 if n == 3 else 1)).astype(kind))
         save(f"src/masks/{n}.png", shape(n))
     code, said = pack("src", BINARY)
-    assert code == 0 and "Images of more than 8 bits: 0 to " in said
+    assert code == 0 and "Images of more than 8 bits: values 0 to " in said
     low, high = Manifest.load(Path("shards")).encoding.tones.range
     assert low == 0 and top <= high <= 1.05 * top
     for n in range(4):  # one range for all: the dark one stays dark
@@ -461,8 +461,8 @@ def test_prediction_scales_deep_photos_as_packing_did(pack, petseg):
     assert petseg("train", "--shards", "shards", *options.split())[0] == 0
     segmenter = load("run", device="cpu")
     eight = np.repeat(np.rint(stripes(1, 4000).astype(np.uint16) / 4000 * 255).astype(np.uint8)[..., None], 3, axis=2)
-    for picture in ("src/images/1.png", Image.open("src/images/1.png")):
-        assert (segmenter.probabilities(picture) == segmenter.probabilities(eight)).all()
+    for image in ("src/images/1.png", Image.open("src/images/1.png")):
+        assert (segmenter.probabilities(image) == segmenter.probabilities(eight)).all()
 
 
 # --- copies

@@ -54,8 +54,9 @@ def python(*args, cwd: Path) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 def test_the_bytes_are_those_of_one_machine(cluster, oxford_copy, tmp_path):
-    (oxford_copy / "images" / "Drawn_7.jpg").write_bytes(b"no picture")
+    (oxford_copy / "images" / "Drawn_7.jpg").write_bytes(b"no image")
     local = pack(OxfordSource(oxford_copy), tmp_path / "local", OFFICIAL, workers=1)
     options = ["--split", "official", "--short-side", 64, "--samples-per-shard", 4, "--on", "ray"]
     for name, more in (("all", []), ("two", ["--workers", 2])):
@@ -65,12 +66,14 @@ def test_the_bytes_are_those_of_one_machine(cluster, oxford_copy, tmp_path):
     assert [each.key for each in local.rejected] == ["Drawn_7"]
 
 
+@pytest.mark.slow
 def test_an_error_of_a_worker_comes_with_its_traceback(cluster, oxford, tmp_path):
     done = python("-c", ODD, oxford, cwd=tmp_path)
     assert done.returncode == 1 and "ZeroDivisionError: nobody thought of it" in done.stderr
     assert not list((tmp_path / "odd").glob("*.tar"))
 
 
+@pytest.mark.slow
 def test_a_folder_that_the_nodes_do_not_share_is_said(oxford, tmp_path):
     def elsewhere(work, jobs, *, workers, progress):
         for stats in run_jobs(work, jobs, workers=1, progress=progress):

@@ -194,7 +194,7 @@ def test_going_on_under_another_batch_and_world(n, legs):
     [(0, 0, 1, 0), (1, 1, 1, 0), (1, -1, 1, 0), (1, 0, 0, 0), (1, 0, 1, 6), (1, 0, 1, -1)],
 )
 def test_rank_slice_refuses_nonsense(batch, rank, world, consumed):
-    with pytest.raises(ValueError, match=r"sense|outside"):
+    with pytest.raises(ValueError, match=r"fit together|outside"):
         rank_slice(np.arange(5), batch, rank, world, consumed)
 
 

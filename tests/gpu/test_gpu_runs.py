@@ -42,7 +42,7 @@ def test_on_a_gpu_samples_are_kept_on_it_where_they_fit(train):
     assert any("--cache device takes" in note for note in listener.notes)
 
 
-def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(train, repeatable, monkeypatch):
+def test_a_stopped_run_resumes_to_the_same_weights(train, repeatable, monkeypatch):
     monkeypatch.setattr("petseg.training.auto.tune_process", lambda device: None)
     options = {"loader": "webdataset", "amp": "off", "compile": "off", "cache": "none"}
     whole, _ = train("whole", **options)
@@ -60,7 +60,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(train, repeatable,
     assert resumed.summary["mean_iou"] == pytest.approx(whole.summary["mean_iou"], abs=1e-2)
 
 
-def test_a_run_begun_on_a_cpu_goes_on_on_a_gpu_and_back(train, tmp_path, packed):
+def test_a_run_begun_on_a_cpu_resumes_on_a_gpu_and_back(train, tmp_path, packed):
     """Optimiser states and learning rates are of the device that the run is on."""
     folder = tmp_path / "moved"
     given = {**TINY, "shards": packed, "schedule": "constant", "loader": "webdataset", "amp": "off"}

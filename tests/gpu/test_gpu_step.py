@@ -127,7 +127,7 @@ def test_a_capture_that_fails_half_way_leaves_dropout_usable(make_step, learn):
     learn(make_step(dropout=0.5, capture=False), [0] * 2)
 
 
-def test_pictures_are_channels_last_without_a_copy(batch):
+def test_images_are_channels_last_without_a_copy(batch):
     images = batch().images
     seen = images.permute(0, 3, 1, 2)
     assert seen.is_contiguous(memory_format=torch.channels_last) and seen.data_ptr() == images.data_ptr()

@@ -43,7 +43,7 @@ def segmenter(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def picture():
+def image():
     """Makes smooth blobs of colour: u8[height, width, 3]."""
 
     def make(height=60, width=90, seed=0) -> np.ndarray:

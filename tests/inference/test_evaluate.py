@@ -11,9 +11,9 @@ from petseg.classes import OXFORD
 from petseg.data.shards.reader import ShardReader
 from petseg.device import World
 from petseg.inference.evaluate import evaluate
-from petseg.inference.pictures import score_pictures
 from petseg.inference.segment import Segmenter
 from petseg.inference.trained import load_trained
+from petseg.inference.whole_images import score_whole_images
 from petseg.model.losses import Objective
 from petseg.model.metrics import mean_iou
 from petseg.model.transform import InputTransform
@@ -79,16 +79,16 @@ def trained(packed, tmp_path_factory):
     return load_trained(folder, CPU)
 
 
-def test_full_size_scores_are_each_pictures_own(trained, packed):
+def test_full_size_scores_are_each_images_own(trained, packed):
     manifest = Manifest.load(packed)
     ticks = []
-    found = score_pictures(trained, packed, manifest, "val", device=CPU, progress=ticks.append).metrics
+    found = score_whole_images(trained, packed, manifest, "val", device=CPU, progress=ticks.append).metrics
     assert sum(ticks) == found["samples"] == 12
     reader, segmenter = ShardReader(packed, manifest, "val"), Segmenter(trained, CPU)
     confusion = np.zeros((3, 3), np.int64)
     for index in range(12):
-        picture, codes = reader.decoded(index)
-        answer = segmenter.segment(picture)
+        image, codes = reader.decoded(index)
+        answer = segmenter.segment(image)
         assert answer.shape == codes.shape
         np.add.at(confusion, (codes.astype(int).ravel() - 1, answer.astype(int).ravel()), 1)
     reader.close()
@@ -111,7 +111,7 @@ def test_panels_show_a_sample_and_the_worst(trained, packed):
 
 
 def test_mirrored_scores_are_those_of_the_mean_of_both(trained, packed):
-    """Loss and mean IoU; a whole picture's mirror image gets the mirrored answer."""
+    """Loss and mean IoU; a whole image's mirror image gets the mirrored answer."""
     made = loader(packed, 5, "val")
     mirrored, entropy = trained.mirrored().network, Objective("ce")
     found = evaluate(mirrored, made, OXFORD, trained.transform, WORLD, objective=entropy).metrics

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import petseg.inference.photos as module
-from petseg.data.decode.pictures import MAX_PIXELS
+import petseg.inference.inputs as module
+from petseg.data.decode.image_files import MAX_PIXELS
 from petseg.errors import PetsegError
-from petseg.inference.photos import pictures_in, read_photo
+from petseg.inference.inputs import images_in, read_image
 
 FORMATS = {
     "rgb.jpg": Image.fromarray,
@@ -26,25 +26,25 @@ FORMATS = {
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_any_format_becomes_rgb(picture, tmp_path, name):
-    FORMATS[name](picture()).save(tmp_path / name)
-    pixels = read_photo(tmp_path / name)
+def test_any_format_becomes_rgb(image, tmp_path, name):
+    FORMATS[name](image()).save(tmp_path / name)
+    pixels = read_image(tmp_path / name)
     assert pixels.dtype == np.uint8 and pixels.shape == (60, 90, 3)
 
 
 def test_deep_grey_keeps_its_tones_and_transparency_lies_on_white(save, tmp_path):
     ramp = np.arange(256, dtype=np.uint16).reshape(16, 16)
-    assert (read_photo(save(tmp_path / "deep.png", ramp * 257))[..., 1] == ramp).all()
+    assert (read_image(save(tmp_path / "deep.png", ramp * 257))[..., 1] == ramp).all()
     clear = np.zeros((4, 4, 4), dtype=np.uint8)
     clear[:2, :, 3] = 255
-    over = read_photo(save(tmp_path / "clear.png", clear))
+    over = read_image(save(tmp_path / "clear.png", clear))
     assert (over[:2] == 0).all() and (over[2:] == 255).all()
 
 
 @pytest.mark.parametrize("orientation", range(9))
 @pytest.mark.parametrize("name", ["cat.png", "cat.jpg"])
-def test_photos_are_turned_upright(picture, tmp_path, orientation, name):
-    upright = picture(40, 70)
+def test_photos_are_turned_upright(image, tmp_path, orientation, name):
+    upright = image(40, 70)
     turn = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # the Transpose that undoes what a viewer does
     stored = Image.fromarray(upright)
     if orientation in turn:
@@ -52,7 +52,7 @@ def test_photos_are_turned_upright(picture, tmp_path, orientation, name):
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored.save(tmp_path / name, exif=exif, quality=100, subsampling=0)
-    pixels = read_photo(tmp_path / name)
+    pixels = read_image(tmp_path / name)
     assert pixels.shape == upright.shape
     assert np.abs(pixels.astype(int) - upright).max() <= (0 if name == "cat.png" else 8)
 
@@ -73,25 +73,25 @@ def test_a_bomb_is_refused_by_its_header(tmp_path, size, monkeypatch):
     monkeypatch.setattr(module, "to_rgb", lambda *given: pytest.fail("decoded"))
     monkeypatch.setattr("petseg.data.decode.rgb.whole_rgb", lambda *given: pytest.fail("decoded"))
     with pytest.raises(PetsegError, match="too large"):
-        read_photo(bomb(tmp_path / "bomb.png", *size))
+        read_image(bomb(tmp_path / "bomb.png", *size))
 
 
 def test_the_limit_itself_is_decoded(tmp_path, recwarn):
     assert 13_377 * 13_377 <= MAX_PIXELS < 13_378 * 13_378
     with pytest.raises(PetsegError) as caught:  # for want of pixels, not for its size
-        read_photo(bomb(tmp_path / "big.png", 65_500, 2))
+        read_image(bomb(tmp_path / "big.png", 65_500, 2))
     assert "too large" not in str(caught.value) and not recwarn.list
 
 
-def test_a_folder_means_the_pictures_directly_in_it(picture, save, tmp_path):
+def test_a_folder_means_the_images_directly_in_it(image, save, tmp_path):
     for name in ("b.JPG", "a.png", ".hidden.jpg", "._a.png", "deeper/c.jpg"):
-        save(tmp_path / "in" / name, picture(), format="PNG")
+        save(tmp_path / "in" / name, image(), format="PNG")
     (tmp_path / "in" / "notes.txt").write_text("x")
     a, b = tmp_path / "in" / "a.png", tmp_path / "in" / "b.JPG"
-    assert pictures_in([tmp_path / "in"]) == [a, b]
-    assert pictures_in([b, tmp_path / "in", b, tmp_path / "gone.jpg"]) == [b, a, tmp_path / "gone.jpg"]
+    assert images_in([tmp_path / "in"]) == [a, b]
+    assert images_in([b, tmp_path / "in", b, tmp_path / "gone.jpg"]) == [b, a, tmp_path / "gone.jpg"]
     (tmp_path / "empty").mkdir()
     with pytest.raises(PetsegError, match="no image directly in it"):
-        pictures_in([a, tmp_path / "empty"])
+        images_in([a, tmp_path / "empty"])
     with pytest.raises(PetsegError, match="no image was named"):
-        pictures_in([])
+        images_in([])

@@ -15,17 +15,17 @@ from petseg.data.decode.resize import resize_image
 from petseg.data.shards.reader import ShardReader
 from petseg.device import World
 from petseg.errors import PetsegError
-from petseg.inference.pictures import Pictures
 from petseg.inference.segment import Segmenter, enlarge, likeliest
 from petseg.inference.trained import load_trained
+from petseg.inference.whole_images import WholeImages
 
 CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("options", [{}, {"arch": "seed"}, {"normalise": False, "channels_last": False}])
-def test_segment_is_squash_network_enlarge_argmax(saved_run, picture, tmp_path, options):
+def test_segment_is_squash_network_enlarge_argmax(saved_run, image, tmp_path, options):
     trained = load_trained(saved_run(tmp_path, **options), CPU)
-    pixels = picture(121, 77)
+    pixels = image(121, 77)
     small = resize_image(pixels, 32, 48)
     x = torch.from_numpy(small).permute(2, 0, 1)[None].float() / 255
     if options.get("normalise", True):
@@ -56,7 +56,7 @@ def test_rows_make_up_the_whole_enlargement(shape, size, step, seed):
     np.testing.assert_allclose(found, whole.numpy(), atol=5e-6, rtol=0)
 
 
-def test_the_widest_picture_is_enlarged_as_well():
+def test_the_widest_image_is_enlarged_as_well():
     p = np.random.default_rng(1).random((3, 8, 96), np.float32)
     whole = F.interpolate(torch.from_numpy(p)[None], size=(5, 65_500), mode="bilinear", align_corners=False)[0]
     np.testing.assert_allclose(enlarge(p, 5, 65_500, slice(0, 5)), whole.numpy(), atol=2e-5, rtol=0)
@@ -70,8 +70,8 @@ def test_likeliest_is_argmax(classes, seed):
 
 @pytest.mark.parametrize("options", [{}, {"tile": 40}, {"tile": 40, "overlap": 0.6, "tta": True}])
 @pytest.mark.parametrize("values", [1, 3 * 77 * 10, 3 * 77 * 64])
-def test_bands_are_whole_rows_in_order_and_do_not_change_the_result(segmenter, picture, monkeypatch, options, values):
-    pixels = picture(121, 77)
+def test_bands_are_whole_rows_in_order_and_do_not_change_the_result(segmenter, image, monkeypatch, options, values):
+    pixels = image(121, 77)
     using = Segmenter(segmenter._trained, CPU, **options)
     whole = using.probabilities(pixels)
     monkeypatch.setattr(module, "BAND_VALUES", values)
@@ -99,16 +99,16 @@ def test_tiles_cover_an_axis_evenly_and_their_weights_add_up_to_one(length, tile
     assert all(pixels >= tile * overlap - 1 for pixels in shared)
 
 
-def test_a_tile_as_large_as_the_picture_is_the_whole_picture(segmenter, picture):
-    pixels = picture(64, 96)  # the network's aspect
+def test_a_tile_as_large_as_the_image_is_the_whole_image(segmenter, image):
+    pixels = image(64, 96)  # the network's aspect
     whole = segmenter.probabilities(pixels)
     for tile in (64, 1000):
         assert (Segmenter(segmenter._trained, CPU, tile=tile).probabilities(pixels) == whole).all()
 
 
-def test_tiles_show_the_network_what_squashing_hides(segmenter, picture):
+def test_tiles_show_the_network_what_squashing_hides(segmenter, image):
     tile = Segmenter(segmenter._trained, CPU, tile=64, overlap=0.25)
-    pixels = picture(200, 300)
+    pixels = image(200, 300)
     found = tile.probabilities(pixels)
     np.testing.assert_allclose(found.sum(0), 1, atol=1e-5)
     # The first tile's middle, where no neighbour reaches: there a tile is an image of its own.
@@ -117,16 +117,16 @@ def test_tiles_show_the_network_what_squashing_hides(segmenter, picture):
     assert np.abs(found - segmenter.probabilities(pixels)).max() > 0.005
 
 
-def test_tta_is_the_mean_of_a_picture_and_its_mirror(segmenter, picture):
-    pixels = picture(64, 96)
+def test_tta_is_the_mean_of_an_image_and_its_mirror(segmenter, image):
+    pixels = image(64, 96)
     expected = (segmenter.probabilities(pixels) + segmenter.probabilities(pixels[:, ::-1].copy())[..., ::-1]) / 2
     np.testing.assert_allclose(Segmenter(segmenter._trained, CPU, tta=True).probabilities(pixels), expected, atol=1e-5)
 
 
-def test_mixed_precision_is_used_where_the_run_had_it(saved_run, picture, tmp_path, monkeypatch):
+def test_mixed_precision_is_used_where_the_run_had_it(saved_run, image, tmp_path, monkeypatch):
     monkeypatch.setattr("petseg.device.cpu_has_bf16", lambda: True)
     trained = load_trained(saved_run(tmp_path, amp="bf16"), CPU)
-    pixels = picture(64, 96)
+    pixels = image(64, 96)
     mixed, full = (Segmenter(trained, CPU, amp=amp).probabilities(pixels) for amp in (None, "off"))
     assert 0 < np.abs(mixed - full).max() < 0.05
     assert (Segmenter(load_trained(saved_run(tmp_path), CPU), CPU).probabilities(pixels) == full).all()
@@ -153,9 +153,9 @@ def test_whole_images_and_photos_are_decoded_by_the_policy(saved_run, packed, tm
     decoded = {chroma: decode_image(jpeg, chroma) for chroma in ("fancy", "simple")}
     assert (decoded["fancy"] != decoded["simple"]).any()
     for chroma, pixels in decoded.items():
-        pictures = Pictures(packed, manifest, "train", World(rank=0, size=1, device=CPU), chroma=chroma)
-        (_, found, _), *_ = pictures.decoded(np.array([0]))
-        pictures.close()
+        images = WholeImages(packed, manifest, "train", World(rank=0, size=1, device=CPU), chroma=chroma)
+        (_, found, _), *_ = images.decoded(np.array([0]))
+        images.close()
         assert np.array_equal(found, pixels)
         (tmp_path / chroma).mkdir()
         run = saved_run(tmp_path / chroma, decode_policy=policy_of(chroma), chroma=chroma)
@@ -166,9 +166,9 @@ def test_whole_images_and_photos_are_decoded_by_the_policy(saved_run, packed, tm
 
 
 @pytest.mark.gpu
-def test_the_gpu_agrees_with_the_cpu(saved_run, picture, tmp_path):
+def test_the_gpu_agrees_with_the_cpu(saved_run, image, tmp_path):
     run = saved_run(tmp_path)
-    pixels = picture(200, 300)
+    pixels = image(200, 300)
     cpu = Segmenter(load_trained(run, CPU), CPU).segment(pixels)
     cuda = torch.device("cuda", 0)
     assert (Segmenter(load_trained(run, cuda), cuda).segment(pixels) == cpu).mean() > 0.99

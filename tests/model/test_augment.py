@@ -6,7 +6,7 @@ NONE = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0}
 EPOCH = torch.tensor(3)
 
 
-def pictures(n=6, side=48):
+def some_images(n=6, side=48):
     masks = torch.randint(0, 3, (n, 4, 4), generator=torch.Generator().manual_seed(0))
     masks = masks.repeat_interleave(side // 4, 1).repeat_interleave(side // 4, 2)
     return (masks.unsqueeze(1) / 2).repeat(1, 3, 1, 1).float(), masks
@@ -41,7 +41,7 @@ def test_uniforms_are_what_they_have_always_been():
 
 
 def test_a_sample_moves_alike_in_any_batch():
-    x, masks = pictures()
+    x, masks = some_images()
     whole = augment(x, masks, torch.arange(6), EPOCH, seed=1, policy=Policy())
     pick = torch.tensor([4, 1])
     part = augment(x[pick], masks[pick], pick, EPOCH, seed=1, policy=Policy())
@@ -49,8 +49,8 @@ def test_a_sample_moves_alike_in_any_batch():
     assert torch.equal(whole[1][pick], part[1])
 
 
-def test_the_mask_moves_with_its_picture():
-    x, masks = pictures()
+def test_the_mask_moves_with_its_image():
+    x, masks = some_images()
     moved, after = augment(x, masks, torch.arange(6), EPOCH, seed=1, policy=Policy(**NONE))
     assert not torch.equal(after, masks)
     assert ((moved[:, 0] * 2).round().long() == after).float().mean() > 0.95
@@ -59,7 +59,7 @@ def test_the_mask_moves_with_its_picture():
 
 
 def test_labels_survive_and_the_range_holds():
-    x, masks = pictures()
+    x, masks = some_images()
     masks[masks == 2] = 255
     moved, after = augment(x, masks, torch.arange(6), EPOCH, seed=1, policy=Policy())
     assert set(after.unique().tolist()) == {0, 1, 255}
@@ -68,7 +68,7 @@ def test_labels_survive_and_the_range_holds():
 
 
 def test_no_amounts_change_nothing():
-    x, masks = pictures()
+    x, masks = some_images()
     still = Policy(flip=False, degrees=0, zoom=0, shift=0, **NONE)
     moved, after = augment(x, masks, torch.arange(6), EPOCH, seed=1, policy=still)
     torch.testing.assert_close(moved, x, atol=1e-4, rtol=0)
@@ -94,8 +94,8 @@ def test_right_angles_and_both_mirror_images_are_all_met_and_nothing_else():
         which = (after.unsqueeze(1) == choices).flatten(2).all(2)
         assert (which.sum(1) == 1).all()
         assert (which.float().mean(0) - 1 / len(ways)).abs().max() < 0.1
-        pictures_ = torch.stack([orbit(x[0])[way] for way in ways])
-        torch.testing.assert_close(moved, pictures_[which.int().argmax(1)], atol=1e-4, rtol=0)
+        images_ = torch.stack([orbit(x[0])[way] for way in ways])
+        torch.testing.assert_close(moved, images_[which.int().argmax(1)], atol=1e-4, rtol=0)
     every = Policy(**{**STILL, "flip": True, "flip_rows": True, "right_angles": True})
     _, after = augment(x, masks, torch.arange(n), EPOCH, seed=1, policy=every)
     assert {tuple(one.flatten().tolist()) for one in after} == {
@@ -103,9 +103,9 @@ def test_right_angles_and_both_mirror_images_are_all_met_and_nothing_else():
     }
 
 
-def test_what_is_new_in_a_policy_moves_nobody_elses_pictures():
+def test_what_is_new_in_a_policy_moves_nobody_elses_images():
     """Pinned before there were right angles: a resumed run gets the images that it would have got."""
-    x, masks = pictures()
+    x, masks = some_images()
     moved, after = augment(x, masks, torch.arange(6), EPOCH, seed=1, policy=Policy())
     assert after.sum().item() == 14958
     assert abs(moved.double().sum().item() - 20959.56) < 0.5

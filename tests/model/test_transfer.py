@@ -1,4 +1,4 @@
-"""First weights from another run: its head stays, or starts anew."""
+"""First weights from another run: its head stays, or gets new weights."""
 
 from pathlib import Path
 
@@ -31,11 +31,11 @@ def names_that_differ(one, other):
 
 
 @pytest.mark.parametrize("kind", MAKERS)
-def test_another_number_of_classes_starts_the_head_anew(kind):
+def test_another_number_of_classes_gives_the_head_new_weights(kind):
     theirs, ours = MAKERS[kind](3), MAKERS[kind](5)
     before = {name: value.clone() for name, value in ours.state_dict().items()}
     note = take_over(ours, theirs.state_dict(), WHERE, source=OXFORD, target=FIVE, head="auto")
-    assert "its head starts anew, for 5 classes" in note
+    assert "its head has new weights, for 5 classes" in note
     head = {name for name, value in before.items() if theirs.state_dict()[name].shape != value.shape}
     body = before.keys() - head
     assert head and all(torch.equal(ours.state_dict()[name], theirs.state_dict()[name]) for name in body)
@@ -43,14 +43,14 @@ def test_another_number_of_classes_starts_the_head_anew(kind):
 
 
 @pytest.mark.parametrize("kind", ["unet", "seed"])
-def test_the_same_number_of_other_classes_has_to_be_told(kind):
+def test_the_same_number_of_other_classes_needs_a_decision(kind):
     theirs, ours = MAKERS[kind](3), MAKERS[kind](3)
     with pytest.raises(PetsegError, match=r"--init-from: .*pet \(1\).* a \(1\).*--init-head keep .* --init-head new"):
         take_over(ours, theirs.state_dict(), WHERE, source=OXFORD, target=OTHERS, head="auto")
     assert take_over(ours, theirs.state_dict(), WHERE, source=OXFORD, target=OTHERS, head="keep") == ""
     assert not names_that_differ(ours.state_dict(), theirs.state_dict())
     ours = MAKERS[kind](3)
-    assert "anew" in take_over(ours, theirs.state_dict(), WHERE, source=OXFORD, target=OTHERS, head="new")
+    assert "new weights" in take_over(ours, theirs.state_dict(), WHERE, source=OXFORD, target=OTHERS, head="new")
     differing = names_that_differ(ours.state_dict(), theirs.state_dict())
     assert differing and all(name.startswith("head.") for name in differing)
 

@@ -25,22 +25,22 @@ MEASURE = """(() => {
 })()"""  # noqa: E501
 
 
-def check(seen, width, pictures):
+def check(seen, width, images):
     found = seen.evaluated
     assert found["window"] == width
     assert found["scrolled"] <= found["width"] <= width, "the page scrolls sideways"
-    assert found["images"] == pictures and found["broken"] == 0
+    assert found["images"] == images and found["broken"] == 0
     assert found["charts"] == 5
     assert found["text"] > 1000
     assert found["smallest"] > 8, "chart labels too small to read"
     assert not seen.console, seen.console
     assert [url for url in seen.requests if not url.startswith(("file:", "data:"))] == []
     assert len([url for url in seen.requests if url.startswith("file:")]) == 1
-    picture = np.asarray(Image.open(io.BytesIO(seen.png)).convert("RGB"))
-    assert picture.shape[0] > 2000
+    image = np.asarray(Image.open(io.BytesIO(seen.png)).convert("RGB"))
+    assert image.shape[0] > 2000
     # Not blank: no band of it, a screen high, is of one colour.
-    for top in range(0, picture.shape[0] - 900, 900):
-        assert picture[top : top + 900].std() > 3, f"nothing is seen from {top} px on"
+    for top in range(0, image.shape[0] - 900, 900):
+        assert image[top : top + 900].std() > 3, f"nothing is seen from {top} px on"
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])

@@ -48,7 +48,7 @@ def test_foregrounds_go_by_the_codes_of_the_summary(make_run):
     assert column(found, "foreground: background").values == ("0.500", "0.500")
 
 
-def test_a_run_that_goes_on_is_compared_by_what_it_has(two):
+def test_an_unfinished_run_is_compared_by_what_it_has(two):
     (two[1] / "summary.json").unlink()
     found = compare(two)
     assert column(found, "mean IoU").values == ("0.758", "–")

@@ -60,15 +60,15 @@ def test_the_classes_that_cover_the_most_are_shown_in_their_order():
     assert [tile.label for tile in row.tiles[3:]] == ["P(c2)", "P(c5)", "P(c9)"]
 
 
-def test_the_probability_picture_shows_the_probability():
+def test_the_probability_image_shows_the_probability():
     truth = np.zeros((20, 20), dtype=np.int64)
     truth[:, 10:] = 1
     (row,) = gallery_rows([panel_of(truth, truth, 2)], looks_of(2))
     table = probability_colours().astype(int)
-    picture = pixels(row.tiles[3])
-    middle = picture.shape[0] // 2
-    assert np.abs(picture[middle, 60] - table[round(0.9 * 255)]).max() < 12
-    assert np.abs(picture[middle, -60] - table[round(0.05 * 255)]).max() < 12
+    image = pixels(row.tiles[3])
+    middle = image.shape[0] // 2
+    assert np.abs(image[middle, 60] - table[round(0.9 * 255)]).max() < 12
+    assert np.abs(image[middle, -60] - table[round(0.05 * 255)]).max() < 12
 
 
 def test_the_share_of_wrong_pixels_leaves_out_the_ignored():
@@ -80,7 +80,7 @@ def test_the_share_of_wrong_pixels_leaves_out_the_ignored():
     assert row.wrong == pytest.approx(20)
 
 
-def test_a_picture_where_nothing_counts_has_no_share():
+def test_an_image_where_nothing_counts_has_no_share():
     truth = np.full((8, 8), IGNORE_INDEX)
     (row,) = gallery_rows([panel_of(truth, np.zeros((8, 8), dtype=np.int64), 2, iou=math.nan)], looks_of(2))
     assert row.wrong is None

@@ -83,7 +83,7 @@ def test_ids_are_unique_and_anchors_lead_somewhere(make_run, panels):
     assert used and set(used) <= set(ids)
 
 
-def test_pictures_and_tables_speak_to_those_who_do_not_see(make_run, panels):
+def test_images_and_tables_speak_to_those_who_do_not_see(make_run, panels):
     page = read(write_report(make_run(), panels(3)))
     assert all(a.get("alt") for a in page.of("img"))
     assert all(a.get("aria-label") for _, a in page.tags if a.get("role") == "img")

@@ -146,7 +146,7 @@ class _Cases:
             reader = ShardReader(self.shards, self.manifest, split)
             self.truth |= {reader.key(index): reader.decoded(index) for index in range(len(reader))}
             reader.close()
-        self.images, self.masks = _pictures(self.source)
+        self.images, self.masks = _encoded_pairs(self.source)
         self.checkpoint = _checkpoint(folder)
         self.parts: dict[str, Callable[[random.Random], None]] = {
             "image": self.image, "mask": self.mask, "tar": self.tar, "index": self.index, "manifest": self.of_manifest,
@@ -348,7 +348,7 @@ def _write(path: Path, data: bytes, same_size_as: bytes) -> None:
     path.write_bytes((data + bytes(len(same_size_as)))[: len(same_size_as)] if keep else data)
 
 
-def _pictures(source: Any) -> tuple[list[bytes], list[bytes]]:
+def _encoded_pairs(source: Any) -> tuple[list[bytes], list[bytes]]:
     """Images and masks of one size in many formats."""
     import io
 
@@ -358,9 +358,9 @@ def _pictures(source: Any) -> tuple[list[bytes], list[bytes]]:
     image, mask = (Image.open(io.BytesIO(data)) for data in source.read(pair))
     image, mask = image.convert("RGB").resize((72, 56)), mask.resize((72, 56), Image.Resampling.NEAREST)
 
-    def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
+    def encoded(pixels: Image.Image, kind: str, **options: Any) -> bytes:
         buffer = io.BytesIO()
-        picture.save(buffer, kind, **options)
+        pixels.save(buffer, kind, **options)
         return buffer.getvalue()
 
     exif = Image.Exif()

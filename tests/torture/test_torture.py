@@ -18,20 +18,21 @@ from tests.torture.ranks import kill_ranks
 from tests.torture.remote import KINDS, torture_stores
 
 
-def test_packs_that_are_killed_go_on_to_the_same_bytes(tmp_path, environment, monkeypatch):
+@pytest.mark.slow
+def test_packs_that_are_killed_resume_to_the_same_bytes(tmp_path, environment, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", environment["XDG_CACHE_HOME"])
     tally = kill_packs(tmp_path, random.Random(5), lambda tally: tally.kills >= 2)
     assert tally.kills >= 2 and not tally.faults
 
 
 @pytest.mark.slow
-def test_runs_that_are_killed_go_on_to_the_same_bits(tmp_path):
+def test_runs_that_are_killed_resume_to_the_same_bits(tmp_path):
     tally = kill_trainings(tmp_path, random.Random(5), lambda tally: tally.kills >= 6)
     assert tally.kills >= 6 and not tally.faults
 
 
 @pytest.mark.slow
-def test_ranks_that_are_killed_are_started_again_and_go_on(tmp_path):
+def test_ranks_that_are_killed_are_started_again_and_resume(tmp_path):
     tally = kill_ranks(tmp_path, random.Random(1), lambda tally: tally.kills >= 1)
     assert tally.kills >= 1 and not tally.faults
 
@@ -82,7 +83,7 @@ def test_a_cluster_whose_workers_and_node_are_killed_packs_the_same_bytes(tmp_pa
 
 
 @pytest.mark.parametrize("case", ["shard", pytest.param("train", marks=pytest.mark.slow)])
-def test_a_disk_that_is_full_or_read_only_is_one_sentence_and_room_goes_on(case, packed, tmp_path):
+def test_a_disk_that_is_full_or_read_only_is_one_sentence_and_room_resumes(case, packed, tmp_path):
     unshare = ["unshare", "--map-root-user", "--mount"]
     if not shutil.which("unshare") or subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode:
         pytest.skip("no mount namespaces here")

@@ -123,7 +123,7 @@ def test_a_loss_from_python_is_what_the_run_minimises(packed, tmp_path):
         petseg.train({**options, "loss": "own", "run_dir": str(tmp_path / "none")})
 
 
-def test_a_run_that_accumulates_goes_on_to_the_same_bits(train):
+def test_a_run_that_accumulates_resumes_to_the_same_bits(train):
     """Five batches an epoch, two a step: the last step of an epoch has one."""
     options = {"accumulate": 2, "epochs": 3, "save_every_steps": 1}
     whole, listener = train("whole", **options)

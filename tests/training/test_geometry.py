@@ -18,9 +18,9 @@ from petseg.data.sources.folder import FolderSource
 from petseg.device import World
 from petseg.errors import PetsegError
 from petseg.inference.evaluate import Tally
-from petseg.inference.pictures import Pictures
 from petseg.inference.segment import Segmenter
 from petseg.inference.trained import load_trained
+from petseg.inference.whole_images import WholeImages
 from petseg.model.losses import Objective
 from petseg.run.checkpoint import load_checkpoint
 from petseg.run.folder import RESOLVED
@@ -104,7 +104,7 @@ def test_what_squashing_loses_is_the_best_that_a_network_could_do():
 
 @pytest.mark.parametrize("loader", ["dali", "webdataset"])
 @pytest.mark.parametrize("fit", ["pad", "crop"])
-def test_a_run_scores_whole_pictures_as_predict_segments_them(train, shapes, tmp_path, loader, fit):
+def test_a_run_scores_whole_images_as_predict_segments_them(train, shapes, tmp_path, loader, fit):
     options = {"shards": str(shapes), "fit": fit, "epochs": 2, "size": "40", "loader": loader, "scale": (0.5, 1.5)}
     result, listener = train(**options)
     run = result.run.path
@@ -115,9 +115,9 @@ def test_a_run_scores_whole_pictures_as_predict_segments_them(train, shapes, tmp
     # By hand: what `predict` writes, against the masks.
     pets = petseg.load(run, "cpu")
     counts = np.zeros((2, 2), np.int64)
-    reader = Pictures(shapes, Manifest.load(shapes), "test", World(rank=0, size=1, device=CPU))
-    for _, picture, codes in reader.decoded(reader.indices):
-        np.add.at(counts, (codes.ravel(), pets.predict(picture).ravel()), 1)
+    reader = WholeImages(shapes, Manifest.load(shapes), "test", World(rank=0, size=1, device=CPU))
+    for _, image, codes in reader.decoded(reader.indices):
+        np.add.at(counts, (codes.ravel(), pets.predict(image).ravel()), 1)
     reader.close()
     assert summary["confusion"] == counts.tolist()
     again = petseg.evaluate(run, "test")
@@ -150,7 +150,7 @@ def test_crops_say_what_they_keep(train, shapes, tmp_path, monkeypatch):
     assert not (tmp_path / "crop").exists()
 
 
-def test_a_crop_run_goes_on_to_the_same_bits(train, dusty, tmp_path):
+def test_a_crop_run_resumes_to_the_same_bits(train, dusty, tmp_path):
     options = {"shards": str(dusty), "fit": "crop", "size": "32", "save_every_steps": 1, "epochs": 3}
     whole, _ = train("whole", **options)
     first, _ = train("parts", **options, on_step=lambda step: step == 3 and signal.raise_signal(signal.SIGINT))
@@ -166,30 +166,30 @@ def test_a_crop_run_goes_on_to_the_same_bits(train, dusty, tmp_path):
         train("parts", resume=True, epochs=5, scale=(0.5, 1.0))
 
 
-def test_ranks_share_whole_pictures_exactly_once(dusty):
+def test_ranks_share_whole_images_exactly_once(dusty):
     manifest = Manifest.load(dusty)
     seen = []
     for rank in range(3):
-        pictures = Pictures(dusty, manifest, "train", World(rank=rank, size=3, device=CPU))
-        seen += [index for index, _, _ in pictures.decoded(pictures.indices)]
-        some = pictures.some(5)
-        assert len(some) == 5 and (np.diff(some) > 0).all() and (some == pictures.some(5)).all()
-        pictures.close()
+        images = WholeImages(dusty, manifest, "train", World(rank=rank, size=3, device=CPU))
+        seen += [index for index, _, _ in images.decoded(images.indices)]
+        some = images.some(5)
+        assert len(some) == 5 and (np.diff(some) > 0).all() and (some == images.some(5)).all()
+        images.close()
     assert sorted(seen) == list(range(manifest.split("train").samples))
 
 
 def test_val_is_a_fixed_part_where_all_of_it_would_take_too_long(train, dusty, monkeypatch, tmp_path):
-    monkeypatch.setattr("petseg.training.scoring.LEAST_VAL_PICTURES", 1)
+    monkeypatch.setattr("petseg.training.scoring.LEAST_VAL_IMAGES", 1)
     monkeypatch.setattr("petseg.training.scoring.VAL_SHARE", 1e-9)
     result, listener = train(shards=str(dusty), fit="crop", size="32")
     assert [record["val"]["samples"] for record in listener.records] == [1, 1]
     assert any(re.search(r"val: 1 of \d images are scored after each epoch", note) for note in listener.notes)
     assert result.summary["samples"] == Manifest.load(dusty).split("test").samples, "the end scores all"
-    assert load_checkpoint(result.run.path / "last.pt")["progress"]["val_pictures"] == 1
+    assert load_checkpoint(result.run.path / "last.pt")["progress"]["val_images"] == 1
 
 
 @pytest.mark.slow
-def test_a_time_limit_holds_for_whole_pictures(train, dusty):
+def test_a_time_limit_holds_for_whole_images(train, dusty):
     result, _ = train(shards=str(dusty), fit="crop", size="32", epochs=None, max_minutes=0.25)
     assert result.summary["seconds"] < 15.75
 
@@ -197,14 +197,14 @@ def test_a_time_limit_holds_for_whole_pictures(train, dusty):
 def test_scales_and_flips_are_averages(train, shapes):
     result, _ = train(shards=str(shapes), fit="crop", size="40", epochs=1)
     trained = load_trained(result.run.path, CPU)
-    picture = np.random.default_rng(0).integers(0, 256, (70, 50, 3), dtype=np.uint8)
-    each = [Segmenter(trained, CPU, scales=(scale,)).probabilities(picture) for scale in (0.5, 1.0, 2.0)]
-    together = Segmenter(trained, CPU, scales=(0.5, 1.0, 2.0)).probabilities(picture)
+    image = np.random.default_rng(0).integers(0, 256, (70, 50, 3), dtype=np.uint8)
+    each = [Segmenter(trained, CPU, scales=(scale,)).probabilities(image) for scale in (0.5, 1.0, 2.0)]
+    together = Segmenter(trained, CPU, scales=(0.5, 1.0, 2.0)).probabilities(image)
     assert np.abs(together - np.mean(each, axis=0)).max() < 1e-6
     assert np.abs(each[0] - each[1]).max() > 1e-4
     assert np.abs(together.sum(0) - 1).max() < 1e-5
-    flipped = Segmenter(trained, CPU, tta=True, scales=(0.5, 1.0)).probabilities(picture)
-    mirror = Segmenter(trained, CPU, tta=True, scales=(0.5, 1.0)).probabilities(picture[:, ::-1])[:, :, ::-1]
+    flipped = Segmenter(trained, CPU, tta=True, scales=(0.5, 1.0)).probabilities(image)
+    mirror = Segmenter(trained, CPU, tta=True, scales=(0.5, 1.0)).probabilities(image[:, ::-1])[:, :, ::-1]
     assert np.abs(flipped - mirror).max() < 1e-5
     scored = petseg.evaluate(result.run.path, "test", tta=True, tta_scales=(0.5, 1.0))
     assert scored["samples"] == result.summary["samples"]
@@ -212,7 +212,7 @@ def test_scales_and_flips_are_averages(train, shapes):
         Segmenter(trained, CPU, scales=(0.0,))
 
 
-def test_a_picture_that_is_long_and_narrow_takes_no_memory_for_its_frame(train, shapes):
+def test_an_image_that_is_long_and_narrow_takes_no_memory_for_its_frame(train, shapes):
     result, _ = train(shards=str(shapes), fit="pad", size="40", epochs=1)
     segmenter = Segmenter(load_trained(result.run.path, CPU), CPU)
     tall = np.full((20_000, 40, 3), 128, np.uint8)

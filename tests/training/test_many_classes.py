@@ -27,8 +27,8 @@ def draw(rng):
         y, x = (rows - row) / height, (columns - column) / width
         inside = (abs(y) < 1) & (abs(x) < 1) if rng.random() < 0.5 else y**2 + x**2 < 1
         mask[inside] = rng.integers(1, CLASSES)
-    picture = np.array(colours)[mask] + rng.normal(0, 8, (SIDE, SIDE, 3))
-    return picture.clip(0, 255).astype(np.uint8), mask
+    image = np.array(colours)[mask] + rng.normal(0, 8, (SIDE, SIDE, 3))
+    return image.clip(0, 255).astype(np.uint8), mask
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +38,8 @@ def shards(tmp_path_factory):
         for kind in ("images", "masks"):
             (root / kind / split).mkdir(parents=True)
         for n in range(count):
-            picture, mask = draw(rng)
-            Image.fromarray(picture).save(root / "images" / split / f"{split}{n}.png")
+            image, mask = draw(rng)
+            Image.fromarray(image).save(root / "images" / split / f"{split}{n}.png")
             Image.fromarray(mask).save(root / "masks" / split / f"{split}{n}.png")
     names = ("ground", *(f"colour {n}" for n in range(1, CLASSES)))
     classes = ClassTable.from_dict({"codes": list(range(CLASSES)), "names": list(names)})

@@ -24,7 +24,7 @@ def test_the_best_epoch_is_the_latest_within_one_standard_error_of_the_highest(r
     assert progress.best == max(k for k in near if k >= peak + 1)
 
 
-def test_many_pictures_decide_where_few_cannot():
+def test_many_images_decide_where_few_cannot():
     """A step down of 0.01 is luck among 30 images, and none among 3,000."""
     generator = np.random.default_rng(0)
     best = []

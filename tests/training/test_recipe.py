@@ -108,7 +108,7 @@ def test_compile_pays_in_a_long_run_alone(monkeypatch):
     assert auto.resolve_compile("auto", cuda, network, config, 10**6) == (True, None)
 
 
-def test_flops_grow_with_the_picture():
+def test_flops_grow_with_the_image():
     network = UNet(width=8, depth=3)
     small, large = auto.training_flops(network, 32, 32), auto.training_flops(network, 64, 64)
     assert large == pytest.approx(4 * small, rel=0.01)

@@ -1,4 +1,4 @@
-"""A run from its configuration to its summary: what it leaves, how it stops, and that it goes on."""
+"""A run from its configuration to its summary: what it leaves, how it stops, and that it resumes."""
 
 import dataclasses
 import io
@@ -141,7 +141,7 @@ class Killed(Exception):
 @pytest.mark.parametrize(
     ("saves", "kept"), [({"save_every_steps": 3}, 6), ({"save_every_minutes": 1e-9}, 6), ({}, 5)], ids=str
 )
-def test_a_killed_run_goes_on_from_its_last_save_to_the_same_bits(train, saves, kept):
+def test_a_killed_run_resumes_from_its_last_save_to_the_same_bits(train, saves, kept):
     whole, _ = train("whole", epochs=3, dropout=0.2)
 
     def kill(step):
@@ -183,7 +183,7 @@ def test_epochs_too_short_for_a_checkpoint_each_lose_nothing(train, monkeypatch,
     assert untimed(rare.run) == untimed(every.run)
 
 
-def test_a_run_goes_on_under_the_other_loader(train):
+def test_a_run_resumes_under_the_other_loader(train):
     whole, _ = train("whole", epochs=2)
     train("run", epochs=2, on_step=lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 3 else None)
     resumed, _ = train("run", resume=True, loader="dali")
@@ -215,7 +215,7 @@ def test_a_finished_run_can_be_given_more_epochs(train):
         ({"seed": 3}, "--seed 3"),
         ({"augment": False}, "--augment False"),
         ({"init_from": "elsewhere"}, "--init-from elsewhere: .* none"),
-        ({"epochs": 1}, "--epochs: 1 is too few: this run was begun with 2"),
+        ({"epochs": 1}, "--epochs: 1 is too few: this run was begun with --epochs 2"),
     ],
     ids=str,
 )
@@ -233,7 +233,7 @@ def rates(result):
     return [record["lr"] for record in result.run.records()]
 
 
-def test_a_run_ends_in_its_minutes_and_goes_on_to_more(train):
+def test_a_run_ends_in_its_minutes_and_resumes_to_more(train):
     """Stopped half-way; taken up by what is left of its limit; then by an explicit number of epochs."""
     train("warm", epochs=1)  # what is imported for a first run is not of its time
     began = time.perf_counter()
@@ -558,7 +558,7 @@ def test_a_run_folder_that_holds_something_is_left_alone(train, tmp_path):
 def test_a_damaged_checkpoint_is_named(train):
     result, _ = train(epochs=1)
     (result.run.path / "last.pt").write_bytes(b"nothing")
-    with pytest.raises(PetsegError, match=r"last\.pt is damaged or no checkpoint"):
+    with pytest.raises(PetsegError, match=r"last\.pt is damaged or not a petseg checkpoint"):
         train(resume=True)
 
 
@@ -619,5 +619,5 @@ def test_weights_whose_bits_flipped_are_refused(train):
     assert at > 0
     data[at + 3] ^= 64
     result.run.last.write_bytes(data)
-    with pytest.raises(PetsegError, match="is damaged or no checkpoint"):
+    with pytest.raises(PetsegError, match="is damaged or not a petseg checkpoint"):
         load_checkpoint(result.run.last)

@@ -1,4 +1,4 @@
-"""Which part of an image a row of a batch shows: a box of its pixels, resized to the size of the batch."""
+"""Boxes: the part of an image that becomes a row of a batch, resized to the size of the batch."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ OUTSIDE = 114
 """The grey of what lies outside an image, on all channels: YOLO's, near the mean of photographs."""
 
 MOST_DRAWS = 10
-"""Boxes that are drawn at most, until one has no class that takes too much of it."""
+"""Most boxes to draw until none of their classes takes too much of the box."""
 
 _PURPOSE = 3
-"""Told from the hashes of an epoch's order by this number."""
+"""Purpose of these hashes, which keeps them apart from those of an epoch's order."""
 
 
 class Box(NamedTuple):
@@ -32,7 +32,7 @@ class Box(NamedTuple):
     width: int
 
     def inside(self, height: int, width: int) -> Box:
-        """What of it lies in an image; both must overlap."""
+        """The part of the box that lies in an image; they must overlap."""
         top, left = max(self.top, 0), max(self.left, 0)
         bottom, right = min(self.top + self.height, height), min(self.left + self.width, width)
         return Box(top, left, bottom - top, right - left)
@@ -58,7 +58,7 @@ class Fit:
     scale: tuple[float, float] = (0.5, 2.0)
     """crop: the image is enlarged by a factor from this range, evenly drawn, before the input is cut from it."""
     max_share: float = 0.75
-    """crop: of the pixels that count, 0 to 1."""
+    """crop: largest share of one class among the pixels that count, 0 to 1."""
 
     def __post_init__(self) -> None:
         low, high = self.scale
@@ -75,7 +75,7 @@ SQUASH = Fit()
 
 
 def as_fit(fit: Fit | str) -> Fit:
-    """A fit, or one of a kind with the options that it has unless told.
+    """A fit as it is, or a kind of fit with its default options.
 
     Raises:
         PetsegError: there is no such kind.
@@ -88,7 +88,7 @@ def as_fit(fit: Fit | str) -> Fit:
 
 
 class Framing(NamedTuple):
-    """All that the boxes of an epoch depend on, beside the images and their masks."""
+    """What the boxes of an epoch depend on, besides the images and their masks."""
 
     size: tuple[int, int]
     """(height, width) of the batch in pixels."""
@@ -100,7 +100,7 @@ class Framing(NamedTuple):
     outside: int = 255
     """A code that is not a class, for what lies outside an image."""
     visits: tuple[int, ...] = ()
-    """Of each sample of a batch, how often the epoch was there before; empty where all are there for the first time."""
+    """For each sample of a batch, its earlier visits in the epoch; empty if all are first visits."""
 
 
 def whole(height: int, width: int) -> Box:
@@ -116,7 +116,7 @@ def padded(height: int, width: int, size: tuple[int, int]) -> Box:
 
 
 def drawn(framing: Framing, index: int, draw: int, height: int, width: int) -> Box:
-    """Box number `draw` of a sample's epoch, by a counter hash: of (seed, epoch, index, draw) and the picture's size.
+    """Box number `draw` of a sample's epoch, by a counter hash: of (seed, epoch, index, draw) and the image's size.
 
     Its sides are the batch's over a factor of `scale`, and every place where it lies in the image is as likely as any
     other; along an axis on which it is longer than the image, every place where the image lies in it.
@@ -234,7 +234,7 @@ def _boxed_codes(codes: np.ndarray, box: Box, framing: Framing, out: np.ndarray 
 
 
 def _largest_share(codes: np.ndarray, classes: bytes) -> float:
-    """Share of the largest class among the pixels that count; 2 where none do."""
+    """Share of the largest class among the pixels that count; 2 if none count."""
     counts = np.bincount(codes.reshape(-1), minlength=256)[np.frombuffer(classes, np.uint8)]
     total = int(counts.sum())
     return int(counts.max()) / total if total else 2.0

@@ -9,11 +9,11 @@ import numpy as np
 import simplejpeg
 
 from petseg.data.decode import netpbm
-from petseg.data.decode.pictures import MAX_PIXELS, DecodeError
+from petseg.data.decode.image_files import MAX_PIXELS, DecodeError
 
 Chroma = Literal["fancy", "simple"]
-"""How a JPEG's colour, stored at half size, is enlarged: interpolated by a triangle filter, as libjpeg does unless told
-otherwise; or each value repeated."""
+"""How a JPEG's colour, stored at half size, is enlarged: interpolated by a triangle filter, as libjpeg does by
+default; or each value repeated."""
 
 _POLICIES: dict[str, Chroma] = {"": "fancy", "fancy-upsampling": "fancy", "simple-upsampling": "simple"}
 
@@ -59,7 +59,7 @@ JPEG_END = b"\xff\xd9"
 
 
 def check_encoded(data: bytes | memoryview) -> None:
-    """Refuse an image that a decoder elsewhere might take without a word.
+    """Refuse an image that another decoder might accept silently.
 
     Raises:
         DecodeError: not a JPEG or PPM, too large, or its end is missing: DALI would fill it with grey.

@@ -9,7 +9,7 @@ import deflate
 import numpy as np
 
 from petseg.data.decode import netpbm
-from petseg.data.decode.pictures import MAX_PIXELS, PNG_SIGNATURE, DecodeError
+from petseg.data.decode.image_files import MAX_PIXELS, PNG_SIGNATURE, DecodeError
 
 _START = PNG_SIGNATURE + b"\x00\x00\x00\rIHDR"
 _GREY = b"\x08\x00\x00\x00\x00"

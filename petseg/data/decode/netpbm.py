@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from petseg.data.decode.pictures import MAX_PIXELS, DecodeError
+from petseg.data.decode.image_files import MAX_PIXELS, DecodeError
 
 _SPACE = rb"(?:[ \t\n\r\v\f]|#[^\n]*\n)+"
 _HEADER = re.compile(rb"P([56])" + _SPACE + rb"(\d{1,9})" + _SPACE + rb"(\d{1,9})" + _SPACE + rb"255[ \t\n\r\v\f]")

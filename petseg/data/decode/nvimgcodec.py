@@ -17,7 +17,7 @@ from petseg.data.decode.on_device import frame_on_device
 
 
 class Decoded(NamedTuple):
-    """Images that another stream may still be writing."""
+    """Images that another CUDA stream may still be writing."""
 
     images: torch.Tensor
     """u8[N, H, W, 3]."""
@@ -82,7 +82,7 @@ class BatchDecoder:
         return Decoded(images, failed, ready)
 
     def take(self, decoded: Decoded) -> torch.Tensor:
-        """The images, ordered before whatever the current stream does next."""
+        """The images, after making the current stream wait for them."""
         if decoded.ready is not None:
             current = torch.cuda.current_stream(self._device)
             current.wait_event(decoded.ready)

@@ -91,6 +91,6 @@ def _triangle(
 
 
 def _sent(values: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Numbers on a device, without waiting for it."""
+    """Copy numbers to a device without waiting for it."""
     here = torch.from_numpy(values)
     return here if device.type == "cpu" else here.pin_memory().to(device, non_blocking=True)

@@ -43,7 +43,7 @@ def _agrees(n_in: int, n_out: int) -> bool:
 
 
 def resize_nearest(codes: np.ndarray, height: int, width: int, out: np.ndarray | None = None) -> np.ndarray:
-    """A mask at another size, every value one that stood in it.
+    """Resize a mask by nearest neighbour: every value of the result is one of the mask's.
 
     Args:
         codes: u8[H, W].

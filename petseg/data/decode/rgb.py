@@ -12,13 +12,12 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from petseg.data.decode.images import Chroma
-from petseg.data.decode.pictures import (
+from petseg.data.decode.image_files import (
     DAMAGED,
     MAX_PIXELS,
     PNG_SIGNATURE,
     TOO_LARGE,
-    PictureError,
+    ImageError,
     check_whole,
     decode_jpeg,
     exif_orientation,
@@ -28,6 +27,7 @@ from petseg.data.decode.pictures import (
     tiff_pages,
     told,
 )
+from petseg.data.decode.images import Chroma
 
 RGB_BANDS = (1, 2, 3)
 
@@ -45,17 +45,17 @@ class Tones:
     """How values become 0 to 255, and bands become red, green and blue; the same for all images of a set."""
 
     range: tuple[float, float] | None = None
-    """Values of images of more than 8 bits that become 0 and 255; what lies outside is cut. None: the type's own."""
+    """Values of images of more than 8 bits that become 0 and 255; others are clipped. None: the type's own range."""
     bands: tuple[int, ...] = ()
     """Bands that become red, green and blue, or the one that becomes grey, counted from 1; what else there is is
     dropped. Empty: the only ones, with transparency laid over white."""
 
     def __bool__(self) -> bool:
-        """Whether it says anything."""
+        """Whether any of its fields is set."""
         return self.range is not None or bool(self.bands)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON data; only what it says."""
+        """Plain JSON data: the fields that are set."""
         data: dict[str, Any] = {}
         if self.range is not None:
             data["range"] = list(self.range)
@@ -85,7 +85,7 @@ AS_IT_IS = Tones()
 
 
 class Bands(NamedTuple):
-    """A picture's values as they stand."""
+    """An image's values as they stand."""
 
     values: np.ndarray
     """Whole numbers or floats [H, W, B], as stored; B at least 1."""
@@ -95,7 +95,7 @@ class Bands(NamedTuple):
     """The last band is transparency."""
 
 
-class Picture(NamedTuple):
+class Decoded(NamedTuple):
     """A decoded image."""
 
     pixels: np.ndarray
@@ -106,14 +106,14 @@ class Picture(NamedTuple):
     """It is an RGB JPEG with nothing to warn of, whose bytes every decoder takes for these pixels."""
 
 
-def decode_picture(
+def decode_file(
     data: bytes,
     tones: Tones = AS_IT_IS,
     chroma: Chroma = "fancy",
     *,
     max_pixels: int = MAX_PIXELS,
     max_side: int | None = None,
-) -> Picture:
+) -> Decoded:
     """Decode an image of which no part is missing.
 
     Args:
@@ -124,26 +124,26 @@ def decode_picture(
         max_side: longest side in pixels, likewise.
 
     Raises:
-        PictureError: damaged, too large, of several pages or of a kind that is not read; or nothing says what its bands
+        ImageError: damaged, too large, of several pages or of a kind that is not read; or nothing says what its bands
             or values mean.
     """
     if is_deep(data):
         found = read_bands(data, max_pixels)
         _check_sides(found.values.shape[1::-1], max_side)
-        return Picture(rgb_of(found, tones), found.orientation, False)
-    with opened(data, max_pixels=max_pixels) as picture:
-        _check_sides(picture.size, max_side)
-        one_page(picture)
-        orientation = exif_orientation(picture)
-        pixels, sound = whole_rgb(data, picture, tones, chroma)
+        return Decoded(rgb_of(found, tones), found.orientation, False)
+    with opened(data, max_pixels=max_pixels) as image:
+        _check_sides(image.size, max_side)
+        one_page(image)
+        orientation = exif_orientation(image)
+        pixels, sound = whole_rgb(data, image, tones, chroma)
         # Grey JPEGs, images in images and foreign colour transforms are not decoded alike everywhere.
-        plain = picture.format == "JPEG" and picture.mode == "RGB" and picture.info.get("adobe_transform", 1) == 1
-        return Picture(pixels, orientation, sound and plain)
+        plain = image.format == "JPEG" and image.mode == "RGB" and image.info.get("adobe_transform", 1) == 1
+        return Decoded(pixels, orientation, sound and plain)
 
 
 def _check_sides(size: tuple[int, ...], max_side: int | None) -> None:
     if max_side is not None and max(size) > max_side:
-        raise PictureError(f"is too large ({size[0]}x{size[1]})", TOO_LARGE)
+        raise ImageError(f"is too large ({size[0]}x{size[1]})", TOO_LARGE)
 
 
 def whole_rgb(
@@ -162,7 +162,7 @@ def whole_rgb(
 
     Raises:
         ValueError: a part is missing or altered.
-        PictureError: nobody can tell.
+        ImageError: it cannot be decided.
     """
     if image.format in {"JPEG", "MPO"} and image.mode in {"RGB", "L"}:
         pixels, sound = decode_jpeg(data, simple=chroma == "simple")
@@ -173,11 +173,11 @@ def whole_rgb(
     return to_rgb(image, tones, upright=False), False
 
 
-def to_rgb(picture: Image.Image, tones: Tones = AS_IT_IS, *, upright: bool = True) -> np.ndarray:
+def to_rgb(image: Image.Image, tones: Tones = AS_IT_IS, *, upright: bool = True) -> np.ndarray:
     """Pixels of an opened image, its first frame.
 
     Args:
-        picture: opened, of any mode; transparency is laid over white.
+        image: opened, of any mode; transparency is laid over white.
         tones: what becomes of more bits and of bands.
         upright: turn it by its EXIF orientation.
 
@@ -185,9 +185,9 @@ def to_rgb(picture: Image.Image, tones: Tones = AS_IT_IS, *, upright: bool = Tru
         u8[H, W, 3], RGB.
 
     Raises:
-        PictureError: nothing says what its bands or values mean.
+        ImageError: nothing says what its bands or values mean.
     """
-    image = ImageOps.exif_transpose(picture) if upright else picture
+    image = ImageOps.exif_transpose(image) if upright else image
     if image.mode.startswith("I") or image.mode == "F":
         return rgb_of(Bands(np.asarray(image)[..., None], 1, False), tones)
     if tones.bands and image.mode in {"RGB", "RGBA"}:
@@ -204,7 +204,7 @@ def _refuse_fourth_band(alpha: np.ndarray) -> None:
     """Refuse what is marked as transparency and varies like an image: near infrared, depth."""
     counts = np.bincount(alpha.ravel(), minlength=256)
     if 2 * (counts[0] + counts[-1]) < alpha.size:
-        raise PictureError(
+        raise ImageError(
             "has a fourth band that is hardly transparency: give --bands 1,2,3 to take the first three, or save it "
             "without its alpha channel"
         )
@@ -214,7 +214,7 @@ def is_deep(head: bytes) -> bool:
     """Whether an image is for `read_bands` by its header; for TIFF, the whole file is needed.
 
     Raises:
-        PictureError: a TIFF that cannot be read.
+        ImageError: a TIFF that cannot be read.
     """
     if head[: len(PNG_SIGNATURE)] == PNG_SIGNATURE:
         return head[24:25] == bytes([_DEEP_PNG])
@@ -231,20 +231,20 @@ def read_bands(data: bytes, max_pixels: int = MAX_PIXELS) -> Bands:
     """The values of an image that `is_deep`, of which no part is missing.
 
     Raises:
-        PictureError: damaged, too large, of several pages, or of a kind that is not read.
+        ImageError: damaged, too large, of several pages, or of a kind that is not read.
     """
     if data[:4] in _TIFF:
         return _read_tiff(data, max_pixels)
-    with opened(data, max_pixels=max_pixels) as picture:
-        one_page(picture)
-        orientation = exif_orientation(picture)
-        check_whole(data, picture)
-        if picture.format != "PNG":
-            return Bands(np.asarray(picture)[..., None], orientation, False)
+    with opened(data, max_pixels=max_pixels) as image:
+        one_page(image)
+        orientation = exif_orientation(image)
+        check_whole(data, image)
+        if image.format != "PNG":
+            return Bands(np.asarray(image)[..., None], orientation, False)
         # Pillow cuts colours of 16 bits to 8; OpenCV keeps them, in the order BGR.
         values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
         if values is None:
-            raise PictureError("is damaged", DAMAGED)
+            raise ImageError("is damaged", DAMAGED)
     values = values if values.ndim == 3 else values[..., None]
     order = {1: [0], 2: [0, 1], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[values.shape[2]]
     # A grey image with transparency comes as colours.
@@ -255,26 +255,26 @@ def chosen(found: Bands, tones: Tones) -> np.ndarray:
     """The bands of an image that count, without transparency: [H, W, 1 or 3].
 
     Raises:
-        PictureError: they cannot be told, or one is missing.
+        ImageError: they cannot be identified, or one is missing.
     """
     values = found.values
     count = values.shape[2]
     if tones.bands and count > 1:
         if max(tones.bands) > count:
-            raise PictureError(f"has {count} bands, and --bands asks for band {max(tones.bands)}", "bands")
+            raise ImageError(f"has {count} bands, and --bands asks for band {max(tones.bands)}", "bands")
         return values[..., [band - 1 for band in tones.bands]]
     if found.transparency:
         count -= 1
     if count not in {1, 3}:
-        raise PictureError(f"has {count} bands: give --bands, such as --bands 1,2,3, or --bands 1 for grey", "bands")
+        raise ImageError(f"has {count} bands: give --bands, such as --bands 1,2,3, or --bands 1 for grey", "bands")
     return values[..., :count]
 
 
 def rgb_of(found: Bands, tones: Tones = AS_IT_IS) -> np.ndarray:
-    """A picture's values as u8[H, W, 3], as they are stored.
+    """An image's values as u8[H, W, 3], as they are stored.
 
     Raises:
-        PictureError: nothing says which bands, or which range.
+        ImageError: nothing says which bands, or which range.
     """
     values = chosen(found, tones)
     eight = _to_8_bits(values, tones)
@@ -292,7 +292,7 @@ def _to_8_bits(values: np.ndarray, tones: Tones) -> np.ndarray:
     outside = tones.range is None and values.dtype.kind == "f" and ((values < low) | (values > high)).any()
     if outside or not low < high:
         what = "beyond 0 to 1" if outside else f"of the type {values.dtype}"
-        raise PictureError(f"has values {what}, and it is not known what becomes black and white: see --range", "range")
+        raise ImageError(f"has values {what}, and it is not known what becomes black and white: see --range", "range")
     if values.dtype == np.uint16 and (low, high) == _FULL["u2"]:
         return (values >> 8).astype(np.uint8)  # as cutting the lower byte always did
     scaled = (values.astype(np.float64) - low) * (255 / (high - low))
@@ -301,36 +301,36 @@ def _to_8_bits(values: np.ndarray, tones: Tones) -> np.ndarray:
 
 @contextlib.contextmanager
 def _tiff(data: bytes) -> Iterator[Any]:
-    """The first page of a TIFF; whatever goes wrong inside the block is a `PictureError`."""
+    """The first page of a TIFF; whatever goes wrong inside the block is a `ImageError`."""
     import tifffile
 
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             yield file.pages[0]
-    except (PictureError, MemoryError):
+    except (ImageError, MemoryError):
         raise
     except Exception as error:
-        raise PictureError(f"is damaged ({told(error)[:120]})", DAMAGED) from error
+        raise ImageError(f"is damaged ({told(error)[:120]})", DAMAGED) from error
 
 
 def _read_tiff(data: bytes, max_pixels: int) -> Bands:
     with _tiff(data) as page:
         if page.imagewidth * page.imagelength > max_pixels:
-            raise PictureError(f"is too large ({page.imagewidth}x{page.imagelength})", TOO_LARGE)
+            raise ImageError(f"is too large ({page.imagewidth}x{page.imagelength})", TOO_LARGE)
         refuse_pages(tiff_pages((each.tags.valueof(254, 0) for each in page.parent.pages), page.description))
         if int(page.photometric) not in _SHOWN_AS:
-            raise PictureError(f"is a TIFF of the kind {page.photometric.name}, which is not read: save it anew")
+            raise ImageError(f"is a TIFF of the kind {page.photometric.name}, which is not supported: convert it")
         if any(at + n > len(data) for at, n in zip(page.dataoffsets, page.databytecounts, strict=True)):
-            raise PictureError("is damaged (it ends before its last part)", DAMAGED)
+            raise ImageError("is damaged (it ends before its last part)", DAMAGED)
         values = page.asarray()
         if page.samplesperpixel == 1:
             values = values[..., None]
         elif page.planarconfig == 2:
             values = np.moveaxis(values, 0, -1)
         if values.ndim != 3:
-            raise PictureError("is a TIFF of more than two dimensions: save each image as a file of its own")
+            raise ImageError("is a TIFF of more than two dimensions: save each image as a file of its own")
         if values.dtype.kind not in "iuf" and values.dtype != bool:
-            raise PictureError(f"is a TIFF of the type {values.dtype}, which is not read: save it anew")
+            raise ImageError(f"is a TIFF of the type {values.dtype}, which is not supported: convert it")
         if int(page.photometric) == 0 and values.dtype.kind == "u":
             values = np.iinfo(values.dtype).max - values
         marked = [int(kind) for kind in page.extrasamples]

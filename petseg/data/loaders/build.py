@@ -42,7 +42,7 @@ LOADERS = ("auto", "dali", "webdataset")
 """Names that `build_loader` takes."""
 
 MOST_DECODERS = 16
-"""Decoding threads or processes unless more are asked for: they feed any network, and each process takes some 60 MB."""
+"""Default limit of decoding threads or processes: they feed any network, and each process takes some 60 MB."""
 
 MOST_BESIDE_A_GPU = 8
 """DALI's threads where a GPU decodes: with 16 cores and an H200, 8 fed it as fast as 14 or faster."""
@@ -101,11 +101,11 @@ def make_engine(
         PetsegError: DALI is not installed; processes cannot be started; this engine keeps none.
     """
     try:
-        if keep and not keeps_pictures(name, device):
+        if keep and not keeps_images(name, device):
             raise PetsegError(
-                "--cache: for crops, whole images are kept by --loader webdataset on a CPU alone: go without."
+                "--cache: for crops, whole images are kept by --loader webdataset on a CPU only: leave it out."
             )
-        # DALI's CPU decoder interpolates colour whatever it is told (2.4).
+        # DALI's CPU decoder interpolates colour whatever its option says (2.4).
         if name == "dali" and (device.type == "cuda" or reader.chroma == "fancy"):
             # DALI's threads do most of the work; as many again beside them would take each other's cores.
             helpers = max(1, num_threads // 2)
@@ -137,7 +137,7 @@ def make_engine(
         raise
 
 
-def keeps_pictures(name: str, device: torch.device) -> bool:
+def keeps_images(name: str, device: torch.device) -> bool:
     """Whether a loader can keep whole images, for crops."""
     return name == "webdataset" and device.type == "cpu"
 
@@ -171,7 +171,7 @@ def open_reader(
 
 
 def _agreed(open_one: Callable[[], ShardReader], world: int) -> tuple[ShardReader, tuple[int, ...]]:
-    """A reader, and what is damaged on any rank: copies of the shards may differ by machine, the order must not.
+    """A reader, and the samples damaged on any rank: copies of the shards may differ by machine, the order must not.
 
     Raises:
         PetsegError: of any rank, on every rank; there is no process group to agree through; too much is damaged.
@@ -206,7 +206,7 @@ def _checked(weights: np.ndarray | None, samples: int, *, training: bool) -> np.
 
 
 def nodes_for(lanes: int, world: int) -> int:
-    """Machines that share the lanes: all that torchrun started, where the lanes can be shared evenly by them."""
+    """Number of machines that share the lanes: all that torchrun started, if they can share them evenly."""
     nodes, rest = divmod(world, local_share()[1])
     return nodes if nodes > 1 and not rest and lanes > 1 and lanes % nodes == 0 else 1
 
@@ -323,11 +323,11 @@ def build_loader(
     store, keep = None, fit.kind == "crop" and cache != "none"
     if keep:
         if world > 1:
-            raise PetsegError("--cache: for crops, every rank would keep all of the images: go without.")
+            raise PetsegError("--cache: for crops, every rank would keep all of the images: leave it out.")
         check_room(cache, whole_bytes(manifest, chosen.samples), device)
     elif cache != "none":
         if callable(size):
-            raise PetsegError("--cache: samples are kept at one size, not at one that changes: go without.")
+            raise PetsegError("--cache: samples are kept at one size, not at one that changes: leave it out.")
         store = make_store(cache, chosen.samples, size, device, world)
     reader, bad = open_reader(shards, manifest, split, world=world, verify=verify, on_bad=on_bad_sample, chroma=chroma)
     plan = dataclasses.replace(plan, bad=bad)

@@ -1,4 +1,4 @@
-"""Decoded samples kept in memory: filled on a miss in any epoch, the same batches as without."""
+"""Cache of decoded samples in memory: filled on each miss, with the same batches as without it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class _Cached:
     missing: np.ndarray
     """Positions in `indices` of those that are decoded now."""
     decoding: Pending | None
-    """Those, where there are any."""
+    """The pending decode of those, if there are any."""
 
     def receive(self) -> Pixels:
         """See `Pending`."""
@@ -65,7 +65,7 @@ class _Cached:
 
 
 class CachedEngine:
-    """An engine that submits to another one only what it has not seen.
+    """An engine that submits to another engine only the samples that are not cached.
 
     Args:
         store: where samples are kept.
@@ -109,7 +109,7 @@ class DeviceStore:
             needed = cache_bytes(samples, size)
             raise PetsegError(
                 f"--cache device: the split needs {bytes_in_words(needed)} ({needed} bytes), more than the device "
-                "gave; give a smaller --size, or go without."
+                "has; give a smaller --size, or leave it out."
             ) from error
         self._boxes = np.zeros((samples, 4), np.int32)
         self._present = np.zeros(samples, dtype=bool)
@@ -226,7 +226,7 @@ def check_room(kind: str, needed: int, device: torch.device) -> None:
     if needed > free:
         raise PetsegError(
             f"--cache {kind}: the samples need {bytes_in_words(needed)} ({needed} bytes), and {bytes_in_words(free)} "
-            "are free; give a smaller --size, or go without."
+            "are free; give a smaller --size, or leave it out."
         )
 
 
@@ -237,7 +237,7 @@ def _shared_map(needed: int) -> mmap.mmap:
     if dist.get_rank() == leader:
         made = _shared_file(needed)
     every = from_every_rank(made)
-    # Every rank is told of every failure, or some would wait for the others for ever.
+    # Every failure reaches every rank, or some would wait for the others forever.
     if failures := [failure for _, failure in every if failure]:
         raise PetsegError(failures[0])
     file = os.open(every[leader][0], os.O_RDWR | getattr(os, "O_CLOEXEC", 0))

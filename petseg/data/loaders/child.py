@@ -1,4 +1,4 @@
-"""A worker's tasks, and the process that runs them.
+"""Tasks of a decoding worker, and the main loop of its process.
 
 The process takes tasks from one socket, writes pixels into a shared file, and answers on another socket. It imports no
 torch, and ends when the process that started it does, however that ended: then nobody holds its sockets' other ends.
@@ -16,9 +16,9 @@ import cv2
 import numpy as np
 
 from petseg.data.decode.boxes import Framing, frame_image, frame_mask
+from petseg.data.decode.image_files import DecodeError
 from petseg.data.decode.images import Chroma, check_encoded, decode_image
 from petseg.data.decode.masks import decode_mask
-from petseg.data.decode.pictures import DecodeError
 from petseg.data.loaders.kept import Kept
 from petseg.data.order import VISIT
 from petseg.data.shards.files import Span, TarFiles
@@ -39,12 +39,12 @@ class Task(NamedTuple):
     codes_at: int
     """Where its codes u8[n, H, W] begin."""
     boxes_at: int
-    """Where its boxes i32[n, 6] begin: the pictures' sizes belong to them."""
+    """Where its boxes i32[n, 6] begin: the images' sizes belong to them."""
     framing: Framing
     """Of the codes, and of the images unless they stay encoded."""
     spans: list[Span]
     encoded: bool
-    """Whether images go as they are, for a decoder elsewhere."""
+    """Whether images are copied encoded, for another decoder."""
     kept: Kept | None = None
     """Where whole images are kept, if they are."""
     chroma: Chroma = "fancy"
@@ -72,7 +72,7 @@ class Done(NamedTuple):
 
 
 class SharedFile:
-    """A file without a name as an array; it only grows."""
+    """An anonymous file as an array; it only grows."""
 
     def __init__(self, file: int) -> None:
         self._file = file
@@ -113,7 +113,7 @@ def work(task: Task, files: TarFiles, memory: np.ndarray, kept: np.ndarray) -> D
                 image_out[: len(encoded)] = np.frombuffer(encoded, np.uint8)
                 whole = decode_mask(mask)
             else:
-                image, whole = _picture(span, task, files, kept)
+                image, whole = _image(span, task, files, kept)
             index = span[0] + (task.framing.visits[row] * VISIT if task.framing.visits else 0)
             # A box may depend on the mask.
             box, _ = frame_mask(whole, task.framing, index, codes[row])
@@ -125,7 +125,7 @@ def work(task: Task, files: TarFiles, memory: np.ndarray, kept: np.ndarray) -> D
     return Done(task.batch, task.number)
 
 
-def _picture(span: Span, task: Task, files: TarFiles, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _image(span: Span, task: Task, files: TarFiles, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A sample's whole image u8[H, W, 3] and codes u8[H, W], kept or decoded now.
 
     Raises:
@@ -141,7 +141,7 @@ def _picture(span: Span, task: Task, files: TarFiles, kept: np.ndarray) -> tuple
 
 
 def main(shared: str, tasks_from: str, done_to: str) -> None:
-    """Work until there is nobody to work for.
+    """Do tasks until the parent process is gone.
 
     Args:
         shared: descriptor of the file that pixels go to.

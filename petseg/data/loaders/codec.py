@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from petseg.data.decode.boxes import Box, Framing
+from petseg.data.decode.image_files import DecodeError
 from petseg.data.decode.nvimgcodec import BatchDecoder, Decoded
-from petseg.data.decode.pictures import DecodeError
 from petseg.data.loaders.cpu import upload
 from petseg.data.loaders.crew import Crew, Promise, Threads
 from petseg.data.loaders.encoded import Encoded, read_encoded
@@ -72,7 +72,7 @@ class CodecEngine:
 
 
 def _decoded(decoder: BatchDecoder, encoded: Encoded) -> Decoded | None:
-    """None where a sample could not be read: whoever receives the batch is told."""
+    """None where a sample could not be read: receiving the batch raises the error."""
     if encoded.work.wait() is not None:
         return None
     boxes = None if encoded.framing.fit.kind == "squash" else [Box(*box) for box in encoded.boxes()[:, :4].tolist()]

@@ -1,7 +1,7 @@
 """Workers that read and decode for an engine: threads of this process, or processes beside it.
 
 Waiting may be broken off anywhere by an exception (Ctrl-C is one) and taken up again: what has been done is noted where
-it stays before anybody is woken, so that nothing is lost with a message that nobody took.
+it stays before anybody is woken, so that nothing is lost with a message that nobody received.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class Work(Protocol):
 
     @property
     def memory(self) -> np.ndarray:
-        """u8[bytes]: where it is written. Not used for anything else as long as someone holds this very array."""
+        """u8[bytes]: the memory it is written to, which is not reused while this array is referenced."""
         ...
 
     def wait(self) -> Failure | None:
-        """Wait until it is done; what went wrong, if anything did. May be asked again.
+        """Wait until it is done; the failure, if there is one. May be called again.
 
         Raises:
             PetsegError: a process died.
@@ -65,7 +65,7 @@ class Crew(Protocol):
     """Reads and decodes samples."""
 
     def keep(self, samples: int, slot: int) -> Kept:
-        """Take memory for whole images, to be given with what is submitted.
+        """Reserve memory for whole images, to be passed to `submit`.
 
         Args:
             samples: of the split.
@@ -77,7 +77,7 @@ class Crew(Protocol):
         ...
 
     def forget(self, kept: Kept, /) -> None:
-        """Give it back."""
+        """Release that memory."""
         ...
 
     def submit(
@@ -96,7 +96,7 @@ class Crew(Protocol):
             spans: where the samples are.
             framing: of the codes, and of the images unless they stay encoded.
             starts: n + 1 ascending numbers: where the room of each image begins in the batch's memory, and where the
-                codes do. The boxes follow these, i32[n, 6] with their pictures' heights and widths.
+                codes do. The boxes follow these, i32[n, 6] with their images' heights and widths.
             encoded: images go as they are.
             kept: whole images are looked for there first, and kept there; of one split.
             chroma: how JPEGs are decoded.
@@ -104,7 +104,7 @@ class Crew(Protocol):
         ...
 
     def close(self) -> None:
-        """Be done with it."""
+        """Stop the workers and release their memory."""
         ...
 
 
@@ -158,7 +158,7 @@ def bytes_of(spans: list[Span], framing: Framing, starts: Sequence[int]) -> int:
 
 
 def boxes_in(memory: np.ndarray, count: int) -> np.ndarray:
-    """i32[count, 6]: the boxes of a finished batch, and their pictures' heights and widths; a copy."""
+    """i32[count, 6]: the boxes of a finished batch, and their images' heights and widths; a copy."""
     return memory[len(memory) - count * BOX_BYTES :].copy().view(np.int32).reshape(count, 6)
 
 
@@ -174,7 +174,7 @@ class Promise(Generic[T]):
         self._woken: SimpleQueue[None] = SimpleQueue()
 
     def keep(self, make: Callable[[], T]) -> None:
-        """Make it, in this thread."""
+        """Run the call, in this thread."""
         try:
             self._made.append(make())
         except BaseException as error:
@@ -182,11 +182,11 @@ class Promise(Generic[T]):
         self._woken.put(None)
 
     def is_kept(self) -> bool:
-        """Whether `result` would not wait."""
+        """Whether `result` would return at once."""
         return bool(self._made) or self._error is not None
 
     def result(self) -> T:
-        """The result, or its exception; for one thread that waits, any number of times."""
+        """Wait for the result or raise its exception; for one waiting thread, any number of times."""
         while not self.is_kept():
             self._woken.get()
         if self._error is not None:
@@ -195,7 +195,7 @@ class Promise(Generic[T]):
 
 
 class Threads:
-    """Threads whose results can be waited for in spite of Ctrl-C.
+    """Threads whose results can be waited for safely under Ctrl-C.
 
     A `Future` cannot: its condition is entered in Python code, and stays locked where an exception comes in the middle.
     """
@@ -205,7 +205,7 @@ class Threads:
         self._pool = started_threads(count, name)  # later, Ctrl-C could come into the middle of a start
 
     def start(self, make: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Promise[T]:
-        """Have something made."""
+        """Submit a call."""
         promise: Promise[T] = Promise()
         self._pool.submit(promise.keep, lambda: make(*args, **kwargs))
         return promise
@@ -216,7 +216,7 @@ class Threads:
             promise.result()
 
     def close(self) -> None:
-        """End them, after what they are at."""
+        """End the threads, after their current work."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -292,7 +292,7 @@ class _Place(NamedTuple):
 
 @dataclass(slots=True)
 class _Batch:
-    """What was submitted, until its memory is let go of."""
+    """A submitted batch, until its memory is released."""
 
     place: _Place
     outstanding: set[int] = field(default_factory=set)
@@ -324,7 +324,7 @@ class Processes:
     def __init__(self, count: int) -> None:
         self.count = count
         self.dead = ""
-        """How a process died, if one did."""
+        """How a process died, if one has."""
         self._lock = threading.RLock()
         self._numbers = itertools.count()
         self._batches: dict[int, _Batch] = {}
@@ -363,7 +363,7 @@ class Processes:
 
     @classmethod
     def shared(cls, count: int) -> Processes:
-        """The `count` processes of this one, started if there are none; to be given back by `close`.
+        """The `count` shared processes of this process, started if there are none; release them by `close`.
 
         Raises:
             PetsegError: they cannot be started.
@@ -377,7 +377,7 @@ class Processes:
         return processes
 
     def close(self) -> None:
-        """Give back what `shared` gave; see `Crew`."""
+        """Release one use of the shared processes; see `Crew`."""
         key = os.getpid(), self.count
         with _lock:
             processes, users = _shared.get(key, (None, 0))
@@ -488,7 +488,7 @@ class Processes:
                 return
 
     def _take_answers(self, poll: select.poll) -> None:
-        """Wait for something, and note it."""
+        """Receive results, and record them."""
         if self.dead:
             raise PetsegError(self.dead)
         for file, _ in poll.poll():
@@ -502,7 +502,7 @@ class Processes:
                 message = b""
             if not message:
                 code = process.wait()
-                how = f"signal {-code}, perhaps for want of memory" if code < 0 else f"exit code {code}"
+                how = f"signal {-code}, perhaps out of memory" if code < 0 else f"exit code {code}"
                 self.dead = f"a decoding process died ({how}): start again, with fewer --num-threads."
                 raise PetsegError(self.dead)
             done: Done = pickle.loads(message)

@@ -34,12 +34,12 @@ set may be two images, and a batch of 128 with both would take gigabytes."""
 
 @dataclass(slots=True, eq=False)
 class _Run:
-    """A batch on its way through DALI."""
+    """A batch that DALI is working on."""
 
     engine: DaliEngine
     encoded: Encoded
     boxes: np.ndarray | None = None
-    """i32[n, 4], once it has been read: top, left, height and width of what is shown, in its picture's pixels."""
+    """i32[n, 4], once it has been read: top, left, height and width of what is shown, in its image's pixels."""
     parts: np.ndarray | None = None
     """i32[n, 4], likewise: what of these lies in the images."""
     codes: torch.Tensor | None = None
@@ -63,7 +63,7 @@ class DaliEngine:
     Args:
         reader: says where samples are; closed together with the engine. On a CPU, DALI's decoder knows `fancy` alone.
         crew: reads, and makes the masks; closed together with the engine.
-        threads: resize where there is no GPU; closed by the crew, or by whoever made them.
+        threads: resize where there is no GPU; closed by the crew, or by their owner.
         manifest: the largest image sizes the decoders' buffers.
         batch_size: most samples in one submission.
         device: `cpu`, or the GPU to decode on.
@@ -218,7 +218,7 @@ class DaliEngine:
         self._torn = False
 
     def _mend(self) -> None:
-        """Start afresh after an exception came between DALI and what is known of it: feed it all that it had again."""
+        """Recover from an exception between feeding DALI and recording it: rebuild the pipeline and feed it again."""
         if not self._torn:
             return
         again = {id(run): run for run in (*self._fed, *self._waiting) if run.decoded is None}

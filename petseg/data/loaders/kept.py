@@ -9,7 +9,7 @@ import numpy as np
 from petseg.system import memory_barrier
 
 _SIZE_BYTES = 8
-"""Of a picture's height and width, i32, at the start of its slot. The height is written last, and is 0 until then."""
+"""Of an image's height and width, i32, at the start of its slot. The height is written last, and is 0 until then."""
 
 
 class Kept(NamedTuple):

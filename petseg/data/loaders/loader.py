@@ -1,4 +1,4 @@
-"""Base of all loaders: batches, the state, the order, and one endless stream of batches made ahead."""
+"""The loader: batches in petseg's order from an engine, its state, and prefetching across epochs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Size = tuple[int, int]
 _NOWHERE: tuple[int, int, Iterator[np.ndarray]] = (-1, 0, iter(()))
 
 _FORMAT = 2
-"""Of a loader's state. The first had neither `order`, `lanes`, `weights`, `fit` nor `decode`."""
+"""Version of a loader's state. The first had neither `order`, `lanes`, `weights`, `fit` nor `decode`."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -45,7 +45,7 @@ class Batch:
     classes: ClassTable
     """What the codes mean."""
     boxes: torch.Tensor = field(default_factory=lambda: torch.zeros((0, 4), dtype=torch.int32))
-    """i32[N, 4], on the host: top, left, height and width of what each row shows, in its picture's pixels (beyond them
+    """i32[N, 4], on the host: top, left, height and width of what each row shows, in its image's pixels (beyond them
     where it is padded); zeros in a padding row."""
     visits: torch.Tensor | None = None
     """i64[N]: how often this epoch was at each sample before; None where it is there once."""
@@ -112,7 +112,7 @@ class Pending(Protocol):
 
 
 class Engine(Protocol):
-    """Turns sample indices into pixels. It keeps no account of who has received what: that is the loader's."""
+    """Decodes samples by index. Which batches have been received is tracked by the loader, not here."""
 
     def submit(self, indices: np.ndarray, framing: Framing) -> Pending:
         """Start on a batch, i64[n] with 1 <= n <= batch size: which box of each sample, and how large.
@@ -122,7 +122,7 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Give back threads and memory."""
+        """Release threads and memory."""
         ...
 
 
@@ -162,7 +162,7 @@ class LoaderPlan:
         return EpochOrder(self.sizes, self.seed, 0, self.window, lanes=self.lanes).version
 
     def order(self, epoch: int) -> Order:
-        """The order in which the world visits the split, repeated visits told apart as in `epoch_order`."""
+        """The order in which the world visits the split, repeated visits distinguished as in `epoch_order`."""
         if self.training:
             order = EpochOrder(self.sizes, self.seed, epoch, self.window, self.weights, self.lanes)
             return _Mended(order, sum(self.sizes), self.bad) if self.bad else order
@@ -319,7 +319,7 @@ class Loader:
             self._next(self._engine)
 
     def set_epoch(self, epoch: int) -> None:
-        """Stand at the first sample of `epoch`."""
+        """Move to the first sample of `epoch`."""
         if epoch < 0:
             raise ValueError(f"epoch must not be negative: {epoch}")
         self._move(epoch, 0)
@@ -344,7 +344,7 @@ class Loader:
         )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Stand where `state` says.
+        """Restore the position of `state`.
 
         Raises:
             PetsegError: the state is of another data set, split, seed or window, a newer format, or damaged.
@@ -373,7 +373,7 @@ class Loader:
         self._move(found.epoch, found.consumed)
 
     def close(self) -> None:
-        """Give back threads, processes and memory, at once. A closed loader yields nothing more."""
+        """Release threads, processes and memory, at once. A closed loader yields nothing more."""
         self._iteration += 1
         engine, self._engine = self._engine, None
         self._queue.clear()
@@ -407,7 +407,7 @@ class Loader:
             yield batch
 
     def _next(self, engine: Engine) -> _Record:
-        """The record of the batch that comes next; behind it, as many are under way as were asked for."""
+        """The record of the next batch, with `prefetch_batches` more submitted after it."""
         queue, place = self._queue, self._position
         if self._epochs_alike:
             place = 0, place[1]

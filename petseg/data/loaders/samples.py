@@ -1,4 +1,4 @@
-"""Samples in petseg's order for pipelines of one's own: webdataset's, or a plain DataLoader."""
+"""Samples in petseg's order for custom pipelines: webdataset's, or a plain DataLoader."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class OrderedSamples(torch.utils.data.IterableDataset[dict[str, Any]]):
         ShardReader(shards, self.manifest, split, verify=verify).close()
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next iterations be of `epoch`, from its first sample, in every worker."""
+        """Set the epoch of the next iterations, from its first sample, in every worker."""
         if epoch < 0:
             raise ValueError(f"epoch must not be negative: {epoch}")
         self._resume_at = None

@@ -1,4 +1,4 @@
-"""An engine over shards of a store: a batch is submitted when its shards are on this machine."""
+"""An engine for remote shards: submits a batch once its shards are on this machine."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class _Awaited:
 
 
 class StagedEngine:
-    """Holds back what the shards are missing for; the engine below gets all submissions in their order.
+    """Holds batches back until their shards are here; the wrapped engine gets all submissions in their order.
 
     Args:
         inner: decodes; closed together with this one.
@@ -70,7 +70,7 @@ class StagedEngine:
         self._ahead = 2 * plan.window * mine if plan.training and plan.window else len(plan.sizes)
         self._waiting: deque[_Awaited] = deque()
         self._under_way: WeakSet[_Awaited] = WeakSet()
-        """Batches that were submitted and not received; those that nobody wants any more are forgotten."""
+        """Batches that were submitted and not received; abandoned ones are dropped."""
         self._epoch, self._uses = -2, _Uses(*(np.zeros(0, np.int64),) * 4)
         self._following: _Uses | None = None
         """The next epoch's."""

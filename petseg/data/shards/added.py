@@ -1,4 +1,4 @@
-"""Adding to a finished pack: new shards beside those that are there, which nobody touches, and a manifest of all."""
+"""`--append`: new shards beside a finished pack's, which are not touched, and a manifest of all."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Base:
     """A finished pack that is added to."""
 
     name: str
-    """As a person named it."""
+    """The name that was given for it."""
     manifest: Manifest
     splits: Mapping[str, str]
     """Of all its samples, by key."""
@@ -40,7 +40,7 @@ class Base:
         return sum(pair.key not in self.splits for pair in listing.pairs)
 
     def check_classes(self, classes: ClassTable) -> None:
-        """See that a source has the classes that are there.
+        """Refuse a source whose classes differ from the pack's.
 
         Raises:
             PetsegError: it has not.
@@ -53,16 +53,16 @@ class Base:
             )
 
     def check_unchanged(self, out: Output) -> None:
-        """See that nobody added to it meanwhile.
+        """Refuse if another run has added to it meanwhile.
 
         Raises:
-            PetsegError: somebody did.
+            PetsegError: another run has.
         """
         if hashlib.sha256(out.read(MANIFEST_NAME) or b"").hexdigest() != self.digest:
             raise PetsegError(f"{out} was added to by another run: run the same command again.")
 
     def options(self, asked: PackOptions) -> PackOptions:
-        """What is packed to fit: as it was asked for, but encoded and dealt as what is there.
+        """The options to pack with: as given, but encoded and split as the pack is.
 
         Raises:
             PetsegError: something else was asked for.
@@ -115,7 +115,7 @@ def base_of(out: Output) -> Base:
         name = index_name(shard.name)
         data = out.read(name)
         if data is None:
-            raise PetsegError(f"{out}/{name} is missing: run `petseg index {out}` to write it anew.")
+            raise PetsegError(f"{out}/{name} is missing: run `petseg index {out}` to write it again.")
         split = split_of(shard.name)
         for entry in parse_index(data, f"{out}/{name}", f"run `petseg index {out}`."):
             splits[entry.key] = split

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from petseg.classes import OXFORD, ClassTable
-from petseg.data.decode.pictures import DecodeError
+from petseg.data.decode.image_files import DecodeError
 from petseg.data.shards.columns import ShardInfo
 from petseg.data.shards.index import format_index, index_name, write_index
 from petseg.data.shards.journal import Journal
@@ -102,7 +102,7 @@ def _repair(folder: Path, scanned: dict[Path, list[Entry]], report: Report) -> M
 
 
 def _stamp(tar: Path) -> str:
-    """What tells a tar from others of its name; empty where it is not there."""
+    """A stamp that tells a tar from others of its name; empty if there is no such tar."""
     with contextlib.suppress(OSError):
         stat = tar.stat()
         return f"{tar.name} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
@@ -163,12 +163,12 @@ class _Look:
                     raise self.of_another_kind(path, entry.key, found, extensions or found)
                 extensions = found
                 try:
-                    picture, counts = check_sample(image, mask, known)
+                    pixels, counts = check_sample(image, mask, known)
                 except DecodeError as error:
                     raise self.unfit(path, entry.key, str(error)) from error
                 if entry.key in stats.digests:
-                    raise self.unfit(path, entry.key, f"its key stands in {path.name} too")
-                stats.add(picture, counts, progressive=frame_marker(image) == 0xC2)
+                    raise self.unfit(path, entry.key, f"its key occurs in {path.name} too")
+                stats.add(pixels, counts, progressive=frame_marker(image) == 0xC2)
                 stats.digests[entry.key] = hashlib.sha256(image + mask).hexdigest()
                 report(1)
             file.seek(0)
@@ -219,7 +219,7 @@ def _manifest(look: _Look, every: list[_Seen]) -> Manifest:
             if seen.extensions != every[0].extensions:
                 raise look.of_another_kind(path, key, seen.extensions, every[0].extensions)
             if key in holder:
-                raise look.unfit(path, key, f"its key stands in {holder[key]} too")
+                raise look.unfit(path, key, f"its key occurs in {holder[key]} too")
             holder[key] = seen.info.name
             digest.update(f"{key} {sha256}\n".encode())
         splits.setdefault(split_of(seen.info.name), []).append(seen.info)

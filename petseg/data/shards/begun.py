@@ -1,4 +1,4 @@
-"""The plan of a pack: fixed before the first sample is packed, the same on every machine, and kept in the output."""
+"""The plan of a pack: fixed before the first sample is packed, equal on every machine, and stored in the output."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from petseg.data.sources.pairs import Pairs
 from petseg.errors import PetsegError, RefusedError
 
 REFUSED = f"{WORK_FOLDER}/refused"
-"""There if the pack lost too much, so that any other may take its place."""
+"""File that marks a pack that lost too much, so that any other may replace it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +37,7 @@ class Begun:
     listing: Listing
     plan: Plan
     options: PackOptions
-    """In which nothing is left to find."""
+    """The options, with everything `auto` settled."""
     machine: Machine
     pairs: Pairs
     """Of all shards."""
@@ -98,7 +98,7 @@ def begun(
     base: Base | None = None,
     run: Runner = run_jobs,
 ) -> Iterator[Begun]:
-    """Plan a pack, or find it planned; the output is ours meanwhile.
+    """Plan a pack, or read its plan, and hold the output's lock meanwhile.
 
     Args:
         source: where the pairs come from.
@@ -106,7 +106,7 @@ def begun(
         options: what was asked for.
         out: where it goes.
         workers: processes that look at the sources; at least 1.
-        alone: nobody else may be at it, not even with a part.
+        alone: no other process may pack into it, not even a part.
         base: the finished pack that is there and added to; None for a new one.
         run: does what is worth more than one process.
 
@@ -249,7 +249,7 @@ def _difference(plan: dict[str, Any], asked: dict[str, Any]) -> str:
 
 
 def _make_way(out: Output, asked: dict[str, Any]) -> None:
-    """Take back that a pack was refused, and all of it if another is to be made."""
+    """Remove the mark of a refused pack, and the pack itself if another is to be made."""
     plan = json.loads(out.read(PLAN_NAME) or b"{}")
     if not _same(plan, asked):
         for name in planned_sizes(plan, out):

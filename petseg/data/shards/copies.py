@@ -41,7 +41,7 @@ _KEPT, _GROUPS = 0.9, 3
 
 
 def look_of(pixels: np.ndarray) -> str:
-    """A perceptual hash of an image: signs of 128 differences of neighbours in a 9x9 thumbnail, plain and flipped.
+    """A perceptual hash of an image: the signs of 128 differences of neighbours in a 9x9 thumbnail, plain and flipped.
 
     A difference hash (N. Krawetz, "Kind of like that", 2013) in both directions; differences of up to 2 of 255 count as
     none.

@@ -1,6 +1,6 @@
-"""The process that brings shards of a store to this machine's disk, ahead of their use.
+"""The process that fetches remote shards to this machine's disk ahead of their use.
 
-It fetches what comes next in the order that it is told, and where room is short removes what comes last. It imports
+It fetches what comes next in the given order, and removes what comes last if space is short. It imports
 little, so that it is there at once, and ends when the process that started it does.
 """
 
@@ -67,8 +67,8 @@ class _Fetching:
         self._uses: dict[str, list[int]] = {}
         """The places of each shard in the sequence, by its SHA-256."""
 
-    def hear(self, message: dict[str, Any]) -> None:
-        """Note what the other process says."""
+    def handle(self, message: dict[str, Any]) -> None:
+        """Handle a message of the parent process."""
         with self._changed:
             self._needed = [*message.get("need", []), *(n for n in self._needed if n not in message.get("need", []))]
             if "sequence" in message:
@@ -81,7 +81,7 @@ class _Fetching:
             self._changed.notify_all()
 
     def work(self) -> None:
-        """Fetch one after the other, for ever."""
+        """Fetch one shard after another, forever."""
         while True:
             number = self._next()
             try:
@@ -110,7 +110,7 @@ class _Fetching:
                 self._say(ready=number)
 
     def _next(self) -> int:
-        """The shard that is missed first."""
+        """The missing shard that is needed first."""
         with self._changed:
             while True:
                 now, pause = time.monotonic(), math.inf
@@ -189,7 +189,7 @@ class _Fetching:
                 filling.restart()
 
     def _filled(self, filling: Filling, shard: Shard) -> str:
-        """The SHA-256 of what has come."""
+        """Download a shard; its SHA-256."""
 
         def take(piece: memoryview) -> None:
             while True:
@@ -198,7 +198,7 @@ class _Fetching:
                 except FullDisk as error:
                     if not self._cache.remove_one(self._next_use, self._next_use(shard.sha256)):
                         raise PetsegError(
-                            f"{self._cache.folder} is full, and nothing in it can be spared: {shard.name} takes "
+                            f"{self._cache.folder} is full, and everything in it is in use: {shard.name} takes "
                             f"{bytes_in_words(shard.bytes)}; give --shard-cache a larger disk."
                         ) from error
                 else:
@@ -218,7 +218,7 @@ class _Fetching:
 
 
 def main() -> None:
-    """Fetch for as long as there is somebody to fetch for."""
+    """Fetch as long as the parent process lives."""
     writing = threading.Lock()
 
     def say(**message: Any) -> None:
@@ -238,5 +238,5 @@ def main() -> None:
             for _ in range(FETCHERS):
                 threading.Thread(target=fetching.work, daemon=True).start()
         else:
-            fetching.hear(message)
+            fetching.handle(message)
     os._exit(0)  # whatever is being fetched: what has come of it stays as a part

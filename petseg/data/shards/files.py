@@ -20,7 +20,7 @@ Span = tuple[int, TarFile, int, int, int, int]
 
 
 def tar_file(path: str, stat: os.stat_result) -> TarFile:
-    """A tar by what the file system says of it, so that a file that takes its place is told from it."""
+    """A tar's identity on the file system, by which a file that replaces it is noticed."""
     return path, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
@@ -87,5 +87,5 @@ class TarFiles:
         if found.file != file:
             if found.file[1] == file[1] and found.file[2] < file[2]:
                 raise EOFError(path)
-            raise OSError(errno.ESTALE, "another file has taken its place", path)
+            raise OSError(errno.ESTALE, "another file has replaced it", path)
         return found

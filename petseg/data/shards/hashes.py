@@ -98,7 +98,7 @@ def _is_sound(folder: Path, shard: ShardInfo) -> bool:
 
 
 def stamp_of(folder: Path, shard: ShardInfo) -> str:
-    """What tells a shard and its index from others of the same names; empty where one is not there."""
+    """A stamp that tells a shard and its index from others of the same names; empty if one is missing."""
     path = folder / shard.name
     try:
         return _stamp(shard, path.stat(), path.with_name(index_name(path.name)).stat())
@@ -107,7 +107,7 @@ def stamp_of(folder: Path, shard: ShardInfo) -> str:
 
 
 def _stamp(shard: ShardInfo, tar: os.stat_result, index: os.stat_result) -> str:
-    """What a sound shard is remembered by: its name and hash, and what the file system says of it and its index."""
+    """The stamp of a sound shard: a digest of its name, its hash, and the identity of its file and index."""
     every = [(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino) for stat in (tar, index)]
     return hashlib.sha256(repr((shard.name, shard.sha256, every)).encode()).hexdigest()[:32]
 

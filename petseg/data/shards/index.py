@@ -37,7 +37,7 @@ def read_index(path: Path) -> list[Entry]:
     Raises:
         PetsegError: no such file, another version, or damaged lines.
     """
-    advice = f"run `petseg index {path.parent}` to write it anew."
+    advice = f"run `petseg index {path.parent}` to write it again."
     try:
         return parse_index(path.read_bytes(), str(path), advice)
     except FileNotFoundError:

@@ -43,16 +43,16 @@ class Journal:
             self._file.close()
 
     def find(self, stamp: str) -> Any:
-        """What an earlier look found; None where there is nothing."""
+        """The finding of an earlier check; None if there is none."""
         return self._known.get(stamp)
 
     def add(self, stamp: str, found: Any) -> None:
-        """Remember a finding, as plain JSON data; an empty stamp stands for what cannot be told from others."""
+        """Remember a finding, as plain JSON data; an empty stamp stands for what cannot be identified."""
         if self._file and stamp:
             with contextlib.suppress(OSError):
                 self._file.write(f"\n{json.dumps([stamp, found])}\n".encode())
 
     def finish(self) -> None:
-        """The look has come to its end: the next one begins anew."""
+        """Delete the journal: the check is complete, and the next one starts from scratch."""
         with contextlib.suppress(OSError):
             self._path.unlink(missing_ok=True)

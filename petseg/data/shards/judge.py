@@ -1,4 +1,4 @@
-"""Whether a pack that lost something is worth finishing: judged while it runs, and at its end."""
+"""Judges whether a pack that rejected samples is worth finishing, while it runs and at its end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from petseg.classes import ClassTable
-from petseg.data.decode.pictures import DAMAGED
+from petseg.data.decode.image_files import DAMAGED
 from petseg.data.shards.collected import Collected
 from petseg.data.shards.mask_files import CLASS_MAP
 from petseg.data.shards.scan import scan_masks
@@ -36,8 +36,8 @@ _AGAIN = "\n--allow-rejects packs the others all the same."
 _ADVICE = {
     f"image {DAMAGED}": "fetch or copy the images again",
     f"mask {DAMAGED}": "fetch or copy the masks again",
-    NO_MASK: "see by --dry-run what pairs, and say by --pair what belongs together",
-    NO_IMAGE: "see by --dry-run what pairs, and say by --pair what belongs together",
+    NO_MASK: "check by --dry-run what pairs, and give --pair for what belongs together",
+    NO_IMAGE: "check by --dry-run what pairs, and give --pair for what belongs together",
 }
 
 

@@ -202,7 +202,7 @@ class Manifest:
         if not isinstance(version, int) or isinstance(version, bool):
             raise PetsegError("it has no whole-number 'format', so it is not a petseg manifest: run petseg index.")
         if version < 1:
-            raise PetsegError(f"it has format {version}, which never was: pack or index again.")
+            raise PetsegError(f"it has format {version}, which is unknown: pack or index again.")
         if version > FORMAT:
             raise PetsegError(f"it has format {version}, newer than this petseg's {FORMAT}: upgrade petseg.")
         try:
@@ -308,7 +308,9 @@ def _fetched(remote: RemoteShards, name: str) -> tuple[str, bytes]:
         try:
             return address, copy.read_bytes()
         except OSError:
-            raise PetsegError(f"--offline: {address} was never read on this machine: petseg fetch {remote}.") from None
+            raise PetsegError(
+                f"--offline: {address} is not cached on this machine: run petseg fetch {remote}."
+            ) from None
     try:
         content = remote.objects().get(name)
     except ObjectMissing:

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from petseg.classes import ClassTable
+from petseg.data.decode.image_files import MAX_PIXELS, ImageError, check_whole, one_page, opened
 from petseg.data.decode.masks import GREY_AS_STORED
-from petseg.data.decode.pictures import MAX_PIXELS, PictureError, check_whole, one_page, opened
 from petseg.data.decode.rgb import whole_rgb
 from petseg.data.shards.histogram import histogram
 
@@ -48,8 +48,8 @@ def read_mask(data: bytes, max_pixels: int = MAX_PIXELS, *, jpeg: bool = False) 
     """Read a mask as it stands.
 
     Args:
-        data: of any format of `pictures.FORMATS`; grey of 1 to 16 bits, a palette, or RGB. An opaque alpha channel is
-            passed over.
+        data: of any format of `image_files.FORMATS`; grey of 1 to 16 bits, a palette, or RGB. An opaque alpha channel
+            is passed over.
         max_pixels: larger masks are refused by their header.
         jpeg: take JPEGs too, as shades of grey.
 
@@ -61,27 +61,27 @@ def read_mask(data: bytes, max_pixels: int = MAX_PIXELS, *, jpeg: bool = False) 
             one_page(image)
             if image.format in {"JPEG", "MPO"}:
                 if not jpeg:
-                    raise PictureError(
+                    raise ImageError(
                         "is a JPEG, which does not keep codes: save it as PNG, or give threshold = 128 in a class map "
                         "of two classes"
                     )
                 return RawMask(np.ascontiguousarray(cv2.cvtColor(whole_rgb(data, image)[0], cv2.COLOR_RGB2GRAY)))
             if image.mode not in _MODES and not image.mode.startswith("I"):
-                raise PictureError(f"is {image.mode}, neither one code nor one colour a pixel")
+                raise ImageError(f"is {image.mode}, neither one code nor one colour a pixel")
             check_whole(data, image)
             palette = _palette(image)
             if image.format == "PNG":
                 if image.mode == "L":
                     return RawMask(_decode_grey_png(data, image))
                 if data[24] == 16 and image.mode in {"RGB", "RGBA", "LA"}:
-                    raise PictureError("has colours of 16 bits: save it with 8")
+                    raise ImageError("has colours of 16 bits: save it with 8")
             values = np.asarray(image)
             if image.mode in {"RGBA", "LA"}:
                 if (values[..., -1] != 255).any():
-                    raise PictureError("is transparent in part: save it without an alpha channel")
+                    raise ImageError("is transparent in part: save it without an alpha channel")
                 values = values[..., :-1]
                 values = values[..., 0] if image.mode == "LA" else values
-    except PictureError as error:
+    except ImageError as error:
         raise RejectError(f"mask {error}", f"mask {error.kind}") from error
     if values.size and (values.min() < 0 or values.max() > 255):
         raise RejectError("mask holds codes over 255")

@@ -8,18 +8,18 @@ import numpy as np
 import simplejpeg
 
 from petseg.classes import ClassTable
-from petseg.data.decode.masks import encode_mask
-from petseg.data.decode.netpbm import encode_pixels
-from petseg.data.decode.pictures import (
+from petseg.data.decode.image_files import (
     MAX_PIXELS,
     MAX_SIDE,
-    PictureError,
+    ImageError,
     exif_orientation,
     opened,
     turned,
 )
+from petseg.data.decode.masks import encode_mask
+from petseg.data.decode.netpbm import encode_pixels
 from petseg.data.decode.resize import resize_image, resize_nearest
-from petseg.data.decode.rgb import AS_IT_IS, Tones, decode_picture
+from petseg.data.decode.rgb import AS_IT_IS, Tones, decode_file
 from petseg.data.shards.histogram import histogram
 from petseg.data.shards.mask_files import RejectError, codes_of, read_mask, united
 
@@ -73,7 +73,7 @@ def normalise(
     """Decode a pair in full, judge it, and encode it as shards hold it.
 
     Args:
-        image: in any format of `pictures.FORMATS`.
+        image: in any format of `image_files.FORMATS`.
         mask: one value or one colour a pixel, as `codes_of` reads them.
         more_masks: further masks, of the first one's size, to be united with it (`united`).
         classes: codes that the mask may hold.
@@ -190,8 +190,8 @@ def frame_marker(jpeg: bytes) -> int | None:
 def _decode_image(data: bytes, tones: Tones, max_pixels: int) -> tuple[np.ndarray, int, bool]:
     """(u8[H, W, 3] as stored, EXIF orientation 1 to 8, whether the bytes can be kept)."""
     try:
-        found = decode_picture(data, tones, max_pixels=max_pixels)
-    except PictureError as error:
+        found = decode_file(data, tones, max_pixels=max_pixels)
+    except ImageError as error:
         raise RejectError(f"image {error}", f"image {error.kind}") from error
     keep = found.plain and found.orientation == 1
     return found.pixels, found.orientation, keep and frame_marker(data) in {_BASELINE, _EXTENDED, _PROGRESSIVE}

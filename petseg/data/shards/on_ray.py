@@ -135,7 +135,7 @@ class RayCluster:
 
 
 def _reach(address: str) -> None:
-    """See that somebody is there, for whom Ray itself waits minutes.
+    """Check that the cluster answers: Ray itself would wait for minutes.
 
     Raises:
         OSError: nobody is.

@@ -61,7 +61,9 @@ class PackOptions:
         if self.split not in SPLIT_MODES:
             raise PetsegError(f"--split {self.split} is unknown: use {' or '.join(SPLIT_MODES)}.")
         if self.short_side != 0 and not 16 <= self.short_side <= 65_500:
-            raise PetsegError(f"--short-side {self.short_side} makes no sense: use 0 (as it is) or 16 to 65500 pixels.")
+            raise PetsegError(
+                f"--short-side {self.short_side} is out of range: use 0 (as it is) or 16 to 65500 pixels."
+            )
         if not 1 <= self.quality <= 100:
             raise PetsegError(f"--quality must be from 1 to 100, not {self.quality}.")
         if self.mask_orientation not in MASK_ORIENTATIONS:

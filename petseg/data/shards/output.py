@@ -28,10 +28,10 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 class Output(Protocol):
-    """The files of a pack, by their names below it. Picklable; `str` of it is what a person named."""
+    """The files of a pack, by their names below it. Picklable; `str` of it is the name that was given."""
 
     def top(self) -> set[str]:
-        """What is there, without what is in folders.
+        """Names at the top level.
 
         Raises:
             PetsegError: it cannot be read, or is a file.
@@ -47,11 +47,11 @@ class Output(Protocol):
         ...
 
     def write(self, name: str, data: bytes) -> None:
-        """Put a small file in the place of what is there."""
+        """Write a small file, replacing any."""
         ...
 
     def create(self, name: str, data: bytes) -> bytes:
-        """Put a small file where there is none; what is there then, which may be another one's."""
+        """Write a small file unless there is one; returns the file's content, which may be another process's."""
         ...
 
     def remove(self, names: Iterable[str]) -> None:
@@ -63,10 +63,10 @@ class Output(Protocol):
         ...
 
     def claim(self, *, alone: bool) -> contextlib.AbstractContextManager[None]:
-        """Keep others out who pack into it; with `alone` also those who pack a part.
+        """Lock the output against other packs; with `alone` also against packs of parts.
 
         Raises:
-            PetsegError: somebody is at it.
+            PetsegError: another process holds it.
         """
         ...
 
@@ -75,7 +75,7 @@ class Output(Protocol):
         ...
 
     def deliver(self, folder: Path, name: str) -> str:
-        """Bring a shard and its index where they belong; what tells these bytes from others there, if anything does."""
+        """Move a shard and its index to the output; a tag that identifies these bytes there, if it has one."""
         ...
 
     def holds(self, shard: ShardInfo, tag: str) -> bool:

@@ -89,7 +89,7 @@ def pack(
             those of an earlier run too).
         planned: called once, before any sample is read, with the number of samples.
         base: the finished pack in `out`, to which what it does not hold is added (`base_of`): no file of it is touched
-            but the manifest, and nobody moves to another split.
+            but the manifest, and no sample changes its split.
         run: does the work, on this machine or on others (`RayCluster`).
 
     Returns:

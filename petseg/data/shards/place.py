@@ -1,4 +1,4 @@
-"""Places of shards: a folder, or a store."""
+"""Where shards are: a folder, or a store."""
 
 from __future__ import annotations
 

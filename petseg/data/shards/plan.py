@@ -129,7 +129,7 @@ def make_plan(
     Args:
         listing: what the source holds; pairs on no list, where there are lists, are left out.
         mode: `official`: the source's own splits, with a seeded tenth of trainval as val. `random`: by a hash of the
-            key, below 0.7 and 0.9 of all its values, so that more data moves nobody who was there. Shares are a little
+            key, below 0.7 and 0.9 of all its values, so that more data moves no existing sample. Shares are a little
             off for that. Where chance leaves a split empty, the sample that is nearest by its hash fills it.
         seed: of the splits and of the shuffling into shards.
         samples_per_shard: most samples in a shard; the shards of a split differ by one at most.

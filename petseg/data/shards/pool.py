@@ -132,7 +132,7 @@ def _death_said(process: BaseProcess) -> Iterator[None]:
     except (EOFError, ConnectionError) as error:
         process.join()
         raise PetsegError(
-            f"a packing process died (exit code {process.exitcode}), perhaps for want of memory: run the same command "
+            f"a packing process died (exit code {process.exitcode}), perhaps out of memory: run the same command "
             "again to resume, with fewer --workers."
         ) from error
 

@@ -1,4 +1,4 @@
-"""Whether this machine writes the bytes that another one does: a digest of fixed pixels, made fit for a shard."""
+"""Whether this machine writes the same bytes as another: a digest of fixed images, packed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Machine:
     versions: dict[str, str]
     """Of petseg and of what encodes."""
     probe: str
-    """What `probe` says."""
+    """The result of `probe`."""
 
     @classmethod
     @functools.cache

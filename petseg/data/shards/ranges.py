@@ -30,7 +30,7 @@ class Values:
     """By kind, `whole` numbers or `float`: the first image by key."""
 
     def add(self, values: np.ndarray, key: str) -> None:
-        """Count a picture's values; what is not finite is left out."""
+        """Count an image's values; what is not finite is left out."""
         kind = "float" if values.dtype.kind == "f" else "whole"
         flat = values.ravel()
         if kind == "float":
@@ -69,8 +69,8 @@ class Values:
         if len(self.first) > 1:
             one, other = sorted(self.first.values())
             raise PetsegError(
-                f"{one} and {other} are of different kinds, one of whole numbers beyond 8 bits and one of floats, for "
-                "which no one range holds: convert one kind."
+                f"{one} and {other} are of different kinds, one of whole numbers beyond 8 bits and one of floats, "
+                "which cannot share one range: convert one kind."
             )
         ((kind, first),) = self.first.items()
         low, high = self.low, self.high
@@ -82,9 +82,9 @@ class Values:
         inner = self.between(_OUTER, 100 - _OUTER)
         if _MOST_OUTSIDE * (inner[1] - inner[0]) < self.high - self.low:
             raise PetsegError(
-                f"the values of {first} and its like are {told_range(self.low, self.high)}, but nearly all within "
-                f"{told_range(*inner)}: give --range LOW HIGH, such as --range p{_OUTER:g} p{100 - _OUTER:g}, for what "
-                "becomes black and white."
+                f"the values of {first} and images like it are {told_range(self.low, self.high)}, but nearly "
+                f"all within {told_range(*inner)}: give --range LOW HIGH, such as --range p{_OUTER:g} "
+                f"p{100 - _OUTER:g}, for what becomes black and white."
             )
         return _some(low, high)
 

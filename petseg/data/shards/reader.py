@@ -10,9 +10,9 @@ from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 
+from petseg.data.decode.image_files import DecodeError
 from petseg.data.decode.images import Chroma, decode_image
 from petseg.data.decode.masks import decode_mask
-from petseg.data.decode.pictures import DecodeError
 from petseg.data.shards.columns import ShardColumns
 from petseg.data.shards.files import Span, TarFile, TarFiles, tar_file
 from petseg.data.shards.hashes import check_hashes, refused, remembered, unsound_shards
@@ -27,7 +27,7 @@ from petseg.errors import PetsegError
 T = TypeVar("T")
 
 OnBad = Literal["stop", "skip"]
-"""What damaged samples lead to."""
+"""What to do about damaged samples."""
 
 _MOST_READS = 10
 
@@ -40,7 +40,7 @@ class _Later(NamedTuple):
 
     verify: bool
     known: set[str]
-    """What is remembered of those whose hashes were checked."""
+    """Record of the shards whose hashes were checked."""
 
 
 class ShardReader:
@@ -173,7 +173,7 @@ class ShardReader:
         return there
 
     def release(self, numbers: Collection[int]) -> None:
-        """Let shards of a store go: they stay until others need the room."""
+        """Release remote shards: they stay until others need the space."""
         if self.stage:
             self.stage.release(numbers)
             for number in numbers:
@@ -202,11 +202,11 @@ class ShardReader:
         """
 
         def decode(_: int, image: memoryview, mask: memoryview) -> tuple[np.ndarray, np.ndarray]:
-            picture, codes = decode_image(image, self.chroma), decode_mask(mask)
-            if picture.shape[:2] != codes.shape:
-                height, width = picture.shape[:2]
+            pixels, codes = decode_image(image, self.chroma), decode_mask(mask)
+            if pixels.shape[:2] != codes.shape:
+                height, width = pixels.shape[:2]
                 raise DecodeError(f"mask is {codes.shape[1]}x{codes.shape[0]}, its image {width}x{height}")
-            return picture, codes
+            return pixels, codes
 
         return self.each(np.array([index]), decode)[0]
 
@@ -260,7 +260,7 @@ class ShardReader:
             self.stage.close()
 
     def _check_sizes(self, folder: Path, shards: ShardColumns) -> None:
-        """See that all tars are there, as large as the manifest says.
+        """Check that all tars exist, and are as large as the manifest says.
 
         Raises:
             PetsegError: one is not.

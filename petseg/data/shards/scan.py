@@ -93,7 +93,7 @@ class MaskScan:
         if not 2 <= len(every) <= _MOST + 1:
             raise PetsegError(
                 f"the masks hold {len(every)} different {'colours' if self.in_colours else 'codes'}, and a class map "
-                f"has 2 to {_MOST}: edges that were smoothed have to be saved anew without interpolation, and "
+                f"has 2 to {_MOST}: edges that were smoothed have to be saved again without interpolation, and "
                 "photographs are not masks."
             )
         chosen = [value for value in every if value != (self.void(),)]

@@ -51,7 +51,7 @@ class Stored:
 
 
 def default_folder() -> Path:
-    """Where shards are kept unless somebody says where."""
+    """The default cache folder."""
     return platformdirs.user_cache_path("petseg", appauthor=False) / "shards"
 
 
@@ -79,7 +79,7 @@ class ShardCache:
         return self.tar(sha256).is_file()
 
     def hold(self, sha256: str) -> Held | None:
-        """Keep a shard from being removed; None if it is not there.
+        """Lock a shard against removal; None if it is not there.
 
         Raises:
             PetsegError: it is there and cannot be read.
@@ -109,7 +109,7 @@ class ShardCache:
 
     @contextlib.contextmanager
     def filling(self, sha256: str) -> Iterator[Filling | None]:
-        """Write a shard; None if somebody else is at it, or it is there by now."""
+        """Write a shard; None if another process is writing it, or it is there by now."""
         path = self.tar(sha256).with_suffix(".partial")
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab+") as file:
@@ -145,7 +145,7 @@ class ShardCache:
         return found
 
     def remove(self, stored: Stored) -> bool:
-        """Remove a shard, or a part of one, unless somebody reads or writes it; whether it is gone."""
+        """Remove a shard, or a part of one, unless another process reads or writes it; whether it is gone."""
         try:
             with stored.path.open("rb") as file:
                 _lock(file.fileno(), shared=False)
@@ -210,12 +210,12 @@ class Held:
         return os.fstat(self._file.fileno())
 
     def close(self) -> None:
-        """Let go of it."""
+        """Release it."""
         self._file.close()
 
 
 class Filling:
-    """A shard that is being written; nobody else writes it meanwhile."""
+    """A shard that is being written, by no other process meanwhile."""
 
     def __init__(self, cache: ShardCache, sha256: str, file: IO[bytes]) -> None:
         self._cache, self._sha256, self._file = cache, sha256, file
@@ -339,7 +339,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _lock(file: int, *, shared: bool) -> None:
-    """Take a lock; waits for a shared one alone, which nobody bars for long."""
+    """Take a lock; waits only for a shared one, which is never held up for long."""
     try:
         import fcntl
     except ImportError:  # Windows: one process at a time, then

@@ -62,13 +62,13 @@ def contact_sheet(folder: Place, out: Path, *, split: str = "train", count: int 
 
 
 def _tile(reader: ShardReader, index: int, manifest: Manifest) -> tuple[str, Image.Image]:
-    picture, codes = reader.decoded(index)
-    scale = TILE / max(picture.shape[:2])
-    size = max(1, round(picture.shape[0] * scale)), max(1, round(picture.shape[1] * scale))
+    image, codes = reader.decoded(index)
+    scale = TILE / max(image.shape[:2])
+    size = max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale))
     colours = np.zeros((256, 3), dtype=np.uint8)
     colours[list(manifest.classes.codes)] = manifest.classes.palette()
     pair = Image.new("RGB", (2 * TILE, TILE), PAPER)
-    for column, pixels in enumerate((resize_image(picture, *size), colours[resize_nearest(codes, *size)])):
+    for column, pixels in enumerate((resize_image(image, *size), colours[resize_nearest(codes, *size)])):
         corner = column * TILE + (TILE - size[1]) // 2, (TILE - size[0]) // 2
         pair.paste(Image.fromarray(np.ascontiguousarray(pixels)), corner)
     return reader.key(index), pair

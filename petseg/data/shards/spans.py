@@ -20,7 +20,7 @@ begins in its index; bytes."""
 
 _ROW = COLUMNS * 8
 _UNUSED_S = 30 * 86400
-"""Seconds after which a file that nobody opened is removed."""
+"""Seconds after which a file that was not opened is removed."""
 
 
 class SpanTable:
@@ -146,6 +146,6 @@ def _read_table(data: bytes, image: bytes, mask: bytes) -> np.ndarray:
     columns = [4 * extensions.index(extension) + part for extension in (image, mask) for part in (1, 2)]
     numbers = [np.array(fields[column::width]) for column in columns]
     if not all(np.char.isdigit(each).all() for each in numbers):
-        raise ValueError("a number is none")
+        raise ValueError("a field is not a number")
     lines = len(head) + 1 + np.concatenate([[0], ends[:-1] + 1])
     return np.stack([*(each.astype(np.int64) for each in numbers), lines], axis=1)

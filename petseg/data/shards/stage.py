@@ -1,6 +1,6 @@
 """Shards of a store, brought to this machine's disk ahead of their use by a process beside this one.
 
-The process (`fetching`) is told in which order shards are used, and where in it the run is.
+The process (`fetching`) gets the order in which shards are used, and the run's position in it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from petseg.errors import PetsegError
 from petseg.system import start_module
 
 _LONGEST_WAIT = 1.0
-"""Seconds between looks at whether the helper lives."""
+"""Seconds between checks that the helper is alive."""
 
 
 def window_bytes(split: Split, window: int | None) -> int:
@@ -70,7 +70,7 @@ class Stage:
         self._close: Callable[[], object] = lambda: None
 
     def follow(self, sequence: Sequence[int], at: int = 0, ahead: int = 1) -> None:
-        """Say in which order shards will be used.
+        """Set the order in which shards will be used.
 
         Args:
             sequence: numbers of shards, each as often as it is used.
@@ -84,7 +84,7 @@ class Stage:
             self._start()
 
     def reach(self, at: int) -> None:
-        """Say how much of the sequence has been used."""
+        """Set how much of the sequence has been used."""
         self._plan = self._plan[0], at
         if self._helper is not None:
             self._tell(at=at)
@@ -132,7 +132,7 @@ class Stage:
         return set(self._held)
 
     def release(self, numbers: Iterable[int]) -> None:
-        """Let shards go, which may be removed from now on."""
+        """Release shards, which may be removed from now on."""
         with self._lock:
             for number in numbers:
                 held = self._held.pop(number, None)
@@ -140,7 +140,7 @@ class Stage:
                     held.close()
 
     def close(self) -> None:
-        """Let all go, and end the helper."""
+        """Release all shards, and end the helper."""
         self.release(list(self._held))
         self._close()
         self._helper = None
@@ -178,7 +178,7 @@ class Stage:
         if self.remote.offline:
             return
         if sys.platform == "win32":
-            raise PetsegError(f"{self.remote}: shards of a store are fetched on Linux and macOS alone.")
+            raise PetsegError(f"{self.remote}: remote shards are fetched on Linux and macOS only.")
         remote = self.remote
         helper = start_module("petseg.data.shards.fetching", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert helper.stdin and helper.stdout
@@ -201,7 +201,7 @@ class Stage:
             self._died()
 
     def _hear(self, seconds: float) -> bool:
-        """Take what the helper says, after waiting for it; whether it said anything."""
+        """Wait for a message of the helper and handle it; whether there was one."""
         assert self._helper is not None and self._helper.stdout is not None
         out = self._helper.stdout
         if not select.select([out], [], [], seconds)[0]:

@@ -34,7 +34,7 @@ class ShardStats:
     digests: dict[str, str] = field(default_factory=dict)
     """SHA-256 of the source's bytes by key, rejected samples too."""
     tags: dict[str, str] = field(default_factory=dict)
-    """What told the source's bytes from others, by key, where something did (`Pair.tag`)."""
+    """Tags that identify the source's bytes, by key (`Pair.tag`)."""
     bytes_in: int = 0
     pixels: int = 0
     channel_sums: list[int] = field(default_factory=lambda: [0, 0, 0])

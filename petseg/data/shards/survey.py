@@ -1,4 +1,4 @@
-"""Properties of the whole set, found before the first sample is packed.
+"""Survey of the whole set before the first sample is packed: EXIF frames and ranges of values.
 
 How masks are turned: an image may be stored turned, with an EXIF orientation that viewers follow. Its mask then was
 drawn either on the upright image or in the stored frame. Where width and height change places, the mask's size says
@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from petseg.data.decode.pictures import PNG_SIGNATURE, PictureError, exif_orientation, opened
+from petseg.data.decode.image_files import PNG_SIGNATURE, ImageError, exif_orientation, opened
 from petseg.data.decode.rgb import Tones, chosen, is_deep, read_bands
 from petseg.data.shards.options import PackOptions
 from petseg.data.shards.pool import Made, Report, Runner, run_jobs
@@ -59,7 +59,7 @@ class SurveyWork:
         """What the job's pairs tell; those that cannot be read tell nothing, and packing will say so."""
         found = Found({}, Values())
         for pair, files in read_each(self._files, job):
-            with contextlib.suppress(OSError, PictureError):
+            with contextlib.suppress(OSError, ImageError):
                 self._look(pair, files(), found)
         report(0)
         return found
@@ -79,7 +79,7 @@ class SurveyWork:
                 return
             try:
                 frame = frame_of(image, mask)
-            except PictureError:  # a header may be longer than that
+            except ImageError:  # a header may be longer than that
                 image, mask, *_ = self.source.read(pair)
                 frame = frame_of(image, mask)
         else:
@@ -106,10 +106,10 @@ def frame_of(image: bytes, mask: bytes) -> str:
         mask: likewise.
 
     Raises:
-        PictureError: a header cannot be read.
+        ImageError: a header cannot be read.
     """
-    with opened(image) as picture:
-        orientation, stored = exif_orientation(picture), picture.size
+    with opened(image) as header:
+        orientation, stored = exif_orientation(header), header.size
     if orientation == 1:
         return ""
     with opened(mask) as drawn:
@@ -124,7 +124,7 @@ def frame_of(image: bytes, mask: bytes) -> str:
 def survey(
     source: Source, pairs: Sequence[Pair], options: PackOptions, *, workers: int, run: Runner = run_jobs
 ) -> PackOptions:
-    """Options in which nothing is left to find: how masks are turned, and the range of values.
+    """The options with `auto` settled: how masks are turned, and the range of values.
 
     `auto` stays where it makes no difference, and so does no range where no image has more than 8 bits.
 

@@ -1,4 +1,4 @@
-"""Whether shards are what their manifest says, down to the last pixel."""
+"""Verification of shards against their manifest, down to the last pixel."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from petseg.data.decode.image_files import DecodeError, ImageError, exif_orientation, opened
 from petseg.data.decode.images import decode_image
 from petseg.data.decode.masks import decode_mask
-from petseg.data.decode.pictures import DecodeError, PictureError, exif_orientation, opened
 from petseg.data.shards.columns import ShardInfo
 from petseg.data.shards.hashes import stamp_of
 from petseg.data.shards.histogram import histogram
@@ -174,7 +174,7 @@ def _together(folder: Place, manifest: Manifest, found: Sequence[Checked]) -> li
         where = folder / each.shard.name if isinstance(folder, Path) else f"{folder}/{each.shard.name}"
         for key in each.keys:
             if key in seen:
-                problems.append(f"{where}: sample {key}: its key stands twice")
+                problems.append(f"{where}: sample {key}: its key occurs twice")
             seen.add(key)
     expected = {code: n for code, n in manifest.pixel_counts.items() if n}
     if not problems and counts != expected:
@@ -196,21 +196,21 @@ def check_sample(image: bytes, mask: bytes, known: Collection[int]) -> tuple[np.
     Raises:
         DecodeError: one clause.
     """
-    picture, codes = decode_image(image), decode_mask(mask)
+    pixels, codes = decode_image(image), decode_mask(mask)
     try:
         with opened(image) as header:
             orientation = exif_orientation(header)
-    except PictureError as error:
+    except ImageError as error:
         raise DecodeError(f"image {error}") from error
     if orientation != 1:
         raise DecodeError(f"image is turned by its EXIF orientation ({orientation}), which loaders do not read")
-    if picture.shape[:2] != codes.shape:
-        raise DecodeError(f"mask is {codes.shape[1]}x{codes.shape[0]}, its image {picture.shape[1]}x{picture.shape[0]}")
+    if pixels.shape[:2] != codes.shape:
+        raise DecodeError(f"mask is {codes.shape[1]}x{codes.shape[0]}, its image {pixels.shape[1]}x{pixels.shape[0]}")
     counts = histogram(codes)[0]
     unknown = sorted(set(np.flatnonzero(counts).tolist()).difference(known))
     if unknown:
         raise DecodeError(f"mask holds unknown codes {', '.join(map(str, unknown[:5]))}")
-    return picture, counts
+    return pixels, counts
 
 
 def _groups_of(folder: Place, shards: Sequence[ShardInfo]) -> Iterator[list[_Job]]:

@@ -196,7 +196,7 @@ def _read_patiently(source: Source, pair: Pair) -> tuple[bytes, ...]:
                 raise RejectError(f"it cannot be read ({error.strerror or error})", "unreadable") from error
             if pause is None:
                 raise PetsegError(
-                    f"{pair.key} cannot be read ({error.strerror or error}), and trying again did not help: see to the "
+                    f"{pair.key} cannot be read ({error.strerror or error}), and trying again did not help: check the "
                     "disk or the network, then run the same command again; what is finished is kept."
                 ) from error
             time.sleep(pause)

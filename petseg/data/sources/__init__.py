@@ -19,7 +19,7 @@ class Pair:
     key: str
     """Name of the sample, `[A-Za-z0-9_-]+`, unique within its source."""
     image: str
-    """Where the image is, in words that a person can follow (a path, or `TAR:MEMBER`); its source can read it."""
+    """Where the image is, in words (a path, or `TAR:MEMBER`); its source can read it."""
     mask: str
     """Where the mask is, likewise."""
     size: int
@@ -83,7 +83,7 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """As a person named it, for messages."""
+        """The name that was given for it, for messages."""
         ...
 
     @property

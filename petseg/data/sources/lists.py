@@ -100,7 +100,7 @@ def lists_beside(*folders: FilePath) -> tuple[tuple[str, FilePath], ...]:
 
 
 def _alone(rejected: Iterable[Rejected]) -> list[LeftOver]:
-    """Files without a partner, which nobody asked for where there are lists."""
+    """Files without a partner, which are not expected to have one where there are lists."""
     found: list[LeftOver] = []
     for why in (NO_MASK, NO_IMAGE):
         names = [each.key for each in rejected if each.reason == why]

@@ -51,11 +51,11 @@ _NOT_CLASSES = re.compile(
     "segmentationobject|instances?|instance(train)?ids|panoptic|colou?rs?|overlays?|vis|visuali[sz]ations?|previews?",
     re.IGNORECASE,
 )
-"""Parts of names of pictures beside masks that hold something else: single objects, or colours for the eye."""
+"""Parts of names of images beside masks that hold something else: single objects, or colours for the eye."""
 
 
 def says_no_classes(path: str) -> bool:
-    """Whether names say that a picture beside a mask holds single objects, or colours for the eye."""
+    """Whether names say that an image beside a mask holds single objects, or colours for the eye."""
     return any(_NOT_CLASSES.fullmatch(part) for part in PART.findall(path))
 
 

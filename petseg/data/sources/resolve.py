@@ -89,7 +89,7 @@ def _resolve(
         return FolderSource(root, root, classes or OXFORD, pair)
     if colon and scheme == "tars":
         if is_remote(rest):
-            raise PetsegError(f"{text}: tars are packed anew from a disk: fetch them first.")
+            raise PetsegError(f"{text}: tars are repacked from a disk only: fetch them first.")
         return TarsSource(str(path_of(rest)), classes or OXFORD)
     if text == "oxford":
         return OxfordSource(download_oxford(download_dir or Path("downloads")))

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from petseg.data.decode.pictures import PictureError, opened
+from petseg.data.decode.image_files import ImageError, opened
 from petseg.data.sources.files import IMAGES, MASKS, FilePath, named_split
 from petseg.data.sources.pairing import IMAGE_FOLDERS, MASK_FOLDERS, PART, says_mask, says_no_classes
 
@@ -283,7 +283,7 @@ def _looks_like_image(root: FilePath, series: Series, mask_of: dict[str, str]) -
 def _mode(path: FilePath) -> str:
     """Pillow's name for what a pixel of an image is, by its header."""
     try:
-        with opened(path.read_bytes()) as picture:
-            return picture.mode
-    except (OSError, PictureError):
+        with opened(path.read_bytes()) as image:
+            return image.mode
+    except (OSError, ImageError):
         return ""

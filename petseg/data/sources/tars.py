@@ -72,7 +72,7 @@ class TarsSource:
             key = fit_key(before + sample.name)
             reason = unfit_key(key)
             if key in pairs:
-                reason = f"its key stands twice (also in {tar_of(pairs[key].image)})"
+                reason = f"its key occurs twice (also in {tar_of(pairs[key].image)})"
             if reason:
                 rejected.append(Rejected(key=f"{path.name}:{sample.name}", reason=reason, kind="its name"))
                 continue
@@ -181,11 +181,11 @@ def _choose(members: Sequence[Component]) -> tuple[Component, Component] | str:
     for member in members:
         if by_extension.setdefault(member.extension.lower(), member) is not member:
             return f"it holds {member.name} twice"
-    pictures = {e: m for e, m in by_extension.items() if f".{e.rpartition('.')[2]}" in IMAGES}
-    named = [e for e in pictures if any(word in e for word in _MASK_WORDS) and f".{e.rpartition('.')[2]}" in MASKS]
-    masks = named or [e for e in pictures if f".{e.rpartition('.')[2]}" == ".png" and len(pictures) > 1]
-    images = [e for e in pictures if e not in masks]
+    either = {e: m for e, m in by_extension.items() if f".{e.rpartition('.')[2]}" in IMAGES}
+    named = [e for e in either if any(word in e for word in _MASK_WORDS) and f".{e.rpartition('.')[2]}" in MASKS]
+    masks = named or [e for e in either if f".{e.rpartition('.')[2]}" == ".png" and len(either) > 1]
+    images = [e for e in either if e not in masks]
     if len(masks) == 1 and len(images) == 1:
-        return pictures[images[0]], pictures[masks[0]]
+        return either[images[0]], either[masks[0]]
     what = ", ".join(sorted(by_extension)) or "nothing"
     return f"its members ({what}) are not one image and one mask"

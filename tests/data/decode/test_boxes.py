@@ -23,7 +23,7 @@ SIZES = st.tuples(st.integers(1, 40), st.integers(1, 40))
 CODES = bytes(range(4))
 
 
-def picture(height, width, seed=0):
+def any_image(height, width, seed=0):
     rng = np.random.default_rng(seed)
     return rng.integers(0, 256, (height, width, 3), dtype=np.uint8), rng.integers(0, 5, (height, width), dtype=np.uint8)
 
@@ -48,7 +48,7 @@ def test_the_hash_of_one_is_that_of_many(value, key):
 @settings(max_examples=60)
 @given(height=SIDES, width=SIDES, size=SIZES, kind=st.sampled_from(["squash", "pad", "crop"]), index=st.integers(0, 99))
 def test_masks_are_gathered_by_the_formula_inside_the_box(height, width, size, kind, index):
-    _, codes = picture(height, width, index)
+    _, codes = any_image(height, width, index)
     framing = Framing(size, Fit(kind=kind), seed=3, epoch=2, codes=CODES, outside=200)
     out = np.empty(size, np.uint8)
     box, found = frame_mask(codes, framing, index, out)
@@ -76,7 +76,7 @@ def test_a_padded_box_is_the_smallest_of_its_shape(height, width, size):
     scale=st.tuples(st.floats(0.05, 8), st.floats(0.05, 8)).map(sorted).map(tuple),
     draw=st.integers(0, 9),
 )
-def test_a_crop_lies_in_its_picture_or_the_picture_in_it(height, width, size, scale, draw):
+def test_a_crop_lies_in_its_image_or_the_image_in_it(height, width, size, scale, draw):
     framing = Framing(size, Fit(kind="crop", scale=scale), codes=CODES)
     box = drawn(framing, 5, draw, height, width)
     for place, side, length, wanted in zip(box[:2], box[2:], (height, width), size, strict=True):
@@ -136,7 +136,7 @@ def test_the_first_crop_without_too_much_of_a_class_is_taken():
 @settings(max_examples=40)
 @given(height=SIDES, width=SIZES, index=st.integers(0, 99))
 def test_images_are_a_full_decode_cut_out_and_resized(height, width, index):
-    image, codes = picture(height, width[0] + 20, index)
+    image, codes = any_image(height, width[0] + 20, index)
     framing = Framing((24, 36), Fit(kind="crop"), codes=CODES)
     box, _ = frame_mask(codes, framing, index)
     canvas = Image.new("RGB", (box.width, box.height), (OUTSIDE,) * 3)
@@ -145,8 +145,8 @@ def test_images_are_a_full_decode_cut_out_and_resized(height, width, index):
     assert np.abs(frame_image(image, box, (24, 36)).astype(np.int16) - wanted).max() <= 1
 
 
-def test_a_crop_at_the_pictures_own_scale_is_its_pixels():
-    image, codes = picture(80, 80)
+def test_a_crop_at_the_images_own_scale_is_its_pixels():
+    image, codes = any_image(80, 80)
     box, found = frame_mask(codes, Framing((16, 16), Fit(kind="crop", scale=(1, 1)), codes=CODES), 4)
     assert box[2:] == (16, 16)
     part = slice(box.top, box.top + 16), slice(box.left, box.left + 16)

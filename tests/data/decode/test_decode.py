@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from petseg.data.decode.image_files import DecodeError, turned
 from petseg.data.decode.images import decode_image
 from petseg.data.decode.masks import decode_mask
 from petseg.data.decode.nvimgcodec import BatchDecoder, available
-from petseg.data.decode.pictures import DecodeError, turned
 from petseg.data.decode.resize import (
     _TRIANGLE,
     nearest_indices,
@@ -137,37 +137,37 @@ def test_only_8_bit_grey_pngs_are_masks():
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_turned_is_what_exif_means(orientation):
-    picture = smooth(5, 8)
+    image = smooth(5, 8)
     exif = Image.Exif()
     exif[274] = orientation
-    opened = Image.open(io.BytesIO(png_with(picture, exif)))
-    assert np.array_equal(turned(picture, orientation), np.asarray(ImageOps.exif_transpose(opened)))
-    assert np.array_equal(to_rgb(opened), turned(picture, orientation))
-    assert np.array_equal(to_rgb(opened, upright=False), picture)
+    opened = Image.open(io.BytesIO(png_with(image, exif)))
+    assert np.array_equal(turned(image, orientation), np.asarray(ImageOps.exif_transpose(opened)))
+    assert np.array_equal(to_rgb(opened), turned(image, orientation))
+    assert np.array_equal(to_rgb(opened, upright=False), image)
 
 
-def png_with(picture: np.ndarray, exif: Image.Exif) -> bytes:
+def png_with(image: np.ndarray, exif: Image.Exif) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG", exif=exif)
+    Image.fromarray(image).save(buffer, "PNG", exif=exif)
     return buffer.getvalue()
 
 
 @pytest.mark.skipif(not available(), reason="nvImageCodec comes with DALI, on Linux")
 def test_nvimagecodec_decodes_a_batch_and_names_what_it_could_not():
     decoder = BatchDecoder(torch.device("cpu"), 2)
-    pictures = [smooth(60 + n, 80 - n, n) for n in range(5)]
-    encoded = [np.frombuffer(jpeg(p), np.uint8) for p in pictures]
+    originals = [smooth(60 + n, 80 - n, n) for n in range(5)]
+    encoded = [np.frombuffer(jpeg(p), np.uint8) for p in originals]
     decoded = decoder.decode(encoded, (33, 44))
     images = decoder.take(decoded)
     assert decoded.failed == [] and images.shape == (5, 33, 44, 3) and images.dtype == torch.uint8
-    for n, picture in enumerate(pictures):
-        expected = np.asarray(Image.open(io.BytesIO(jpeg(picture))).resize((44, 33), Image.Resampling.BILINEAR))
+    for n, original in enumerate(originals):
+        expected = np.asarray(Image.open(io.BytesIO(jpeg(original))).resize((44, 33), Image.Resampling.BILINEAR))
         assert np.abs(images[n].numpy().astype(int) - expected).mean() < 2
     kept = images.clone()
     for again in (encoded[::-1], encoded[:2], encoded):  # into the buffers of the images before
         found = decoder.take(decoder.decode(again, (33, 44)))
         assert torch.equal(found, decoder.take(BatchDecoder(torch.device("cpu"), 2).decode(again, (33, 44))))
     assert torch.equal(images, kept) and torch.equal(found, kept)
-    encoded[3] = np.frombuffer(b"\xff\xd8 no picture", np.uint8)
+    encoded[3] = np.frombuffer(b"\xff\xd8 no image", np.uint8)
     assert decoder.decode(encoded, (33, 44)).failed == [3]
     assert decoder.decode(encoded[:3], (33, 44)).failed == []

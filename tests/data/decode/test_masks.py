@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from petseg.data.decode.image_files import DecodeError
 from petseg.data.decode.masks import decode_mask, encode_mask
-from petseg.data.decode.pictures import DecodeError
 
 SIDES = st.integers(1, 90)
 

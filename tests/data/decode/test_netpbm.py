@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from petseg.data.decode.image_files import DecodeError
 from petseg.data.decode.images import check_encoded, decode_image
 from petseg.data.decode.masks import decode_mask
 from petseg.data.decode.netpbm import encode_pixels
-from petseg.data.decode.pictures import DecodeError
 
 
 def drawn(height: int, width: int, *channels: int) -> np.ndarray:

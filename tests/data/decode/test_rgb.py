@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from petseg.data.decode.pictures import PictureError
-from petseg.data.decode.rgb import Tones, decode_picture, is_deep, to_rgb
+from petseg.data.decode.image_files import ImageError
+from petseg.data.decode.rgb import Tones, decode_file, is_deep, to_rgb
 from petseg.data.shards.ranges import Values, parse_bands, parse_range
 from petseg.errors import PetsegError
 
@@ -43,8 +43,8 @@ def cv2_png(values: np.ndarray) -> bytes:
 def test_whole_numbers_are_scaled_by_the_range_and_cut(values):
     expected = np.rint(np.clip(values / 4095 * 255, 0, 255)).astype(np.uint8)
     for data in (saved(values), tiff(values), tiff(values, compression="lzw"), tiff(values.astype(np.int32))):
-        picture = decode_picture(data, WIDE)
-        assert (picture.pixels == expected[..., None]).all() and not picture.plain
+        image = decode_file(data, WIDE)
+        assert (image.pixels == expected[..., None]).all() and not image.plain
 
 
 @pytest.mark.parametrize("write", [cv2_png, tiff])
@@ -52,19 +52,19 @@ def test_whole_numbers_are_scaled_by_the_range_and_cut(values):
 def test_colours_of_16_bits_keep_their_lower_bits(write, compression):
     values = np.random.default_rng(0).integers(0, 4096, (12, 16, 3), dtype=np.uint16)
     data = write(values) if compression is None else tiff(values, compression=compression)
-    assert (decode_picture(data, WIDE).pixels == np.rint(values / 4095 * 255)).all()
-    assert decode_picture(data).pixels.max() < 17  # as the type's own range has it
+    assert (decode_file(data, WIDE).pixels == np.rint(values / 4095 * 255)).all()
+    assert decode_file(data).pixels.max() < 17  # as the type's own range has it
 
 
 def test_floats_without_a_range_are_0_to_1_or_refused():
     ramp = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
-    assert (decode_picture(tiff(ramp)).pixels[..., 0].ravel() == np.arange(256)).all()
+    assert (decode_file(tiff(ramp)).pixels[..., 0].ravel() == np.arange(256)).all()
     for values in (ramp * 200, ramp - 0.5):
-        with pytest.raises(PictureError, match=r"values beyond 0 to 1, .*--range"):
-            decode_picture(tiff(values))
+        with pytest.raises(ImageError, match=r"values beyond 0 to 1, .*--range"):
+            decode_file(tiff(values))
     hole = ramp.copy()
     hole[3, 4] = np.nan
-    assert decode_picture(tiff(hole)).pixels[3, 4, 0] == 0
+    assert decode_file(tiff(hole)).pixels[3, 4, 0] == 0
 
 
 def test_bands_are_chosen_and_what_is_not_said_is_refused():
@@ -72,56 +72,56 @@ def test_bands_are_chosen_and_what_is_not_said_is_refused():
     for options in ({}, {"planarconfig": "separate"}):
         data = tiff(np.moveaxis(values, -1, 0) if options else values, photometric="minisblack", **options)
         if options:
-            assert (decode_picture(data, Tones(bands=(5, 3, 2))).pixels == values[..., [4, 2, 1]]).all()
+            assert (decode_file(data, Tones(bands=(5, 3, 2))).pixels == values[..., [4, 2, 1]]).all()
     data = tiff(values, photometric="rgb", planarconfig="contig")
-    assert (decode_picture(data, Tones(bands=(5, 3, 2))).pixels == values[..., [4, 2, 1]]).all()
-    assert (decode_picture(data, Tones(bands=(6,))).pixels == values[..., 5:]).all()
-    with pytest.raises(PictureError, match="has 6 bands: give --bands"):
-        decode_picture(data)
-    with pytest.raises(PictureError, match="has 6 bands, and --bands asks for band 9"):
-        decode_picture(data, Tones(bands=(9, 1, 1)))
+    assert (decode_file(data, Tones(bands=(5, 3, 2))).pixels == values[..., [4, 2, 1]]).all()
+    assert (decode_file(data, Tones(bands=(6,))).pixels == values[..., 5:]).all()
+    with pytest.raises(ImageError, match="has 6 bands: give --bands"):
+        decode_file(data)
+    with pytest.raises(ImageError, match="has 6 bands, and --bands asks for band 9"):
+        decode_file(data, Tones(bands=(9, 1, 1)))
     three = Image.fromarray(values[..., :3])
     assert (to_rgb(three, Tones(bands=(3, 2, 1))) == values[..., [2, 1, 0]]).all()
     jpeg = saved(values[..., :3], "JPEG")
-    swapped = decode_picture(jpeg, Tones(bands=(3, 2, 1)))
-    assert (swapped.pixels[..., ::-1] == decode_picture(jpeg).pixels).all() and not swapped.plain
-    assert decode_picture(jpeg, Tones(bands=(1, 2, 3))).plain
+    swapped = decode_file(jpeg, Tones(bands=(3, 2, 1)))
+    assert (swapped.pixels[..., ::-1] == decode_file(jpeg).pixels).all() and not swapped.plain
+    assert decode_file(jpeg, Tones(bands=(1, 2, 3))).plain
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_near_infrared_is_no_transparency(kind):
     four = np.random.default_rng(2).integers(0, 256, (10, 14, 4), dtype=np.uint8)
-    with pytest.raises(PictureError, match="--bands 1,2,3"):
-        decode_picture(saved(four, kind))
-    assert (decode_picture(saved(four, kind), Tones(bands=(1, 2, 3))).pixels == four[..., :3]).all()
+    with pytest.raises(ImageError, match="--bands 1,2,3"):
+        decode_file(saved(four, kind))
+    assert (decode_file(saved(four, kind), Tones(bands=(1, 2, 3))).pixels == four[..., :3]).all()
     four[..., 3] = 255
     four[:5, :, 3] = 0
-    found = decode_picture(saved(four, kind)).pixels
+    found = decode_file(saved(four, kind)).pixels
     assert (found[:5] == 255).all() and (found[5:] == four[5:, :, :3]).all()
 
 
 @pytest.mark.parametrize("compression", [None, "lzw", "zlib", "packbits"])
-def test_deep_pictures_of_which_a_part_is_missing_are_damaged(compression):
+def test_deep_images_of_which_a_part_is_missing_are_damaged(compression):
     values = np.random.default_rng(3).integers(0, 65536, (64, 64), dtype=np.uint16)
     data = tiff(values, compression=compression, rowsperstrip=8)
     for cut in (1, 50, len(data) // 2):
-        with pytest.raises(PictureError, match="is damaged"):
-            decode_picture(data[:-cut])
+        with pytest.raises(ImageError, match="is damaged"):
+            decode_file(data[:-cut])
 
 
 @given(st.binary(max_size=40), st.integers(0, 400))
 def test_altered_tiffs_end_in_a_sentence(noise, at):
     data = bytearray(tiff(np.arange(120, dtype=np.uint16).reshape(10, 12)))
     data[at : at + len(noise)] = noise
-    with contextlib.suppress(PictureError):
-        assert decode_picture(bytes(data)).pixels.shape[2] == 3
+    with contextlib.suppress(ImageError):
+        assert decode_file(bytes(data)).pixels.shape[2] == 3
 
 
 def test_stacks_are_not_read_in_part():
     stack = np.zeros((5, 8, 9), np.uint16)
     for data in (tiff(stack), tiff(stack, imagej=True), tiff(stack.astype(np.uint8), imagej=True)):
-        with pytest.raises(PictureError, match="holds 5 pages"):
-            decode_picture(data)
+        with pytest.raises(ImageError, match="holds 5 pages"):
+            decode_file(data)
 
 
 def test_what_is_deep_is_told_from_the_header():
@@ -137,10 +137,10 @@ def test_what_is_deep_is_told_from_the_header():
 # --- the range of a set
 
 
-def values_of(*pictures: np.ndarray) -> Values:
+def values_of(*images: np.ndarray) -> Values:
     found = Values()
-    for number, picture in enumerate(pictures):
-        found.add(picture, f"p{number}")
+    for number, image in enumerate(images):
+        found.add(image, f"p{number}")
     return found
 
 

@@ -33,7 +33,7 @@ def reference(shards, index, box, size):
 @every_way
 @pytest.mark.parametrize("fit", FITS)
 @pytest.mark.parametrize("made", ["originals", "packed"])
-def test_boxes_codes_and_pictures_are_the_contracts(load, request, name, fit, made):
+def test_boxes_codes_and_images_are_the_contracts(load, request, name, fit, made):
     shards, size = request.getfixturevalue(made), (60, 90)
     loader = load(name, shards, size=size, batch_size=7, training=fit.kind == "crop", fit=fit, seed=5)
     loader.set_epoch(3)
@@ -47,14 +47,14 @@ def test_boxes_codes_and_pictures_are_the_contracts(load, request, name, fit, ma
                 assert not batch.boxes[row].any()
                 continue
             box = Box(*batch.boxes[row].tolist())
-            picture, mask = reference(shards, index, box, size)
+            image, mask = reference(shards, index, box, size)
             expected = frame_mask(mask, framing, index)
             assert box == expected[0]
             assert np.array_equal(batch.codes[row].numpy(), expected[1]), f"codes of sample {index} differ"
             outside = expected[1] == classes.outside
             assert (masks[row].numpy()[outside] == -100).all()
             padded += int(outside.sum())
-            differences.append(np.abs(batch.images[row].numpy().astype(np.int16) - picture).mean())
+            differences.append(np.abs(batch.images[row].numpy().astype(np.int16) - image).mean())
     assert padded and len(differences) > 10
     assert max(differences) <= 6 and np.mean(differences) <= 2
 
@@ -99,7 +99,7 @@ def test_a_cache_gives_the_same_boxes(load, packed, same, cache, kind):
             assert same(one, other) and one.boxes.any(1).all()
 
 
-def test_squash_shows_whole_pictures(load, packed):
+def test_squash_shows_whole_images(load, packed):
     for name in LOADERS:
         batch = next(iter(load(name, packed)))
         reader = ShardReader(packed, Manifest.load(packed), "train")

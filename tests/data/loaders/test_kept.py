@@ -32,7 +32,7 @@ def reader(packed):
 
 
 @pytest.mark.parametrize("threads", [False, True])
-def test_crops_of_kept_pictures_are_those_of_decoded_ones(load, packed, same, monkeypatch, threads):
+def test_crops_of_kept_images_are_those_of_decoded_ones(load, packed, same, monkeypatch, threads):
     if threads:
         monkeypatch.delattr(os, "memfd_create")
     plain, kept = (load("webdataset", packed, fit=CROP, cache=each) for each in ("none", "host"))
@@ -42,7 +42,7 @@ def test_crops_of_kept_pictures_are_those_of_decoded_ones(load, packed, same, mo
             assert same(one, other)
 
 
-def test_a_kept_picture_is_not_read_again(packed, reader):
+def test_a_kept_image_is_not_read_again(packed, reader):
     manifest = Manifest.load(packed)
     slot = slot_bytes(manifest.max_height, manifest.max_width)
     memory = np.zeros(len(reader) * slot, np.uint8)

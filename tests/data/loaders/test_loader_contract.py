@@ -113,19 +113,19 @@ def reference(shards: Path, index: int, size: tuple[int, int], split: str = "tra
     try:
         image, mask = (Image.open(io.BytesIO(data)) for data in reader.read(index))
         height, width = size
-        picture = np.asarray(image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR), dtype=np.int16)
+        pixels = np.asarray(image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR), dtype=np.int16)
         codes = np.asarray(mask)
     finally:
         reader.close()
     rows = [((2 * i + 1) * codes.shape[0]) // (2 * height) for i in range(height)]
     columns = [((2 * i + 1) * codes.shape[1]) // (2 * width) for i in range(width)]
-    return picture, codes[np.ix_(rows, columns)]
+    return pixels, codes[np.ix_(rows, columns)]
 
 
 @pytest.mark.parametrize("name", LOADERS)
 @pytest.mark.parametrize("size", [(100, 100), (97, 133), (128, 128), (224, 224)], ids=lambda s: f"{s[0]}x{s[1]}")
 @pytest.mark.parametrize("made", ["originals", "packed"])
-def test_codes_are_exact_and_pictures_within_bounds(load, request, name, size, made):
+def test_codes_are_exact_and_images_within_bounds(load, request, name, size, made):
     shards = request.getfixturevalue(made)
     loader = load(name, shards, size=size, batch_size=7, training=False)
     differences = []
@@ -133,9 +133,9 @@ def test_codes_are_exact_and_pictures_within_bounds(load, request, name, size, m
         for row, index in enumerate(batch.indices.tolist()):
             if index < 0:
                 continue
-            picture, codes = reference(shards, index, size)
+            image, codes = reference(shards, index, size)
             assert np.array_equal(batch.codes[row].numpy(), codes), f"codes of sample {index} differ"
-            differences.append(np.abs(batch.images[row].numpy().astype(np.int16) - picture).mean())
+            differences.append(np.abs(batch.images[row].numpy().astype(np.int16) - image).mean())
     assert len(differences) == Manifest.load(shards).split("train").samples
     assert max(differences) <= 6
     assert np.mean(differences) <= 2
@@ -170,9 +170,9 @@ def test_codes_of_large_images_are_exact_too(load, large, name, size):
             for row, index in enumerate(batch.indices.tolist()):
                 if index < 0:
                     continue
-                picture, codes = reference(large, index, size, split)
+                image, codes = reference(large, index, size, split)
                 assert np.array_equal(batch.codes[row].numpy(), codes), f"codes of {split} {index} differ"
-                differences.append(np.abs(batch.images[row].numpy().astype(np.int16) - picture).mean())
+                differences.append(np.abs(batch.images[row].numpy().astype(np.int16) - image).mean())
                 seen += 1
     assert seen == len(LARGE) and max(differences) <= 6 and np.mean(differences) <= 2
 
@@ -212,9 +212,9 @@ def test_images_of_any_kind_are_within_the_bound_at_any_reduction(load, hard, na
     differences = {}
     for split in Manifest.load(hard).splits:
         for batch in load(name, hard, split=split, size=size, batch_size=1, training=False):
-            picture, codes = reference(hard, int(batch.indices[0]), size, split)
+            image, codes = reference(hard, int(batch.indices[0]), size, split)
             assert np.array_equal(batch.codes[0].numpy(), codes)
-            differences[split, int(batch.indices[0])] = np.abs(batch.images[0].numpy().astype(int) - picture)
+            differences[split, int(batch.indices[0])] = np.abs(batch.images[0].numpy().astype(int) - image)
     assert len(differences) == len(hard_images(8, 8))
     assert np.mean(list(differences.values())) <= 1 and max(each.mean() for each in differences.values()) <= 2
     assert max(each.max() for each in differences.values()) <= 6
@@ -259,9 +259,9 @@ def test_pixels_that_are_stored_as_they_are(load, pixels, name, size):
             for row, index in enumerate(batch.indices.tolist()):
                 if index < 0:
                     continue
-                picture, codes = reference(pixels, index, size)
+                image, codes = reference(pixels, index, size)
                 assert np.array_equal(batch.codes[row].numpy(), codes)
-                assert np.abs(batch.images[row].numpy().astype(np.int16) - picture).max() <= 2
+                assert np.abs(batch.images[row].numpy().astype(np.int16) - image).max() <= 2
                 seen += 1
     assert seen == 2 * 42
 
@@ -367,7 +367,7 @@ def test_counts_what_was_received_and_not_what_was_made_ahead(load, packed, name
 
 
 @every_loader
-def test_a_broken_off_epoch_goes_on_and_can_begin_anew(load, packed, name, cache):
+def test_a_broken_off_epoch_resumes_and_can_restart(load, packed, name, cache):
     loader = load(name, packed, cache=cache)
     order = np.reshape(order_of(packed, 0)[:40], (10, 4)).tolist()
     for taken, batch in enumerate(loader, start=1):
@@ -579,7 +579,7 @@ def test_bad_options(load, packed, name, options, words):
 
 @pytest.mark.gpu
 @every_loader
-def test_on_a_gpu_the_codes_are_exact_and_the_pictures_within_bounds(load, originals, name, cache):
+def test_on_a_gpu_the_codes_are_exact_and_the_images_within_bounds(load, originals, name, cache):
     device = torch.device("cuda", 0)
     loader = load(name, originals, size=(97, 133), batch_size=7, training=False, device=device, cache=cache)
     for _ in range(2):
@@ -588,7 +588,7 @@ def test_on_a_gpu_the_codes_are_exact_and_the_pictures_within_bounds(load, origi
             assert batch.images.device == batch.codes.device == batch.indices.device == device
             for row, index in enumerate(batch.indices.tolist()):
                 if index >= 0:
-                    picture, codes = reference(originals, index, (97, 133))
+                    image, codes = reference(originals, index, (97, 133))
                     assert np.array_equal(batch.codes[row].cpu().numpy(), codes)
-                    differences.append(np.abs(batch.images[row].cpu().numpy().astype(np.int16) - picture).mean())
+                    differences.append(np.abs(batch.images[row].cpu().numpy().astype(np.int16) - image).mean())
         assert max(differences) <= 6 and np.mean(differences) <= 2

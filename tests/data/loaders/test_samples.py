@@ -43,8 +43,8 @@ def test_a_webdataset_pipeline_gets_the_epochs_order_and_decodes_it(packed, keys
         found = list(pipeline)
         assert [key for key, _, _ in found] == expected(packed, keys, epoch)
         for key, image, mask in found[:4]:
-            picture, codes = reader.decoded(keys.index(key))
-            assert np.abs(image.astype(int) - picture).max() <= 1
+            pixels, codes = reader.decoded(keys.index(key))
+            assert np.abs(image.astype(int) - pixels).max() <= 1
             assert np.array_equal(mask, codes)
     reader.close()
 

@@ -94,6 +94,7 @@ def on_two_ranks(tmp_path, *shards) -> list[str]:
     return sorted(line for line in done.stdout.splitlines() if line.startswith(("seen:", "refused:")))
 
 
+@pytest.mark.slow
 def test_ranks_whose_copies_differ_leave_out_the_same(packed, tmp_path):
     copies = [Path(shutil.copytree(packed, tmp_path / name)) for name in ("one", "two")]
     spoil(copies[0], "train", 0)
@@ -106,6 +107,7 @@ def test_ranks_whose_copies_differ_leave_out_the_same(packed, tmp_path):
     assert len(said[0]) == len(said[1])
 
 
+@pytest.mark.slow
 def test_what_one_rank_finds_wrong_stops_all_of_them(packed, tmp_path):
     copies = [Path(shutil.copytree(packed, tmp_path / name)) for name in ("one", "two")]
     next(copies[1].glob("train-*.idx")).unlink()

@@ -98,7 +98,11 @@ def test_a_state_goes_from_a_local_folder_to_a_store_and_back(load, many, remote
 
 def test_offline_after_it_was_read_once(load, many, remote, same):
     make, faults = remote
-    with pytest.raises(PetsegError, match=r"--offline: .*manifest.json was never read on this machine: petseg fetch"):
+    with pytest.raises(
+        PetsegError,
+        match=r"--offline: .*manifest.json is not cached on this machine: run "
+        r"petseg fetch",
+    ):
         load("webdataset", make(offline=True))
     list(load("webdataset", make(), training=False))
     faults.requests.clear()
@@ -107,7 +111,7 @@ def test_offline_after_it_was_read_once(load, many, remote, same):
     assert not faults.requests
 
 
-def test_samples_and_pictures_come_from_a_store_too(many, remote):
+def test_samples_and_images_come_from_a_store_too(many, remote):
     make, _ = remote
     for one, other in zip(OrderedSamples(many, "train"), OrderedSamples(make(), "train"), strict=True):
         assert one["__key__"] == other["__key__"] and one["jpg"] == other["jpg"] and one["png"] == other["png"]

@@ -80,7 +80,7 @@ def test_every_loader_visits_them_alike_and_shows_another_crop_each_time(load, p
     assert [index for batch in other for index in batch.indices.tolist()][:2] == first[:2]
 
 
-def test_a_run_goes_on_only_with_the_weights_that_it_has(load, packed, weights):
+def test_a_run_resumes_only_with_the_weights_that_it_has(load, packed, weights):
     loader = load("webdataset", packed, weights=weights)
     taken = [next(iterator).indices.tolist() for iterator in [iter(loader)] for _ in range(4)]
     state = loader.state_dict()

@@ -101,7 +101,8 @@ def drawn(tmp_path_factory, environment) -> Path:
     return out
 
 
-def test_killed_at_any_moment_the_set_is_whole_and_the_same_command_goes_on(drawn, tmp_path, environment):
+@pytest.mark.slow
+def test_killed_at_any_moment_the_set_is_whole_and_the_same_command_resumes(drawn, tmp_path, environment):
     arguments = ("synthetic:80", "--append", "--samples-per-shard", "4")
     moments, done = random.Random(0), shutil.copytree(drawn, tmp_path / "done")
     said = subprocess.run(command(done, *arguments), env=environment, check=True, capture_output=True, text=True).stdout

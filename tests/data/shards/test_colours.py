@@ -267,8 +267,8 @@ def test_several_values_may_mean_one_class(values):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ([[0]], "one list for each of the 2 codes"), ([[0], []], "one list"), ([[0], [0, 1]], "stands twice"),
-        ([[0], [255]], "stands twice"), ([[0], [256]], "from 0 to 255"),
+        ([[0]], "one list for each of the 2 codes"), ([[0], []], "one list"), ([[0], [0, 1]], "occurs twice"),
+        ([[0], [255]], "occurs twice"), ([[0], [256]], "from 0 to 255"),
     ],
 )  # fmt: skip
 def test_values_are_checked(values, words):

@@ -23,34 +23,34 @@ def again(pixels: np.ndarray, share: float = 1.0, quality: int = 60) -> np.ndarr
 
 
 def test_copies_are_found_however_they_were_saved_and_others_are_not():
-    pictures = drawn(60)
+    images = drawn(60)
     turns = {
         "saved": lambda a: a,
         "mirror": lambda a: a[:, ::-1],
         "down": lambda a: a[::-1],
         "half": lambda a: a[::-1, ::-1],
     }
-    looks = {f"p{n}": look_of(picture) for n, picture in enumerate(pictures)}
+    looks = {f"p{n}": look_of(image) for n, image in enumerate(images)}
     split_of = dict.fromkeys(looks, "train")
     for n, (name, turn) in enumerate(turns.items()):
-        looks[f"{name}-{n}"], split_of[f"{name}-{n}"] = look_of(again(turn(pictures[n]), 0.7)), "test"
-    looks["inside"], split_of["inside"] = look_of(again(pictures[9])), "train"  # a copy in one split harms nobody
+        looks[f"{name}-{n}"], split_of[f"{name}-{n}"] = look_of(again(turn(images[n]), 0.7)), "test"
+    looks["inside"], split_of["inside"] = look_of(again(images[9])), "train"  # a copy in one split harms nobody
     copies = find_copies(looks, split_of)
     assert copies is not None and copies.splits == {("train", "test"): 4} and copies.group is None
     assert set(copies.pairs) == {(f"p{n}", f"{name}-{n}") for n, name in enumerate(turns)}
 
 
-def test_blank_pictures_are_no_copies_of_each_other():
+def test_blank_images_are_no_copies_of_each_other():
     blank = np.full((40, 60, 3), 250, np.uint8)
     blank[3, 5] = 0
     assert look_of(blank) == ""
     assert find_copies({"a": "", "b": ""}, {"a": "train", "b": "val"}) is None
 
 
-def test_what_says_that_it_was_made_of_another_picture_is_its_copy():
-    pictures = drawn(12)
-    looks = {f"train-{n}": look_of(picture) for n, picture in enumerate(pictures)}
-    looks |= {f"train-aug-image_{n}_11{n}": look_of(np.rot90(pictures[n])) for n in range(4)}
+def test_what_says_that_it_was_made_of_another_image_is_its_copy():
+    images = drawn(12)
+    looks = {f"train-{n}": look_of(image) for n, image in enumerate(images)}
+    looks |= {f"train-aug-image_{n}_11{n}": look_of(np.rot90(images[n])) for n in range(4)}
     split_of = {key: "test" if key.startswith("train-aug") else "train" for key in looks}
     copies = find_copies(looks, split_of)
     assert copies is not None and copies.group == r"(\d+)"

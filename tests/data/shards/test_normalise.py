@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from petseg.classes import OXFORD, ClassTable
+from petseg.data.decode.image_files import turned
 from petseg.data.decode.images import decode_image
 from petseg.data.decode.masks import decode_mask
-from petseg.data.decode.pictures import turned
 from petseg.data.shards.mask_files import RejectError
 from petseg.data.shards.normalise import frame_marker, normalise
 from petseg.data.shards.stats import ShardStats, mean_std
@@ -23,7 +23,7 @@ HEIGHT, WIDTH = 60, 90
 TIFFS = ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits")
 
 
-def picture(height: int = HEIGHT, width: int = WIDTH, seed: int = 0) -> np.ndarray:
+def any_image(height: int = HEIGHT, width: int = WIDTH, seed: int = 0) -> np.ndarray:
     """Smooth, so that JPEG's losses stay small; no two corners alike."""
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
@@ -43,7 +43,7 @@ def encoded(image: Image.Image | np.ndarray, kind: str = "PNG", **options) -> by
 
 
 def jpeg(pixels: np.ndarray | None = None, **options) -> bytes:
-    return encoded(picture() if pixels is None else pixels, "JPEG", **{"quality": 95, **options})
+    return encoded(any_image() if pixels is None else pixels, "JPEG", **{"quality": 95, **options})
 
 
 def fit(image: bytes, mask: bytes | None = None, short_side: int = 0, classes: ClassTable = OXFORD, **options):
@@ -58,20 +58,20 @@ def near(data: bytes, expected: np.ndarray, tolerance: float = 3.0) -> None:
     assert np.abs(got.astype(int) - expected).mean() < tolerance
 
 
-GREY = picture()[..., :1].repeat(3, axis=2)
+GREY = any_image()[..., :1].repeat(3, axis=2)
 FORMATS = {
-    "png": (encoded(picture()), picture()),
-    "gif": (encoded(Image.fromarray(picture()).quantize(256, dither=Image.Dither.NONE), "GIF"), picture()),
-    "bmp": (encoded(picture(), "BMP"), picture()),
-    "webp": (encoded(picture(), "WEBP", lossless=True), picture()),
-    "tiff": (encoded(picture(), "TIFF"), picture()),
-    "grey jpeg": (jpeg(picture()[..., 0]), GREY),
-    "cmyk jpeg": (encoded(Image.fromarray(picture()).convert("CMYK"), "JPEG", quality=95), picture()),
-    "grey png": (encoded(picture()[..., 0]), GREY),
-    "16-bit png": (encoded(picture()[..., 0].astype(np.uint16) * 257), GREY),
-    "palette png": (encoded(Image.fromarray(picture()).quantize(256, dither=Image.Dither.NONE)), picture()),
+    "png": (encoded(any_image()), any_image()),
+    "gif": (encoded(Image.fromarray(any_image()).quantize(256, dither=Image.Dither.NONE), "GIF"), any_image()),
+    "bmp": (encoded(any_image(), "BMP"), any_image()),
+    "webp": (encoded(any_image(), "WEBP", lossless=True), any_image()),
+    "tiff": (encoded(any_image(), "TIFF"), any_image()),
+    "grey jpeg": (jpeg(any_image()[..., 0]), GREY),
+    "cmyk jpeg": (encoded(Image.fromarray(any_image()).convert("CMYK"), "JPEG", quality=95), any_image()),
+    "grey png": (encoded(any_image()[..., 0]), GREY),
+    "16-bit png": (encoded(any_image()[..., 0].astype(np.uint16) * 257), GREY),
+    "palette png": (encoded(Image.fromarray(any_image()).quantize(256, dither=Image.Dither.NONE)), any_image()),
     "transparent png": (
-        encoded(np.dstack([picture(), np.full((HEIGHT, WIDTH), 255, np.uint8)])), picture()
+        encoded(np.dstack([any_image(), np.full((HEIGHT, WIDTH), 255, np.uint8)])), any_image()
     ),
 }  # fmt: skip
 
@@ -105,7 +105,7 @@ def test_transparency_is_laid_over_white():
 @pytest.mark.parametrize(
     ("orientation", "frame"), [*((o, "stored") for o in range(1, 9)), *((o, "upright") for o in (1, 5, 6, 7, 8))]
 )
-def test_pictures_are_turned_upright_and_their_masks_with_them(orientation, frame):
+def test_images_are_turned_upright_and_their_masks_with_them(orientation, frame):
     exif = Image.Exif()
     exif[274] = orientation
     data = jpeg(exif=exif)
@@ -183,19 +183,19 @@ def flipped(data: bytes) -> bytes:
     ("image", "mask", "reason"),
     [
         (b"", None, "image is empty"),
-        (b"no picture", None, "image is of no known format"),
+        (b"no image", None, "image is of no known format"),
         (jpeg()[: len(jpeg()) // 2], None, "image is damaged"),
         (jpeg(progressive=True)[:-300], None, "image is damaged"),
         (jpeg()[:-2], None, "image is damaged"),
-        (flipped(encoded(picture())), None, "image is damaged"),
-        (encoded(picture())[:-200], None, "image is damaged"),
+        (flipped(encoded(any_image())), None, "image is damaged"),
+        (encoded(any_image())[:-200], None, "image is damaged"),
         (FORMATS["gif"][0][:-900], None, "image is damaged"),
         (jpeg(), b"", "mask is empty"),
         (jpeg(), b"no mask", "mask is of no known format"),
         (jpeg(), encoded(codes())[:-30], "mask is damaged"),
         (jpeg(), flipped(encoded(codes())), "mask is damaged"),
         (jpeg(), encoded(codes(), "JPEG"), "mask is a JPEG"),
-        (jpeg(), encoded(picture()), "which no class has"),
+        (jpeg(), encoded(any_image()), "which no class has"),
         (jpeg(), encoded(codes(HEIGHT, WIDTH - 1)), "mask is 89x60, its image 90x60"),
         (jpeg(), encoded(np.zeros((HEIGHT, WIDTH), np.uint8)), "unknown codes 0$"),
         (jpeg(), encoded(codes().astype(np.uint16) + 300), "codes over 255"),
@@ -207,7 +207,7 @@ def test_what_does_not_fit_is_left_out_with_its_reason(image, mask, reason):
 
 
 CMYK = FORMATS["cmyk jpeg"][0]
-JPEG_IN_TIFF = encoded(picture(), "TIFF", compression="jpeg")
+JPEG_IN_TIFF = encoded(any_image(), "TIFF", compression="jpeg")
 
 
 def zeroed(data: bytes, length: int = 200) -> bytes:
@@ -229,7 +229,7 @@ def taller_tiff(data: bytes, factor: int = 2) -> bytes:
 
 def taller_gif() -> bytes:
     """A GIF whose pixels end half-way, by the end code that belongs there."""
-    half = Image.fromarray(picture()[: HEIGHT // 2]).quantize(64)
+    half = Image.fromarray(any_image()[: HEIGHT // 2]).quantize(64)
     data = bytearray(encoded(half, "GIF"))
     at = data.index(b"\x2c\0\0\0\0")
     struct.pack_into("<H", data, 8, HEIGHT)
@@ -245,15 +245,15 @@ def taller_gif() -> bytes:
         jpeg()[: len(jpeg()) // 2] + b"\xff\xd9",
         zeroed(jpeg()),
         jpeg()[:-300] + bytes(298) + b"\xff\xd9",
-        png(picture().reshape(HEIGHT, -1)[: HEIGHT // 2], HEIGHT, colour=2),
+        png(any_image().reshape(HEIGHT, -1)[: HEIGHT // 2], HEIGHT, colour=2),
         zeroed(JPEG_IN_TIFF),
         taller_tiff(JPEG_IN_TIFF),
-        *(taller_tiff(encoded(picture(), "TIFF", compression=c)) for c in TIFFS),
-        zeroed(encoded(picture(), "TIFF", compression="tiff_adobe_deflate"), 8),
+        *(taller_tiff(encoded(any_image(), "TIFF", compression=c)) for c in TIFFS),
+        zeroed(encoded(any_image(), "TIFF", compression="tiff_adobe_deflate"), 8),
         taller_gif(),
-        encoded(picture(), "PPM")[:-100],
-        encoded(picture(), "BMP")[:-100],
-        encoded(picture(), "WEBP")[:-100],
+        encoded(any_image(), "PPM")[:-100],
+        encoded(any_image(), "BMP")[:-100],
+        encoded(any_image(), "WEBP")[:-100],
     ],
     ids=[
         "cmyk-half", "cmyk-zeros", "jpeg-half", "jpeg-zeros", "jpeg-zero-tail", "png-half", "jpeg-in-tiff-zeros",
@@ -270,13 +270,13 @@ def test_an_image_of_which_a_part_is_missing_is_rejected(image):
     "options", [{"compression": c} for c in ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg")]
 )
 def test_whole_tiffs_are_taken(options):
-    near(fit(encoded(picture(), "TIFF", **options)).image, picture(), tolerance=6)
+    near(fit(encoded(any_image(), "TIFF", **options)).image, any_image(), tolerance=6)
 
 
 @pytest.mark.parametrize("colours", [2, 16, 256])
 @pytest.mark.parametrize("size", [(1, 1), (5, 3), (8, 8), (61, 90)])
 def test_whole_shallow_pngs_are_taken(size, colours):
-    image = Image.fromarray(picture(*size)).quantize(colours)
+    image = Image.fromarray(any_image(*size)).quantize(colours)
     fit(encoded(image, bits={2: 1, 16: 4, 256: 8}[colours]), encoded(np.ones(size, np.uint8)))
 
 
@@ -286,9 +286,9 @@ def test_interlaced_pngs_are_taken_whole_only(size):
     passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
     rows = [row for x, y, dx, dy in passes for row in mask[y::dy, x::dx] if row.size]
     data = png(rows, size[0], width=size[1], interlaced=1)
-    assert np.array_equal(decode_mask(fit(jpeg(picture(*size)), data).mask), mask)
+    assert np.array_equal(decode_mask(fit(jpeg(any_image(*size)), data).mask), mask)
     with pytest.raises(RejectError, match=r"mask is damaged .*% of its pixels"):
-        fit(jpeg(picture(*size)), png(rows[:-1], size[0], width=size[1], interlaced=1))
+        fit(jpeg(any_image(*size)), png(rows[:-1], size[0], width=size[1], interlaced=1))
 
 
 def test_a_mask_with_half_its_rows_is_rejected():
@@ -299,8 +299,11 @@ def test_a_mask_with_half_its_rows_is_rejected():
 
 
 def test_what_cannot_be_checked_is_said(tmp_path):
-    image = Image.fromarray(picture()[..., 0] > 128)
-    with pytest.raises(RejectError, match="a TIFF compressed by group4, which hides gaps: save it anew"):
+    image = Image.fromarray(any_image()[..., 0] > 128)
+    with pytest.raises(
+        RejectError,
+        match="a TIFF compressed by group4, which hides missing parts: save it again with another compression",
+    ):
         fit(encoded(image, "TIFF", compression="group4"))
 
 
@@ -309,7 +312,7 @@ def test_no_program_is_started_for_a_file_that_is_no_image(monkeypatch):
 
     started = []
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **_: started.append(args))
-    eps = encoded(picture(), "EPS")
+    eps = encoded(any_image(), "EPS")
     with pytest.raises(RejectError, match="image is of no known format"):
         fit(eps)
     with pytest.raises(RejectError, match="mask is of no known format"):
@@ -318,7 +321,7 @@ def test_no_program_is_started_for_a_file_that_is_no_image(monkeypatch):
 
 
 @pytest.mark.parametrize("cut", [0.3, 0.6, 0.9, 0.99])
-def test_a_truncated_picture_is_never_padded_with_grey(cut):
+def test_a_truncated_image_is_never_padded_with_grey(cut):
     for options in ({}, {"progressive": True}):
         data = jpeg(**options)
         with pytest.raises(RejectError, match="image is damaged"):
@@ -328,11 +331,11 @@ def test_a_truncated_picture_is_never_padded_with_grey(cut):
 def test_a_padded_end_is_no_damage():
     data = jpeg()
     padded = data[:-2] + bytes(5) + data[-2:]
-    near(fit(padded).image, picture())
+    near(fit(padded).image, any_image())
     assert not fit(padded).kept
 
 
-def test_large_pictures_are_refused_by_their_header():
+def test_large_images_are_refused_by_their_header():
     with pytest.raises(RejectError, match="image is too large"):
         fit(jpeg(), max_pixels=HEIGHT * WIDTH - 1)
 
@@ -340,7 +343,7 @@ def test_large_pictures_are_refused_by_their_header():
 @settings(deadline=None, max_examples=40)
 @given(height=st.integers(1, 120), width=st.integers(1, 120), short_side=st.sampled_from([0, 16, 33, 64]))
 def test_sizes_are_reduced_and_never_enlarged(height, width, short_side):
-    sample = fit(jpeg(picture(height, width)), encoded(codes(height, width)), short_side=short_side)
+    sample = fit(jpeg(any_image(height, width)), encoded(codes(height, width)), short_side=short_side)
     got = decode_image(sample.image).shape[:2]
     assert got == decode_mask(sample.mask).shape == sample.pixels.shape[:2]
     if short_side and short_side < min(height, width):

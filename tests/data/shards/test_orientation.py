@@ -9,7 +9,7 @@ from PIL import Image
 from petseg import Manifest
 from petseg.classes import ClassTable
 from petseg.cli.app import run, shard_app
-from petseg.data.decode.pictures import turned
+from petseg.data.decode.image_files import turned
 from petseg.data.shards.options import PackOptions
 from petseg.data.shards.pack import pack
 from petseg.data.shards.reader import ShardReader

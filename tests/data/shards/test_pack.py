@@ -249,7 +249,7 @@ def wait_for_a_shard(out: Path, process: subprocess.Popen) -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_pack_goes_on_to_the_same_bytes(oxford, reference, tmp_path, environment, how):
+def test_a_stopped_pack_resumes_to_the_same_bytes(oxford, reference, tmp_path, environment, how):
     out = tmp_path / "out"
     process = start(oxford, out, environment)
     wait_for_a_shard(out, process)
@@ -259,7 +259,7 @@ def test_a_stopped_pack_goes_on_to_the_same_bytes(oxford, reference, tmp_path, e
         pytest.skip("it was faster than the signal")
     if how != signal.SIGKILL:
         assert process.returncode == 128 + how
-        assert stderr.strip() == "error: interrupted: what is finished is kept, and the same command resumes."
+        assert stderr.strip() == "error: interrupted: what is finished is kept; run the same command again to resume."
         assert not list(out.rglob(".*.partial-*"))
     with pytest.raises(PetsegError, match="unfinished pack"):
         Manifest.load(out)
@@ -305,7 +305,7 @@ def test_a_finished_shard_is_redone_where_its_sources_changed(oxford_copy, tmp_p
     assert report.resumed_shards == 2
 
 
-def test_a_pack_goes_on_only_with_its_own_source_and_options(oxford, tmp_path):
+def test_a_pack_resumes_only_with_its_own_source_and_options(oxford, tmp_path):
     out = tmp_path / "out"
 
     class Stopped(Exception):

@@ -40,7 +40,7 @@ def test_any_number_of_workers_finds_the_same(packed_copy):
     tars[1].with_suffix(".idx").unlink()
     shutil.copy(tars[2], tars[3])
     alone = verify(packed_copy, manifest)
-    assert len(alone) > 3 and any("stands twice" in problem for problem in alone)
+    assert len(alone) > 3 and any("occurs twice" in problem for problem in alone)
     assert verify(packed_copy, manifest, workers=2) == alone
 
 
@@ -126,9 +126,9 @@ RNG = np.random.default_rng(0)
 
 
 def sample(key: str, height: int = 40, width: int = 56, **members: bytes) -> dict[str, bytes]:
-    picture = RNG.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    image = RNG.integers(0, 256, (height, width, 3), dtype=np.uint8)
     mask = RNG.integers(1, 4, (height, width), dtype=np.uint8)
-    return {f"{key}.{e}": d for e, d in ({"jpg": jpeg(picture), "png": png(mask)} | members).items() if d}
+    return {f"{key}.{e}": d for e, d in ({"jpg": jpeg(image), "png": png(mask)} | members).items() if d}
 
 
 def write_tar(path: Path, *samples: dict[str, bytes]) -> Path:
@@ -172,7 +172,7 @@ def test_any_number_of_workers_adopts_the_same_and_refuses_the_same(tmp_path):
     write_tar(tmp_path / "train-9.tar", sample("k2_1"))
     for workers in (1, 2):
         with pytest.raises(
-            PetsegError, match=r"train-9\.tar: sample k2_1 does not fit: its key stands in train-2\.tar"
+            PetsegError, match=r"train-9\.tar: sample k2_1 does not fit: its key occurs in train-2\.tar"
         ):
             adopt(tmp_path, None, workers=workers)
 
@@ -376,7 +376,7 @@ def test_folders_without_tars(tmp_path):
 # --- show
 
 
-def test_a_contact_sheet_shows_pictures_and_masks(packed, tmp_path):
+def test_a_contact_sheet_shows_images_and_masks(packed, tmp_path):
     out = tmp_path / "sheet.png"
     assert contact_sheet(packed, out, split="val", count=5) == 5
     first = out.read_bytes()

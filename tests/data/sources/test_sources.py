@@ -29,7 +29,7 @@ from petseg.errors import PetsegError
 BINARY = ClassTable.from_dict({"codes": [0, 1], "names": ["rest", "thing"], "ignored": [255]})
 
 
-def picture(path: Path, height: int = 40, width: int = 50, seed: int = 0) -> Path:
+def any_image(path: Path, height: int = 40, width: int = 50, seed: int = 0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
     return path
@@ -109,13 +109,13 @@ def test_a_layout_without_pairs_or_lists(oxford_copy):
 
 def test_folders_pair_by_name_whatever_the_suffix_and_ending(tmp_path):
     images, masks = tmp_path / "images", tmp_path / "masks"
-    picture(images / "a.jpg"), mask(masks / "a.png")
-    picture(images / "city" / "b.png"), mask(masks / "city" / "b_mask.png")
-    picture(images / "c.JPG"), mask(masks / "c_seg.bmp")
-    picture(images / "d e.jpg"), mask(masks / "d e.png")
-    picture(images / "lonely.jpg"), mask(masks / "widow.png")
+    any_image(images / "a.jpg"), mask(masks / "a.png")
+    any_image(images / "city" / "b.png"), mask(masks / "city" / "b_mask.png")
+    any_image(images / "c.JPG"), mask(masks / "c_seg.bmp")
+    any_image(images / "d e.jpg"), mask(masks / "d e.png")
+    any_image(images / "lonely.jpg"), mask(masks / "widow.png")
     (images / ".hidden.jpg").write_bytes(b"")
-    (images / "notes.txt").write_text("no picture")
+    (images / "notes.txt").write_text("no image")
     listing = FolderSource(images, masks, BINARY).listing()
     assert [p.key for p in listing.pairs] == ["a", "c", "city-b", "d-e"]
     assert reasons(listing) == {"widow": "mask without an image"}
@@ -128,14 +128,14 @@ def test_folders_pair_by_name_whatever_the_suffix_and_ending(tmp_path):
 def test_two_files_that_would_share_a_key(tmp_path):
     images, masks = tmp_path / "i", tmp_path / "m"
     for name in ("a b", "a_b", "a-b"):
-        picture(images / f"{name}.jpg"), mask(masks / f"{name}.png")
+        any_image(images / f"{name}.jpg"), mask(masks / f"{name}.png")
     listing = FolderSource(images, masks, BINARY).listing()
     assert {p.key for p in listing.pairs} == {"a-b", "a_b"} and "same key" in next(iter(reasons(listing).values()))
 
 
 def test_folders_pack_with_their_class_map(tmp_path):
     for n in range(10):
-        picture(tmp_path / "i" / f"{n}.jpg", seed=n), mask(tmp_path / "m" / f"{n}.png")
+        any_image(tmp_path / "i" / f"{n}.jpg", seed=n), mask(tmp_path / "m" / f"{n}.png")
     toml = tmp_path / "classes.toml"
     toml.write_text('codes = [0, 1]\nnames = ["rest", "thing"]\nignored = [255]\n')
     source = resolve_source(f"folder:{tmp_path}/i,{tmp_path}/m", classes=ClassTable.from_toml(toml))
@@ -152,7 +152,7 @@ def test_folders_pack_with_their_class_map(tmp_path):
     [
         (lambda root: None, "no such folder"),
         (lambda root: [(root / n).mkdir() for n in "im"], r"no pair of image and mask is left \(0 images, 0 masks\)"),
-        (lambda root: [picture(root / "i" / "a.jpg"), mask(root / "m" / "b.png")], r"\(1 images, 1 masks\)"),
+        (lambda root: [any_image(root / "i" / "a.jpg"), mask(root / "m" / "b.png")], r"\(1 images, 1 masks\)"),
     ],
 )
 def test_folders_without_pairs(tmp_path, make, words):
@@ -183,7 +183,7 @@ def palette(codes: np.ndarray) -> bytes:
 
 def test_tars_with_other_names_and_palette_masks_are_repacked(tmp_path):
     codes = np.random.default_rng(0).integers(0, 2, (40, 50), dtype=np.uint8)
-    jpeg = picture(tmp_path / "a.jpg").read_bytes()
+    jpeg = any_image(tmp_path / "a.jpg").read_bytes()
     for split in ("train", "val"):
         members = [
             (f"d/{split}{n}.{extension}", data)
@@ -313,7 +313,7 @@ def test_oxford_is_fetched_once_and_checked(publisher, tmp_path):
     assert resolve_source("oxford", download_dir=tmp_path / "cache").name == str(folder)
 
 
-def test_a_download_that_broke_off_goes_on(publisher, tmp_path):
+def test_a_download_that_broke_off_resumes(publisher, tmp_path):
     site, served = publisher
     whole = (site / "annotations.tar.gz").read_bytes()
     (site / "annotations.tar.gz").write_bytes(whole[: len(whole) // 2])
@@ -329,7 +329,7 @@ def test_a_download_that_broke_off_goes_on(publisher, tmp_path):
 
 def test_half_unpacked_archives_are_not_taken_for_whole(publisher, tmp_path):
     left = tmp_path / "cache" / f".{FOLDER}.partial" / FOLDER
-    picture(left / "images" / "Drawn_1.jpg")
+    any_image(left / "images" / "Drawn_1.jpg")
     (left / "annotations").mkdir()
     assert len(OxfordSource(download_oxford(tmp_path / "cache")).listing().pairs) == 24
 

@@ -162,7 +162,7 @@ def test_codes_are_oxfords_and_border_parts_pet_from_background(drawn):
         assert image.std() > 8
 
 
-def test_every_picture_shows_a_pet_worth_the_name(drawn):
+def test_every_image_shows_a_pet_worth_the_name(drawn):
     assert min(float((codes == 1).mean()) for _, codes in drawn) >= 0.06
 
 

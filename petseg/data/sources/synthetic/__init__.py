@@ -91,8 +91,8 @@ class SyntheticSource:
         index = int(number) if number.isdecimal() else -1
         if not 0 <= index < self.n or species != ("Dog" if index % 2 else "Cat"):
             raise PetsegError(f"{self.name} has no sample '{pair.key}': take the pairs of its own listing.")
-        picture, trimap = draw(self.seed, index, cat=index % 2 == 0, min_side=self.min_side, max_side=self.max_side)
-        _, image = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+        pixels, trimap = draw(self.seed, index, cat=index % 2 == 0, min_side=self.min_side, max_side=self.max_side)
+        _, image = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
         _, mask = cv2.imencode(".png", trimap, [cv2.IMWRITE_PNG_COMPRESSION, 1])
         return image.tobytes(), mask.tobytes()
 

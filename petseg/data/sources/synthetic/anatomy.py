@@ -66,7 +66,7 @@ class Traits:
 
 
 def traits(rng: np.random.Generator, *, cat: bool, pattern: str) -> Traits:
-    """A cat or a dog that nobody has met yet."""
+    """The anatomy of a random cat or dog."""
     ears = "pointed" if cat else pick(rng, ("floppy", "floppy", "pointed", "folded"))
     if cat and rng.random() < 0.08:
         ears = "folded"

@@ -24,25 +24,25 @@ class Canvas:
     """Shapes painted one over the other with smooth edges.
 
     Attributes:
-        picture: f32[3, H, W], RGB, 0 to 255 (light may take it beyond). Planes, so that inner loops run over pixels.
+        image: f32[3, H, W], RGB, 0 to 255 (light may take it beyond). Planes, so that inner loops run over pixels.
         pet: f32[H, W], 0 to 1: how much of each pixel is visibly pet.
         light: (x, y) of length 1 towards which surfaces are brighter.
     """
 
-    def __init__(self, picture: np.ndarray, light: tuple[float, float]) -> None:
-        self.picture = picture
-        self.pet = np.zeros(picture.shape[1:], np.float32)
+    def __init__(self, image: np.ndarray, light: tuple[float, float]) -> None:
+        self.image = image
+        self.pet = np.zeros(image.shape[1:], np.float32)
         self.light = light
 
     @property
     def height(self) -> int:
         """Pixels from top to bottom."""
-        return int(self.picture.shape[1])
+        return int(self.image.shape[1])
 
     @property
     def width(self) -> int:
         """Pixels from left to right."""
-        return int(self.picture.shape[2])
+        return int(self.image.shape[2])
 
     def fill(
         self,
@@ -75,7 +75,7 @@ class Canvas:
         cv2.fillPoly(cover, fixed, (255,), cv2.LINE_AA, _SHIFT)
         alpha = cover.astype(np.float32) * np.float32(opacity / 255)
         colour = paint
-        if paint.shape == self.picture.shape:
+        if paint.shape == self.image.shape:
             colour = paint[:, y0:y1, x0:x1]
         elif paint.size > 3:
             rows, columns = np.arange(y0 - top, y1 - top), np.arange(x0 - left, x1 - left)
@@ -93,7 +93,7 @@ class Canvas:
             tone = edge if tone is None else tone * edge
         if tone is not None:
             colour = colour * tone.astype(np.float32)
-        spot = self.picture[:, y0:y1, x0:x1]
+        spot = self.image[:, y0:y1, x0:x1]
         spot += alpha * (colour - spot)
         pet = self.pet[y0:y1, x0:x1]
         if kind == "pet":
@@ -109,7 +109,7 @@ class Canvas:
         cover = np.zeros((y1 - y0, x1 - x0), np.uint8)
         fixed = _fixed(points, x0, y0)
         cv2.polylines(cover, fixed, False, (255,), max(1, round(thickness)), cv2.LINE_AA, _SHIFT)
-        spot = self.picture[:, y0:y1, x0:x1]
+        spot = self.image[:, y0:y1, x0:x1]
         spot += cover.astype(np.float32) * np.float32(opacity / 255) * (colour - spot)
 
     def ink(self, outlines: list[Points], colour: np.ndarray, width: float) -> None:
@@ -121,7 +121,7 @@ class Canvas:
         for points in outlines:
             cv2.polylines(cover, _fixed(points, 0, 0), True, (255,), max(1, round(2 * width)), cv2.LINE_AA, _SHIFT)
         alpha = cover.astype(np.float32) * np.float32(1 / 255)
-        self.picture += alpha * (colour - self.picture)
+        self.image += alpha * (colour - self.image)
         np.maximum(self.pet, alpha, out=self.pet)
 
     def _window(self, points: Points) -> tuple[int, int, int, int, int, int]:
@@ -134,8 +134,8 @@ class Canvas:
         """Oxford's codes of what stands on the canvas: u8[H, W] of 1 pet, 2 background, 3 border.
 
         Args:
-            thickness: of the border on each side of the silhouette's edge, as a share of the picture's side
-                (of the square of the same area). The picture's own frame is not an edge.
+            thickness: of the border on each side of the silhouette's edge, as a share of the image's side
+                (of the square of the same area). The image's own frame is not an edge.
         """
         shape = (self.pet > 0.5).astype(np.uint8)
         r = max(1, round(thickness * float(np.sqrt(self.height * self.width))))

@@ -15,7 +15,7 @@ from petseg.data.sources.synthetic.shapes import fluffed, turned
 from petseg.data.sources.synthetic.textures import coat, pick, rgb, shifted
 
 BORDER = 0.021
-"""Thickness of the trimap's border on each side of the outline, as a share of the picture's side."""
+"""Thickness of the trimap's border on each side of the outline, as a share of the image's side."""
 
 _INK = (0.006, 0.012)
 """Least and greatest width of the drawn contour round a pet, likewise."""
@@ -28,7 +28,7 @@ def draw(seed: int, index: int, *, cat: bool, min_side: int, max_side: int) -> t
 
     Args:
         seed: the set's seed.
-        index: the picture's number in the set.
+        index: the image's number in the set.
         cat: a cat, else a dog.
         min_side: least height and width in pixels.
         max_side: greatest height and width in pixels.
@@ -43,14 +43,14 @@ def draw(seed: int, index: int, *, cat: bool, min_side: int, max_side: int) -> t
         # Something in front may hide a small pet all but wholly; such an image teaches nothing.
         if (trimap == 1).mean() >= _LEAST_PET:
             break
-    return _photograph(rng, canvas.picture), trimap
+    return _photograph(rng, canvas.image), trimap
 
 
 def _compose(rng: np.random.Generator, *, cat: bool, min_side: int, max_side: int) -> Canvas:
     h, w = (int(v) for v in rng.integers(min_side, max_side + 1, 2))
-    picture, horizon, place = background(rng, h, w)
+    image, horizon, place = background(rng, h, w)
     angle = rng.uniform(-np.pi * 0.9, -np.pi * 0.1)
-    canvas = Canvas(picture, (float(np.cos(angle)), float(np.sin(angle))))
+    canvas = Canvas(image, (float(np.cos(angle)), float(np.sin(angle))))
     backdrop(rng, canvas, horizon, place)
     for _ in range(int(rng.integers(1, 6))):
         size = min(h, w) * rng.uniform(0.12, 0.42)
@@ -126,14 +126,14 @@ def _irises(rng: np.random.Generator, *, cat: bool) -> tuple[int, int, int]:
     return pick(rng, ((96, 58, 34), (70, 44, 32), (140, 90, 44), (120, 160, 190)))
 
 
-def _photograph(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
+def _photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """Light that falls off, a cast of colour, a lens and a sensor: u8[H, W, 3]."""
-    h, w = picture.shape[1:]
+    h, w = image.shape[1:]
     across, down = np.linspace(-1, 1, w, dtype=np.float32)[None, :], np.linspace(-1, 1, h, dtype=np.float32)[:, None]
     bright = rng.uniform(0.82, 1.12)
     ramp = bright * (1 + rng.normal(0, 0.12) * across + rng.normal(0, 0.12) * down)
     cast = rng.normal(1, 0.035, 3).astype(np.float32).reshape(3, 1, 1)
-    out = picture * ramp * cast
+    out = image * ramp * cast
     out += rng.standard_normal((h, w), dtype=np.float32) * rng.uniform(1, 4)
     pixels = np.ascontiguousarray(np.clip(out, 0, 255).astype(np.uint8).transpose(1, 2, 0))
     return np.asarray(cv2.GaussianBlur(pixels, (3, 3), rng.uniform(0.3, 0.8))) if rng.random() < 0.6 else pixels

@@ -43,16 +43,16 @@ def background(rng: np.random.Generator, h: int, w: int) -> tuple[np.ndarray, fl
     else:
         upper = cloth(rng, cut, w)
         lower = ground(rng, h - cut, w, pick(rng, ("wood", "wood", "carpet", "tiles")))
-    picture = np.concatenate([upper, lower], axis=1)
+    image = np.concatenate([upper, lower], axis=1)
     if place == "room" and rng.random() < 0.6:
         board = max(2, int(h * 0.025))
-        picture[:, cut - board : cut] = any_colour(rng)
-        picture[:, cut - 1 : cut] *= 0.6
-    return np.asarray(picture, np.float32), horizon, place
+        image[:, cut - board : cut] = any_colour(rng)
+        image[:, cut - 1 : cut] *= 0.6
+    return np.asarray(image, np.float32), horizon, place
 
 
 def backdrop(rng: np.random.Generator, canvas: Canvas, horizon: float, place: str) -> None:
-    """Large things at the back: a sofa, a window, a picture, a hedge."""
+    """Large things at the back: a sofa, a window, an image, a hedge."""
     h, w = canvas.height, canvas.width
     kinds = (
         ("none", "hedge", "hedge")
@@ -207,7 +207,7 @@ def shadow(canvas: Canvas, x: float, y: float, rx: float, ry: float, *, depth: f
     gx = (np.arange(x0, x1, dtype=np.float32) - x) / rx
     gy = (np.arange(y0, y1, dtype=np.float32) - y) / ry
     far = gx[None, :] ** 2 + gy[:, None] ** 2
-    canvas.picture[:, y0:y1, x0:x1] *= 1 - depth * np.clip(1.4 - far, 0, 1)
+    canvas.image[:, y0:y1, x0:x1] *= 1 - depth * np.clip(1.4 - far, 0, 1)
 
 
 def veil(rng: np.random.Generator, canvas: Canvas, x: float, y: float, size: float) -> None:

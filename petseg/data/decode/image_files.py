@@ -23,7 +23,7 @@ MAX_SIDE = 65_500
 """Longest side in pixels that the JPEG library writes."""
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
-"""What is opened, by Pillow's names (MPO comes with JPEG). Its other plugins stay shut: EPS would start Ghostscript."""
+"""Formats to open, by Pillow's names (MPO comes with JPEG). Other plugins are not used: EPS would start Ghostscript."""
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _ORIENTATION = 274
@@ -32,11 +32,11 @@ _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), 
 
 
 class DecodeError(Exception):
-    """Bytes that are not the image or mask that shards hold; one clause."""
+    """Bytes that are not an image or mask as shards hold them; the text is one clause."""
 
 
-class PictureError(Exception):
-    """An image that is not taken.
+class ImageError(Exception):
+    """An image that cannot be used; the text is one clause.
 
     Args:
         text: a clause that its name goes before, such as `is damaged (...)`.
@@ -54,7 +54,7 @@ DAMAGED, TOO_LARGE = "damaged", "too large"
 
 @contextlib.contextmanager
 def opened(data: bytes, *, max_pixels: int = MAX_PIXELS, allow_damaged: bool = False) -> Iterator[Image.Image]:
-    """Open an image; whatever goes wrong inside the block is a `PictureError`.
+    """Open an image; whatever goes wrong inside the block is a `ImageError`.
 
     Args:
         data: the whole file.
@@ -62,7 +62,7 @@ def opened(data: bytes, *, max_pixels: int = MAX_PIXELS, allow_damaged: bool = F
         allow_damaged: let Pillow fill up what is missing.
 
     Raises:
-        PictureError: empty, of another format than `FORMATS`, too large, or damaged.
+        ImageError: empty, of another format than `FORMATS`, too large, or damaged.
     """
     before = ImageFile.LOAD_TRUNCATED_IMAGES
     try:
@@ -71,19 +71,19 @@ def opened(data: bytes, *, max_pixels: int = MAX_PIXELS, allow_damaged: bool = F
             ImageFile.LOAD_TRUNCATED_IMAGES = allow_damaged
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 if image.width * image.height > max_pixels:
-                    raise PictureError(f"is too large ({image.width}x{image.height})", TOO_LARGE)
+                    raise ImageError(f"is too large ({image.width}x{image.height})", TOO_LARGE)
                 yield image
-    except PictureError:
+    except ImageError:
         raise
     except UnidentifiedImageError:
         kinds = "JPEG, PNG, GIF, BMP, WebP, TIFF, PPM"
-        raise PictureError(f"is of no known format ({kinds})" if data else "is empty") from None
+        raise ImageError(f"is of no known format ({kinds})" if data else "is empty") from None
     except Image.DecompressionBombError:
-        raise PictureError(f"is too large (over {MAX_PIXELS} pixels)", TOO_LARGE) from None
+        raise ImageError(f"is too large (over {MAX_PIXELS} pixels)", TOO_LARGE) from None
     except MemoryError:
         raise  # that is not the image's fault
     except Exception as error:  # damaged bytes lead Pillow's plugins to raise nearly anything
-        raise PictureError(f"is damaged ({told(error)})", DAMAGED) from error
+        raise ImageError(f"is damaged ({told(error)})", DAMAGED) from error
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = before
 
@@ -94,7 +94,7 @@ def one_page(image: Image.Image) -> None:
     A preview beside the image (a TIFF's reduced pages, what a phone puts behind a JPEG) is not one of several.
 
     Raises:
-        PictureError: it holds several.
+        ImageError: it holds several.
     """
     if image.format in {"JPEG", "MPO"}:
         return
@@ -126,10 +126,10 @@ def refuse_pages(count: int) -> None:
     """Refuse more than one.
 
     Raises:
-        PictureError: so it is.
+        ImageError: so it is.
     """
     if count > 1:
-        raise PictureError(f"holds {count} pages: save each as a file of its own", "pages")
+        raise ImageError(f"holds {count} pages: save each as a file of its own", "pages")
 
 
 def told(error: Exception) -> str:
@@ -138,7 +138,7 @@ def told(error: Exception) -> str:
 
 
 def check_whole(data: bytes, image: Image.Image) -> None:
-    """Look for what Pillow fills up without a word: the rest of a JPEG, of a PNG, and of what a TIFF compresses.
+    """Refuse files with missing parts, which Pillow pads silently: JPEGs, PNGs and compressed TIFFs.
 
     Args:
         data: the whole file.
@@ -146,7 +146,7 @@ def check_whole(data: bytes, image: Image.Image) -> None:
 
     Raises:
         ValueError: a part is missing or altered.
-        PictureError: nobody can tell.
+        ImageError: it cannot be decided.
     """
     if image.format in {"JPEG", "MPO"}:
         decode_jpeg(data, "CMYK" if image.mode == "CMYK" else "RGB")
@@ -169,13 +169,15 @@ def decode_jpeg(data: bytes, colorspace: str = "RGB", *, simple: bool = False) -
 
     Raises:
         ValueError: damaged.
-        PictureError: a chroma subsampling that libjpeg-turbo's strict decoder does not take.
+        ImageError: a chroma subsampling that libjpeg-turbo's strict decoder does not take.
     """
     try:
         pixels: np.ndarray = simplejpeg.decode_jpeg(data, colorspace=colorspace, fastupsample=simple, strict=True)
     except ValueError as error:
         if "subsampling level" in str(error):
-            raise PictureError("has a rare chroma subsampling, which hides missing parts: save it anew") from error
+            raise ImageError(
+                "has a rare chroma subsampling, which hides missing parts: save it again with common settings"
+            ) from error
         extra = re.search(r"(\d+) extraneous bytes before marker 0xd9", str(error))
         if not (extra and _is_padding(data, int(extra[1]))):
             raise
@@ -243,7 +245,10 @@ def _check_tiff(data: bytes, image: Image.Image) -> None:
     if compression in {1, 5, 32773}:  # none, LZW, PackBits: here a gap is an error of Pillow's
         return
     if compression not in {7, 8, 32946}:
-        raise PictureError(f"is a TIFF compressed by {image.info.get('compression')}, which hides gaps: save it anew")
+        raise ImageError(
+            f"is a TIFF compressed by {image.info.get('compression')}, which hides missing parts: "
+            "save it again with another compression"
+        )
     tiled = 324 in tags
     offsets, counts = (tags[324], tags[325]) if tiled else (tags[273], tags[279])
     rows = tags[323] if tiled else min(tags.get(278, image.height), image.height)

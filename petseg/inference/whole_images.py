@@ -33,7 +33,7 @@ Sample = tuple[int, np.ndarray, np.ndarray]
 """Index, image u8[H, W, 3], codes u8[H, W]."""
 
 
-class Pictures:
+class WholeImages:
     """The samples of a split in full, decoded ahead; this rank's share of them.
 
     Args:
@@ -66,7 +66,7 @@ class Pictures:
             folder, manifest, split, world=world.size, verify=verify, on_bad=on_bad, chroma=chroma
         )
         self._world = world
-        self._pool = ThreadPoolExecutor(min(MOST_AHEAD, decoders(num_threads)), "petseg-pictures")
+        self._pool = ThreadPoolExecutor(min(MOST_AHEAD, decoders(num_threads)), "petseg-images")
         self.split = split
         self.indices = np.setdiff1d(np.arange(len(self._reader)), bad)
         """i64[n], of the sound ones."""
@@ -74,7 +74,7 @@ class Pictures:
         """Names of the damaged ones."""
 
     @classmethod
-    def of(cls, config: TrainConfig, folder: Place, manifest: Manifest, split: str, world: World) -> Pictures:
+    def of(cls, config: TrainConfig, folder: Place, manifest: Manifest, split: str, world: World) -> WholeImages:
         """As a run's options have them."""
         return cls(
             folder,
@@ -114,19 +114,19 @@ class Pictures:
                 future.cancel()
 
     def close(self) -> None:
-        """Give back threads and files."""
+        """Release threads and files."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._reader.close()
 
 
 def at_own_size(trained: TrainedModel, scales: Sequence[float], *, full_size: bool) -> bool:
     """Whether a network is scored on images at their own size: as its run did, or as is asked for."""
-    return full_size or tuple(scales) != (1.0,) or trained.config.scores_whole_pictures
+    return full_size or tuple(scales) != (1.0,) or trained.config.scores_whole_images
 
 
-def evaluate_pictures(
+def evaluate_whole_images(
     segmenter: Segmenter,
-    pictures: Pictures,
+    images: WholeImages,
     classes: ClassTable,
     world: World,
     *,
@@ -139,7 +139,7 @@ def evaluate_pictures(
 
     Args:
         segmenter: how the network is used on an image of any size, on the device.
-        pictures: the samples.
+        images: the samples.
         classes: class table of the shards.
         world: the ranks that share them.
         objective: what `loss` is, on the CPU.
@@ -151,24 +151,24 @@ def evaluate_pictures(
         PetsegError: a damaged sample.
     """
     tally = Tally(len(classes), world)
-    for sample in pictures.decoded(pictures.some(count)):
-        score_picture(segmenter, sample, classes, tally, objective)
+    for sample in images.decoded(images.some(count)):
+        score_whole_image(segmenter, sample, classes, tally, objective)
         if threads:
             threads.look()
         if progress:
             progress(1)
-    return tally.evaluation(classes, objective, skipped=len(pictures.skipped))
+    return tally.evaluation(classes, objective, skipped=len(images.skipped))
 
 
 @torch.no_grad()
-def score_picture(
+def score_whole_image(
     segmenter: Segmenter, sample: Sample, classes: ClassTable, tally: Tally, objective: Objective
 ) -> None:
     """Count one image."""
-    index, picture, codes = sample
+    index, image, codes = sample
     truth = classes.lookup()[codes]
     confusion = torch.zeros((1, len(classes), len(classes)), dtype=torch.int64)
-    for rows, band in segmenter.bands(picture):
+    for rows, band in segmenter.bands(image):
         masks = torch.from_numpy(truth[rows]).long().unsqueeze(0)
         confusion += confusion_matrices(torch.from_numpy(likeliest(band)).long().unsqueeze(0), masks, len(classes))
         # Logarithms of probabilities are logits that softmax leaves as they are.
@@ -177,7 +177,7 @@ def score_picture(
     tally.add(torch.tensor([index]), confusion)
 
 
-def score_pictures(
+def score_whole_images(
     trained: TrainedModel,
     folder: Place,
     manifest: Manifest,
@@ -206,12 +206,12 @@ def score_pictures(
     check_classes(trained, folder, manifest)
     config, world = trained.config, World(rank=0, size=1, device=device)  # all of it, also under torchrun
     segmenter = Segmenter(trained, device, amp=config.amp, tta=tta, scales=scales)
-    pictures = Pictures.of(config, folder, manifest, split, world)
+    images = WholeImages.of(config, folder, manifest, split, world)
     try:
         with following(config, device) as threads:
-            return evaluate_pictures(
+            return evaluate_whole_images(
                 segmenter,
-                pictures,
+                images,
                 manifest.classes,
                 world,
                 objective=trained.objective().cpu(),
@@ -219,4 +219,4 @@ def score_pictures(
                 progress=progress,
             )
     finally:
-        pictures.close()
+        images.close()

@@ -8,41 +8,41 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from petseg.data.decode.image_files import DAMAGED, MAX_SIDE, ImageError, opened, turned
 from petseg.data.decode.images import Chroma
-from petseg.data.decode.pictures import DAMAGED, MAX_SIDE, PictureError, opened, turned
-from petseg.data.decode.rgb import AS_IT_IS, Tones, decode_picture, is_deep, to_rgb
+from petseg.data.decode.rgb import AS_IT_IS, Tones, decode_file, is_deep, to_rgb
 from petseg.data.sources.files import IMAGES
 from petseg.errors import DamagedError, PetsegError
 
-Picture = Path | str | Image.Image | np.ndarray
-"""A photo's path, or its pixels."""
+ImageLike = Path | str | Image.Image | np.ndarray
+"""An image's path, or its pixels."""
 
 
-def as_pixels(picture: Picture, tones: Tones = AS_IT_IS, chroma: Chroma = "fancy") -> np.ndarray:
+def as_pixels(image: ImageLike, tones: Tones = AS_IT_IS, chroma: Chroma = "fancy") -> np.ndarray:
     """u8[H, W, 3], RGB and upright, of an image in any form.
 
     Args:
-        picture: its path, or its pixels.
+        image: its path, or its pixels.
         tones: what becomes of more than 8 bits or three bands.
         chroma: how a JPEG of a path is decoded.
 
     Raises:
         PetsegError: it cannot be read, or is not an image.
     """
-    if isinstance(picture, Path | str):
-        return read_photo(Path(picture).expanduser(), tones, chroma)
-    if isinstance(picture, Image.Image):
+    if isinstance(image, Path | str):
+        return read_image(Path(image).expanduser(), tones, chroma)
+    if isinstance(image, Image.Image):
         try:
-            return to_rgb(picture, tones)
-        except PictureError as error:
+            return to_rgb(image, tones)
+        except ImageError as error:
             raise PetsegError(f"the image {error}.") from error
-    if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3:
-        return picture
-    what = f"{picture.dtype}{list(picture.shape)}" if isinstance(picture, np.ndarray) else type(picture).__name__
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+        return image
+    what = f"{image.dtype}{list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
     raise PetsegError(f"an image is a path, a PIL image or u8[H, W, 3], not {what}.")
 
 
-def pictures_in(images: Sequence[Path]) -> list[Path]:
+def images_in(images: Sequence[Path]) -> list[Path]:
     """The images that a command line means: files as they are, and for a folder the images directly in it.
 
     A folder's images are the files with a suffix that petseg packs, without dotfiles, sorted by name. An image that is
@@ -69,10 +69,10 @@ def pictures_in(images: Sequence[Path]) -> list[Path]:
     return list(found.values())
 
 
-def read_photo(
+def read_image(
     path: Path, tones: Tones = AS_IT_IS, chroma: Chroma = "fancy", *, allow_damaged: bool = False
 ) -> np.ndarray:
-    """An image, upright and in RGB.
+    """Read an image, upright and in RGB.
 
     Args:
         path: a file of a format that petseg packs.
@@ -96,12 +96,12 @@ def read_photo(
         raise PetsegError(f"{path} cannot be read ({error.strerror or error})") from error
     try:
         if allow_damaged and not is_deep(data):
-            with opened(data, allow_damaged=True) as picture:
-                if max(picture.size) > MAX_SIDE:
-                    raise PictureError(f"is too large ({picture.width}x{picture.height})")
-                return to_rgb(picture, tones)
-        found = decode_picture(data, tones, chroma, max_side=MAX_SIDE)  # beyond that its overlay could not be written
+            with opened(data, allow_damaged=True) as image:
+                if max(image.size) > MAX_SIDE:
+                    raise ImageError(f"is too large ({image.width}x{image.height})")
+                return to_rgb(image, tones)
+        found = decode_file(data, tones, chroma, max_side=MAX_SIDE)  # beyond that its overlay could not be written
         return turned(found.pixels, found.orientation)
-    except PictureError as error:
+    except ImageError as error:
         kind = DamagedError if error.kind == DAMAGED else PetsegError
         raise kind(f"{path} {error}") from error
