@@ -99,7 +99,7 @@ class TrainConfig:
     epochs: int = option(60, "Passes over the train split.", minimum=1)
     max_minutes: float = option(
         0.0,
-        "Choose the number of epochs that fits in this many minutes, scores and report included; 0 for --epochs.",
+        "Train as many epochs as fit in this many minutes, scores and report included; 0 for --epochs.",
         minimum=0,
     )
     batch_size: int = option(16, "Samples per batch, on each rank.", minimum=1, panel="Data")
@@ -151,7 +151,7 @@ class TrainConfig:
     )
     dice: float = option(1.0, "Weight of the Dice loss beside cross-entropy (ce+dice); 0 for none.", minimum=0)
     focal_gamma: float = option(
-        2.0, "Gamma of the focal loss: the larger, the less easy pixels count (focal).", minimum=0, maximum=10
+        2.0, "Gamma of the focal loss: larger values give easy pixels less weight.", minimum=0, maximum=10
     )
     class_weights: str = option(
         "none",
