@@ -155,34 +155,42 @@ LONG = ("-m", "petseg", "train", "--ranks", "2", "--size", "32", "--width", "4",
         "--epochs", "9999", "--compile", "off")  # fmt: skip
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_ranks_that_are_stopped_end_in_one_sentence(packed, tmp_path, environment, how):
-    """Ctrl-C reaches the process that started the ranks; a rank that is killed takes the others with it."""
-    command = [sys.executable, "-u", *LONG, "--shards", str(packed), "--run-dir", str(tmp_path / "run")]
+def stopped(command, environment, stop) -> tuple[int, str, str]:
+    """Exit code, output and errors of a run that is stopped after its first epoch."""
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
-        assert process.stdout and process.stderr
+        assert process.stdout
         for line in process.stdout:
             if line.startswith("epoch"):
                 break
-        if how == signal.SIGKILL:
-            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-            os.kill(int(children[-1]), how)
-        else:
-            process.send_signal(how)
+        stop(process)
         out, err = process.communicate(timeout=60)
-    if how == signal.SIGKILL:
-        assert process.returncode == 2
-        assert re.search(
-            r"^error: the other ranks were stopped because rank \d ended with signal 9 ", err, re.MULTILINE
-        )
-    else:
-        assert (process.returncode, err) == (128 + how, "")
-        assert out.strip().splitlines()[-1] == (
-            f"Stopped and saved. Resume with: petseg-train --resume --run-dir {tmp_path / 'run'} --ranks 2"
-        )
+    return process.returncode, out, err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_ranks_that_are_stopped_end_in_one_sentence(packed, tmp_path, environment, how):
+    """Ctrl-C reaches the process that started the ranks."""
+    command = [sys.executable, "-u", *LONG, "--shards", str(packed), "--run-dir", str(tmp_path / "run")]
+    code, out, err = stopped(command, environment, lambda process: process.send_signal(how))
+    assert (code, err) == (128 + how, "")
+    assert out.strip().splitlines()[-1] == (
+        f"Stopped and saved. Resume with: petseg-train --resume --run-dir {tmp_path / 'run'} --ranks 2"
+    )
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_killed_takes_the_others_with_it(packed, tmp_path, environment):
+    def kill_one(process):
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(children[-1]), signal.SIGKILL)
+
+    command = [sys.executable, "-u", *LONG, "--shards", str(packed), "--run-dir", str(tmp_path / "run")]
+    code, _, err = stopped(command, environment, kill_one)
+    assert code == 2
+    assert re.search(r"^error: the other ranks were stopped because rank \d ended with signal 9 ", err, re.MULTILINE)
 
 
 HURRIED = """
@@ -217,16 +225,8 @@ def test_no_heartbeat_is_on_its_way_when_ranks_are_stopped(packed, tmp_path, env
     script = tmp_path / "hurried.py"
     script.write_text(HURRIED)
     command = [sys.executable, "-u", str(script), *LONG[2:], "--shards", str(packed), "--run-dir", str(tmp_path / "r")]
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        assert process.stdout and process.stderr
-        for line in process.stdout:
-            if line.startswith("epoch"):
-                break
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (130, "")
+    code, _, err = stopped(command, environment, lambda process: process.send_signal(signal.SIGINT))
+    assert (code, err) == (130, "")
 
 
 def test_ranks_that_cannot_be_started(monkeypatch):
