@@ -59,7 +59,7 @@ def charts(
         records: the lines of metrics.jsonl.
         looks: names and colours of the classes.
         best: epoch whose weights were kept, marked in the charts of quality.
-        baseline: mean IoU of a constant answer, drawn as a level.
+        baseline: mean IoU of a constant prediction, drawn as a horizontal line.
     """
     if not records:
         return []

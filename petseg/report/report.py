@@ -60,7 +60,7 @@ PAIRS = 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Confusion:
-    """Pixels of one class that were taken for another."""
+    """Pixels of one class that were predicted as another."""
 
     truth: int
     """Class index."""
@@ -253,7 +253,7 @@ def _matrix(summary: Mapping[str, Any], classes: int) -> list[list[float]]:
 
 
 def _shares_of(matrix: Sequence[Sequence[float]]) -> list[list[float | None]]:
-    """Shares of each true class's pixels by the class that they were taken for, 0 to 1."""
+    """Shares of each true class's pixels by their predicted class, 0 to 1."""
     return [[value / total if total else None for value in row] for row in matrix for total in [sum(row)]]
 
 
