@@ -150,7 +150,7 @@ def prepare(
     manifest = Manifest.load(shards_for(config, reporter.note))
     if checkpoint is None:  # a resumed run had these notes when it began
         idle = config.idle()
-        if config.chroma == "simple" and manifest.encoding.image == "ppm":
+        if config.chroma == "simple" and manifest.encoding.raw:
             idle.append(("chroma", "these shards hold PPM images, not JPEGs"))
         for name, why in idle:
             reporter.note(f"{flag_of(name)} {getattr(config, name)} does nothing here: {why}.")

@@ -113,7 +113,7 @@ class Progress:
         self.records = list(state["records"])
         self.best = state["best"]["epoch"]
         self.peak = dict(state["peak"])
-        self.val_images = state.get("val_images", 0)
+        self.val_images = state.get("val_images", state.get("val_pictures", 0))  # its first name
         self.clock.seconds.update(state["clock"])
         if state["part"] is not None:
             clock, samples = state["part"]

@@ -44,3 +44,11 @@ def test_patience_counts_from_the_highest_score():
         progress.records.append({"epoch": epoch})
     assert progress.best == 4 and progress.waited() == 3
     assert progress.is_out_of_patience(3) and not progress.is_out_of_patience(4)
+
+
+def test_a_run_that_was_begun_under_the_first_name_scores_as_many_images():
+    before = Progress(val_images=40).state_dict()
+    before["val_pictures"] = before.pop("val_images")
+    resumed = Progress()
+    resumed.load_state_dict(before)
+    assert resumed.val_images == 40

@@ -54,7 +54,7 @@ DAMAGED, TOO_LARGE = "damaged", "too large"
 
 @contextlib.contextmanager
 def opened(data: bytes, *, max_pixels: int = MAX_PIXELS, allow_damaged: bool = False) -> Iterator[Image.Image]:
-    """Open an image; whatever goes wrong inside the block is a `ImageError`.
+    """Open an image; whatever goes wrong inside the block is an `ImageError`.
 
     Args:
         data: the whole file.

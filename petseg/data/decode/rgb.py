@@ -95,7 +95,7 @@ class Bands(NamedTuple):
     """The last band is transparency."""
 
 
-class Decoded(NamedTuple):
+class DecodedImage(NamedTuple):
     """A decoded image."""
 
     pixels: np.ndarray
@@ -113,7 +113,7 @@ def decode_file(
     *,
     max_pixels: int = MAX_PIXELS,
     max_side: int | None = None,
-) -> Decoded:
+) -> DecodedImage:
     """Decode an image of which no part is missing.
 
     Args:
@@ -130,7 +130,7 @@ def decode_file(
     if is_deep(data):
         found = read_bands(data, max_pixels)
         _check_sides(found.values.shape[1::-1], max_side)
-        return Decoded(rgb_of(found, tones), found.orientation, False)
+        return DecodedImage(rgb_of(found, tones), found.orientation, False)
     with opened(data, max_pixels=max_pixels) as image:
         _check_sides(image.size, max_side)
         one_page(image)
@@ -138,7 +138,7 @@ def decode_file(
         pixels, sound = whole_rgb(data, image, tones, chroma)
         # Grey JPEGs, images in images and foreign colour transforms are not decoded alike everywhere.
         plain = image.format == "JPEG" and image.mode == "RGB" and image.info.get("adobe_transform", 1) == 1
-        return Decoded(pixels, orientation, sound and plain)
+        return DecodedImage(pixels, orientation, sound and plain)
 
 
 def _check_sides(size: tuple[int, ...], max_side: int | None) -> None:
@@ -301,7 +301,7 @@ def _to_8_bits(values: np.ndarray, tones: Tones) -> np.ndarray:
 
 @contextlib.contextmanager
 def _tiff(data: bytes) -> Iterator[Any]:
-    """The first page of a TIFF; whatever goes wrong inside the block is a `ImageError`."""
+    """The first page of a TIFF; whatever goes wrong inside the block is an `ImageError`."""
     import tifffile
 
     try:

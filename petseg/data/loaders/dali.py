@@ -105,7 +105,7 @@ class DaliEngine:
             hw_decoder_load=hw_decoder_load,
         )
         self._kind = kind
-        self._raw = manifest.encoding.image == "ppm"
+        self._raw = manifest.encoding.raw
         # Batches that DALI has not been fed, and those that it decodes; each in the order of submission.
         self._waiting: deque[_Run] = deque()
         self._fed: deque[_Run] = deque()
@@ -285,7 +285,7 @@ def _pipeline(
         exec_dynamic=True,
     )
     with pipeline:
-        raw = manifest.encoding.image == "ppm"
+        raw = manifest.encoding.raw
         hints: dict[str, Any] = (
             {
                 "hw_decoder_load": hw_decoder_load,

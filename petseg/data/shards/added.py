@@ -43,7 +43,7 @@ class Base:
         """Refuse a source whose classes differ from the pack's.
 
         Raises:
-            PetsegError: it has not.
+            PetsegError: they differ.
         """
         there = self.manifest.classes
         if classes.to_dict() != there.to_dict():

@@ -68,6 +68,11 @@ class Encoding:
     tones: Tones = AS_IT_IS
     """What became of images of more than 8 bits or three bands."""
 
+    @property
+    def raw(self) -> bool:
+        """Whether images are stored as pixels (PPM), and not as JPEGs."""
+        return self.image == "ppm"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dealt:

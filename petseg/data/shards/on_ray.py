@@ -138,7 +138,7 @@ def _reach(address: str) -> None:
     """Check that the cluster answers: Ray itself would wait for minutes.
 
     Raises:
-        OSError: nobody is.
+        OSError: it does not.
     """
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if address == "auto" or (colon and not port.isdecimal()):

@@ -263,7 +263,7 @@ class ShardReader:
         """Check that all tars exist, and are as large as the manifest says.
 
         Raises:
-            PetsegError: one is not.
+            PetsegError: one is missing, or of another size.
         """
         with os.scandir(folder) as entries:
             found = {os.fsencode(entry.name): entry.stat().st_size for entry in entries}

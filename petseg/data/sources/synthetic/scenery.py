@@ -52,7 +52,7 @@ def background(rng: np.random.Generator, h: int, w: int) -> tuple[np.ndarray, fl
 
 
 def backdrop(rng: np.random.Generator, canvas: Canvas, horizon: float, place: str) -> None:
-    """Large things at the back: a sofa, a window, an image, a hedge."""
+    """Large things at the back: a sofa, a window, a framed picture, a hedge."""
     h, w = canvas.height, canvas.width
     kinds = (
         ("none", "hedge", "hedge")
